@@ -1,0 +1,101 @@
+"""The parts that the encoder and the decoder are made of.
+
+Parameters are float32; `dtype` is what the matrix products compute in. Norms and softmax are float32.
+Legend: B batch, N tokens, M context tokens, D width, H heads, C camera embedding.
+"""
+
+from collections.abc import Callable
+
+from einops import rearrange
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lrm_jax.models.attention import attend
+
+
+class SelfAttention(nnx.Module):
+  """Multi-head attention of tokens to each other."""
+
+  def __init__(self, width: int, num_heads: int, *, bias: bool, dtype, rngs: nnx.Rngs):
+    self.num_heads = num_heads
+    self.qkv = nnx.Linear(width, 3 * width, use_bias=bias, dtype=dtype, rngs=rngs)
+    self.out = nnx.Linear(width, width, use_bias=bias, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: Float[Array, 'B N D']) -> Float[Array, 'B N D']:
+    q, k, v = rearrange(self.qkv(x), 'b n (three h d) -> three b n h d', three=3, h=self.num_heads)
+    return self.out(rearrange(attend(q, k, v), 'b n h d -> b n (h d)'))
+
+
+class CrossAttention(nnx.Module):
+  """Multi-head attention of tokens to a context of another width."""
+
+  def __init__(self, width: int, context_width: int, num_heads: int, *, bias: bool, dtype, rngs: nnx.Rngs):
+    self.num_heads = num_heads
+    self.q = nnx.Linear(width, width, use_bias=bias, dtype=dtype, rngs=rngs)
+    self.kv = nnx.Linear(context_width, 2 * width, use_bias=bias, dtype=dtype, rngs=rngs)
+    self.out = nnx.Linear(width, width, use_bias=bias, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: Float[Array, 'B N D'], context: Float[Array, 'B M E']) -> Float[Array, 'B N D']:
+    q = rearrange(self.q(x), 'b n (h d) -> b n h d', h=self.num_heads)
+    k, v = rearrange(self.kv(context), 'b m (two h d) -> two b m h d', two=2, h=self.num_heads)
+    return self.out(rearrange(attend(q, k, v), 'b n h d -> b n (h d)'))
+
+
+class MLP(nnx.Module):
+  """Linear, activation, linear."""
+
+  def __init__(self, width: int, hidden: int, out: int | None = None, *, activation: Callable, dtype, rngs: nnx.Rngs):
+    self.activation = activation
+    self.expand = nnx.Linear(width, hidden, dtype=dtype, rngs=rngs)
+    self.contract = nnx.Linear(hidden, out or width, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: Float[Array, '*b D']) -> Float[Array, '*b O']:
+    return self.contract(self.activation(self.expand(x)))
+
+
+class LayerNorm(nnx.LayerNorm):
+  """LayerNorm over the width, in float32, with an affine map."""
+
+  def __init__(self, width: int, *, epsilon: float = 1e-6, rngs: nnx.Rngs):
+    # Two-pass variance: E[x^2] - E[x]^2 cancels where a trained residual stream has large channels.
+    super().__init__(width, epsilon=epsilon, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+
+
+class ModulatedLayerNorm(nnx.Module):
+  """LN(x) * (1 + scale) + shift, where (shift, scale) come from the camera embedding (LRM, equation 5).
+
+  The map from camera to (shift, scale) starts at zero, so that a fresh block ignores the camera.
+  """
+
+  def __init__(self, width: int, camera_width: int, *, dtype, rngs: nnx.Rngs):
+    self.norm = LayerNorm(width, rngs=rngs)
+    self.modulation = nnx.Linear(camera_width, 2 * width, kernel_init=nnx.initializers.zeros, dtype=dtype, rngs=rngs)
+    self.dtype = dtype
+
+  def __call__(self, x: Float[Array, 'B N D'], camera: Float[Array, 'B C']) -> Float[Array, 'B N D']:
+    shift, scale = jnp.split(self.modulation(nnx.silu(camera))[:, None].astype(jnp.float32), 2, axis=-1)
+    return (self.norm(x) * (1 + scale) + shift).astype(self.dtype)
+
+
+def exact_gelu(x: Float[Array, '*b D']) -> Float[Array, '*b D']:
+  """Returns x * Phi(x) with the error function, not its tanh approximation."""
+  return jax.nn.gelu(x, approximate=False)
+
+
+def stack(depth: int, build: Callable[[nnx.Rngs], nnx.Module], *, rngs: nnx.Rngs) -> nnx.Module:
+  """Returns one module whose every parameter has a leading axis of `depth` layers, each drawn anew."""
+  return jax.vmap(lambda key: build(nnx.Rngs(key)))(jax.random.split(rngs.params(), depth))
+
+
+def scan(layers: nnx.Module, x: Float[Array, 'B N D'], *context, remat: bool, unroll: int = 1) -> Float[Array, 'B N D']:
+  """Returns x after all layers of a `stack`, one after another: compile time does not grow with depth.
+
+  With `remat`, only the input of each layer is kept for the backward pass; the rest is computed again.
+  """
+
+  def body(x, layer):
+    return layer(x, *context), None
+
+  return jax.lax.scan(jax.checkpoint(body) if remat else body, x, layers, unroll=unroll)[0]

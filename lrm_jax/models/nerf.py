@@ -1,0 +1,51 @@
+"""The MLP from triplane features to density and colour, and its first layer folded into the planes.
+
+Interpolation is linear, so W concat(samples of the planes) = sum over planes of samples of (W_p plane_p):
+`fold` multiplies the planes by the first layer once an object, and what remains a point is a sum of samples,
+a bias, and the other layers. The same numbers up to rounding, with a third fewer operations a sample.
+Source: LRM, section 3.3.
+Legend: P texels, C channels, F width of the MLP.
+"""
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lrm_jax.models import layers
+
+
+class NeRFMLP(nnx.Module):
+  """`depth` linear layers with ReLU between them -> density (softplus, times `density_scale`) and colour (sigmoid).
+
+  `depth` counts every linear layer, the first (folded) and the last (4 outputs) too.
+  """
+
+  def __init__(self, channels: int, width: int, depth: int, *, density_scale: float, dtype, rngs: nnx.Rngs):
+    if depth < 2:
+      raise ValueError(f'nerf_{depth=} must be at least 2: a first layer and one that puts out density and colour')
+    he = nnx.initializers.he_normal()
+    self.density_scale, self.dtype = density_scale, dtype
+    self.first = nnx.Linear(3 * channels, width, kernel_init=he, dtype=dtype, rngs=rngs)
+    self.hidden = layers.stack(
+        depth - 2, lambda rngs: nnx.Linear(width, width, kernel_init=he, dtype=dtype, rngs=rngs), rngs=rngs)
+    self.depth = depth
+    self.last = nnx.Linear(width, 4, dtype=jnp.float32, rngs=rngs)
+
+  def fold(self, planes: Float[Array, '*b 3 P P C']) -> Float[Array, '*b 3 P P F']:
+    """Returns the planes times their slices of the first layer."""
+    kernel = self.first.kernel[...].reshape(3, planes.shape[-1], -1)
+    return jnp.einsum('...phwc,pcf->...phwf', planes.astype(self.dtype), kernel.astype(self.dtype))
+
+  def __call__(self, features: Float[Array, '*q D']) -> tuple[Float[Array, '*q'], Float[Array, '*q 3']]:
+    """Returns (density, colour) of concatenated features, D = 3 C: the statement that the folded form must equal."""
+    return self.after_first(self.first(features.astype(self.dtype)) - self.first.bias[...].astype(self.dtype))
+
+  def after_first(self, features: Float[Array, '*q F']) -> tuple[Float[Array, '*q'], Float[Array, '*q 3']]:
+    """Returns (density >= 0 per world unit, colour in 0..1) of sums of samples of folded planes, float32."""
+    x = jax.nn.relu(features + self.first.bias[...]).astype(self.dtype)
+    for layer in range(self.depth - 2):
+      x = jax.nn.relu(jax.tree.map(lambda leaf: leaf[layer], self.hidden)(x))
+    out = self.last(x)
+    # Softplus of s - 1, so that a fresh model is thin rather than fog.
+    return self.density_scale * jax.nn.softplus(out[..., 0] - 1), jax.nn.sigmoid(out[..., 1:])
