@@ -52,9 +52,9 @@ class TriplaneDecoder(nnx.Module):
 
   def __init__(
       self, *, context_width: int, camera_width: int, width: int, depth: int, num_heads: int, resolution: int,
-      upsample: int, channels: int, sinusoidal_tokens: bool, remat: bool, unroll: int, dtype, rngs: nnx.Rngs,
+      upsample: int, channels: int, sinusoidal_tokens: bool, remat: bool, dtype, rngs: nnx.Rngs,
   ):
-    self.resolution, self.upsample, self.remat, self.unroll, self.dtype = resolution, upsample, remat, unroll, dtype
+    self.resolution, self.upsample, self.remat, self.dtype = resolution, upsample, remat, dtype
     self.camera_embedding = layers.MLP(20, camera_width, camera_width, activation=nnx.silu, dtype=dtype, rngs=rngs)
     noise = jax.random.normal(rngs.params(), (1, 3 * resolution**2, width)) * width**-0.5
     self.tokens = nnx.Param(noise + _where_texels_lie(resolution, width) if sinusoidal_tokens else noise)
@@ -71,7 +71,7 @@ class TriplaneDecoder(nnx.Module):
     """Returns the planes [B, plane, row, column, channel], float32."""
     camera = self.camera_embedding(camera_feature(camera_to_world, intrinsics).astype(self.dtype))
     x = jnp.broadcast_to(self.tokens[...], (len(context), *self.tokens.shape[1:])).astype(self.dtype)
-    x = layers.scan(self.blocks, x, context, camera, remat=self.remat, unroll=self.unroll)
+    x = layers.scan(self.blocks, x, context, camera, remat=self.remat)
     x = self.upsampler(self.norm(x).astype(self.dtype)).astype(jnp.float32)
     planes = rearrange(
         x, 'b (plane h w) (p q c) -> b plane (h p) (w q) c', plane=3, h=self.resolution, p=self.upsample, q=self.upsample)

@@ -38,18 +38,20 @@ class ViT(nnx.Module):
   """DINO ViT of any width, depth and patch.
 
   `table_size` is the number of patches along a side that the position table was made for (DINO: 224 / patch).
+  `sinusoidal_positions` starts that table at sines, for training from scratch in little time.
   """
 
   def __init__(
-      self, *, patch_size: int, width: int, depth: int, num_heads: int, table_size: int, remat: bool, unroll: int,
-      dtype, rngs: nnx.Rngs,
+      self, *, patch_size: int, width: int, depth: int, num_heads: int, table_size: int,
+      sinusoidal_positions: bool, remat: bool, dtype, rngs: nnx.Rngs,
   ):
-    self.patch_size, self.table_size, self.remat, self.unroll = patch_size, table_size, remat, unroll
+    self.patch_size, self.table_size, self.remat = patch_size, table_size, remat
     self.dtype = dtype
     small = nnx.initializers.truncated_normal(0.02)
     self.patch_embedding = nnx.Linear(3 * patch_size**2, width, dtype=dtype, rngs=rngs)
     self.class_token = nnx.Param(small(rngs.params(), (1, 1, width)))
-    self.position_embedding = nnx.Param(small(rngs.params(), (1, 1 + table_size**2, width)))
+    table = small(rngs.params(), (1, 1 + table_size**2, width))
+    self.position_embedding = nnx.Param(table + _where_patches_lie(table_size, width) if sinusoidal_positions else table)
     self.blocks = layers.stack(depth, lambda rngs: Block(width, num_heads, dtype=dtype, rngs=rngs), rngs=rngs)
     self.norm = layers.LayerNorm(width, rngs=rngs)
 
@@ -60,7 +62,7 @@ class ViT(nnx.Module):
     x = self.patch_embedding(patches)
     x = jnp.concatenate([jnp.broadcast_to(self.class_token[...], (len(x), 1, x.shape[-1])), x], axis=1)
     x = (x + self.positions(image.shape[1] // self.patch_size)).astype(self.dtype)
-    x = layers.scan(self.blocks, x, remat=self.remat, unroll=self.unroll)
+    x = layers.scan(self.blocks, x, remat=self.remat)
     return self.norm(x).astype(self.dtype)
 
   def positions(self, size: int) -> Float[Array, '1 N D']:
@@ -72,6 +74,13 @@ class ViT(nnx.Module):
     patches = rearrange(table[:, 1:], '1 (h w) d -> h w d', h=self.table_size)
     patches = jnp.einsum('ih,jw,hwd->ijd', matrix, matrix, patches, precision=jax.lax.Precision.HIGHEST)
     return jnp.concatenate([table[:, :1], rearrange(patches, 'h w d -> 1 (h w) d')], axis=1)
+
+
+def _where_patches_lie(size: int, width: int) -> np.ndarray:
+  centre = (np.arange(size) + 0.5) / size * 2 - 1
+  row, column = np.meshgrid(centre, centre, indexing='ij')
+  waves = sinusoids(np.stack([column, row], axis=-1).reshape(-1, 2), width)
+  return np.concatenate([np.zeros((1, width)), waves])[None].astype(np.float32)
 
 
 def sinusoids(positions: np.ndarray, width: int) -> np.ndarray:

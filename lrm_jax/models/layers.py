@@ -89,7 +89,7 @@ def stack(depth: int, build: Callable[[nnx.Rngs], nnx.Module], *, rngs: nnx.Rngs
   return jax.vmap(lambda key: build(nnx.Rngs(key)))(jax.random.split(rngs.params(), depth))
 
 
-def scan(layers: nnx.Module, x: Float[Array, 'B N D'], *context, remat: bool, unroll: int = 1) -> Float[Array, 'B N D']:
+def scan(layers: nnx.Module, x: Float[Array, 'B N D'], *context, remat: bool) -> Float[Array, 'B N D']:
   """Returns x after all layers of a `stack`, one after another: compile time does not grow with depth.
 
   With `remat`, only the input of each layer is kept for the backward pass; the rest is computed again.
@@ -98,4 +98,4 @@ def scan(layers: nnx.Module, x: Float[Array, 'B N D'], *context, remat: bool, un
   def body(x, layer):
     return layer(x, *context), None
 
-  return jax.lax.scan(jax.checkpoint(body) if remat else body, x, layers, unroll=unroll)[0]
+  return jax.lax.scan(jax.checkpoint(body) if remat else body, x, layers)[0]

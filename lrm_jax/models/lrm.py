@@ -24,15 +24,15 @@ class LRM(nnx.Module):
   """Image encoder, triplane decoder, NeRF; see configs/base.py for what each number is in the paper.
 
   `dtype` is what the networks compute in; parameters, cameras and compositing are float32. `remat` computes the
-  activations of each layer again in the backward pass. `unroll` layers of a scan are compiled side by side.
+  activations of each layer again in the backward pass.
   """
 
   def __init__(
       self, *, image_size: int, patch_size: int, encoder_width: int, encoder_depth: int, encoder_num_heads: int,
       encoder_table_size: int, camera_width: int, decoder_width: int, decoder_depth: int, decoder_num_heads: int,
       triplane_resolution: int, triplane_upsample: int, triplane_channels: int, nerf_width: int, nerf_depth: int,
-      num_samples: int, rays_per_chunk: int, density_scale: float = 1.0, sinusoidal_tokens: bool = False,
-      remat: bool = False, unroll: int = 1, dtype: str = 'float32', rngs: nnx.Rngs,
+      num_samples: int, rays_per_chunk: int, density_scale: float = 1.0, sinusoidal_positions: bool = False,
+      remat: bool = False, dtype: str = 'float32', rngs: nnx.Rngs,
   ):
     for name, width, heads in [('encoder', encoder_width, encoder_num_heads), ('decoder', decoder_width, decoder_num_heads)]:
       if width % heads:
@@ -43,11 +43,11 @@ class LRM(nnx.Module):
     dtype = jnp.dtype(dtype)
     self.encoder = ViT(
         patch_size=patch_size, width=encoder_width, depth=encoder_depth, num_heads=encoder_num_heads,
-        table_size=encoder_table_size, remat=remat, unroll=unroll, dtype=dtype, rngs=rngs)
+        table_size=encoder_table_size, sinusoidal_positions=sinusoidal_positions, remat=remat, dtype=dtype, rngs=rngs)
     self.decoder = TriplaneDecoder(
         context_width=encoder_width, camera_width=camera_width, width=decoder_width, depth=decoder_depth,
         num_heads=decoder_num_heads, resolution=triplane_resolution, upsample=triplane_upsample,
-        channels=triplane_channels, sinusoidal_tokens=sinusoidal_tokens, remat=remat, unroll=unroll, dtype=dtype,
+        channels=triplane_channels, sinusoidal_tokens=sinusoidal_positions, remat=remat, dtype=dtype,
         rngs=rngs)
     self.nerf = NeRFMLP(triplane_channels, nerf_width, nerf_depth, density_scale=density_scale, dtype=dtype, rngs=rngs)
 

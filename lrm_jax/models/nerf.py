@@ -39,7 +39,7 @@ class NeRFMLP(nnx.Module):
 
   def __call__(self, features: Float[Array, '*q D']) -> tuple[Float[Array, '*q'], Float[Array, '*q 3']]:
     """Returns (density, colour) of concatenated features, D = 3 C: the statement that the folded form must equal."""
-    return self.after_first(self.first(features.astype(self.dtype)) - self.first.bias[...].astype(self.dtype))
+    return self.after_first(features.astype(self.dtype) @ self.first.kernel[...].astype(self.dtype))
 
   def after_first(self, features: Float[Array, '*q F']) -> tuple[Float[Array, '*q'], Float[Array, '*q 3']]:
     """Returns (density >= 0 per world unit, colour in 0..1) of sums of samples of folded planes, float32."""

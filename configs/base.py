@@ -1,0 +1,89 @@
+"""LRM as the paper trains it (arXiv 2311.04400): one picture of 512 px -> 3 planes of 64 x 64 x 80.
+
+  python -m lrm_jax.train --config=configs/base.py --workdir=runs/base --config.data.path=DIR \
+      --config.loss.lpips_weights=vgg16_lpips.npz
+
+Hardware: the paper used 128 A100 of 40 GB for about 3 days (1,024 objects a step, 30 epochs of 730,648 rendered
+objects and 220,219 videos seen three times an epoch: about 1.39 million objects an epoch). On fewer devices set
+--config.gradient_accumulation, which keeps the batch, and give the days.
+`python -m lrm_jax.train --config=configs/base.py --dry_run` prints parameters, memory and operations of a step.
+To expect: about 500 million parameters. Nobody has published a loss curve of this; ours will be in docs/results/.
+
+After each number: its unit, and where it is from.
+  [P] the paper; [B] restated by later papers; [C] what every follower does; [M] recalled, no text could be read;
+  [ours] our choice, where the sources are silent.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  config = ConfigDict()
+
+  config.num_train_steps = 40_730  # steps: 30 epochs of 1.39 million objects [P] in batches of 1,024
+  config.batch_size = 1024  # objects a step, over all devices [P]
+  config.gradient_accumulation = 1  # micro-batches a step [ours]
+  config.seed = 0  # of the parameters, the data's order and the samples along rays
+  config.log_every = 10  # steps between lines of metrics.jsonl [ours]
+  config.checkpoint_every = 500  # steps [ours]
+  config.keep_every = 10_000  # steps: checkpoints at its multiples stay for good; 0: only the last two [ours]
+  config.eval_every = 1000  # steps between evaluations on held-out objects [ours]
+  config.image_every = 1000  # steps between pictures of input, target, render and depth [ours]
+
+  config.model = model = ConfigDict()
+  model.image_size = 512  # px [B]
+  model.patch_size = 16  # px: DINO ViT-B/16, 32 x 32 patches and the class token: 1,025 tokens [P]
+  model.encoder_width = 768  # channels [P]
+  model.encoder_depth = 12  # layers [P]
+  model.encoder_num_heads = 12  # [P]
+  model.encoder_table_size = 14  # patches along the side that DINO's position table is for (224 px) [P]
+  model.camera_width = 1024  # channels of the camera embedding [C]
+  model.decoder_width = 1024  # channels [P]
+  model.decoder_depth = 16  # layers [P]
+  model.decoder_num_heads = 16  # [C]
+  model.triplane_resolution = 32  # tokens along the side of a plane: 3 x 32 x 32 = 3,072 [P]
+  model.triplane_upsample = 2  # texels a token along the side: planes of 64 x 64 [P]
+  model.triplane_channels = 80  # [P]
+  model.nerf_width = 64  # channels [P]
+  model.nerf_depth = 10  # linear layers, the output among them [M]
+  model.num_samples = 128  # a ray [B, C]
+  model.rays_per_chunk = 4096  # rays of each object in flight: bounds the memory [ours]
+  model.density_scale = 1.0  # density = scale * softplus(s - 1), per world unit [ours; softplus C]
+  model.sinusoidal_positions = False  # learned tables start at noise [P]
+  model.remat = True  # layers are computed again in the backward pass: 3,072 tokens x 16 layers do not fit else [ours]
+  model.dtype = 'bfloat16'  # of the networks; parameters, cameras, compositing: float32 [B]
+
+  config.data = data = ConfigDict()
+  data.path = ''  # directory of a dataset built by data/build.py (the one with dataset_info.json)
+  data.train_split = 'train'
+  data.eval_split = 'test'
+  data.eval_objects = 100  # held-out objects [P: 50 + 50]
+  data.eval_size = 128  # px of the evaluated views [ours]
+  data.num_side_views = 3  # supervised views beside the input view [P]
+  data.window = 128  # px: the part of a view that is rendered [B]
+  data.resize_min = 128  # px: views are resized to a random size first [B]
+  data.resize_max = 384  # px [B]
+  data.foreground_bias = 0.0  # probability that a window is centred on the object and not anywhere [ours]
+  data.background = 1.0  # white [B, C]
+  data.normalise_cameras = True  # the input view to [0, -2, 0], the scene with it [P]
+  data.mirror = False  # reflect half of the scenes [ours]
+  data.frontal_input_probability = 0.0  # that the input is view 0, else any view alike [ours]
+  data.num_workers = 8  # processes a host that read and decode [ours]
+
+  config.loss = loss = ConfigDict()
+  loss.lpips_weight = 2.0  # beside MSE with weight 1 [P]
+  loss.lpips_weights = ''  # file of VGG16 and LPIPS weights; docs in lrm_jax/models/lpips.py
+  loss.mask_weight = 0.0  # of the squared error of the opacity [ours; the paper has none]
+
+  config.optimizer = optimizer = ConfigDict()
+  optimizer.learning_rate = 4e-4  # peak, AdamW, cosine to 0 [B]
+  optimizer.beta1 = 0.9  # [B]
+  optimizer.beta2 = 0.95  # [B]
+  optimizer.weight_decay = 0.05  # on kernels only [B; the mask M, C]
+  optimizer.warmup_steps = 3000  # steps [B]
+  optimizer.clip_norm = 1.0  # global norm of the gradient [M, C]
+
+  config.mesh = mesh = ConfigDict()
+  mesh.data = -1  # devices that each hold all parameters; -1: the rest [ours]
+  mesh.fsdp = 8  # devices that share the parameters: 8 x 6 GB of state / 8 [ours]
+  return config

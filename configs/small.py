@@ -1,0 +1,42 @@
+"""A small LRM for one GPU of 24 GB or more: DINO ViT-S/16, 12 layers of width 512, 3 planes of 64 x 64 x 32.
+
+  python -m lrm_jax.train --config=configs/small.py --workdir=runs/small --config.data.path=DIR \
+      --config.loss.lpips_weights=vgg16_lpips.npz
+
+Hardware: one GPU. To expect: about 100 million parameters; `--dry_run` prints them, the memory and the operations.
+The sizes are in the class of OpenLRM's small model [C]; what is not set here is as in configs/base.py.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+  config = base.get_config()
+  config.num_train_steps = 100_000  # steps [ours]
+  config.batch_size = 32  # objects a step [ours]
+  config.gradient_accumulation = 2  # micro-batches of 16 objects [ours]
+  config.checkpoint_every = 1000  # steps [ours]
+
+  model = config.model
+  model.image_size = 224  # px: 14 x 14 patches, DINO's own size [C]
+  model.encoder_width = 384  # ViT-S/16
+  model.encoder_num_heads = 6
+  model.camera_width = 512
+  model.decoder_width = 512
+  model.decoder_depth = 12
+  model.decoder_num_heads = 8
+  model.triplane_channels = 32
+  model.nerf_depth = 4
+  model.num_samples = 96  # a ray
+
+  data = config.data
+  data.window = 64  # px
+  data.resize_min = 64  # px
+  data.resize_max = 192  # px
+  data.eval_size = 96  # px
+
+  config.optimizer.warmup_steps = 2000
+  config.mesh.fsdp = 1
+  return config

@@ -1,0 +1,93 @@
+"""The state of a training and the step that advances it: plain nested dicts of arrays, sharded by one rule.
+
+state = {'step': int32, 'params': ..., 'opt_state': ...}. Everything random is drawn from a key folded with the
+step, so that a step depends on nothing but the state and its batch.
+Legend: A micro-batches of a step (gradient accumulation), B objects a step.
+"""
+
+from collections.abc import Callable
+
+from einops import rearrange
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrm_jax import losses, sharding
+from lrm_jax.models.lrm import LRM
+
+
+def abstract_model(model_kwargs: dict) -> LRM:
+  """Returns the model with shapes in the place of arrays: nothing is computed or allocated."""
+  return nnx.eval_shape(lambda: LRM(**model_kwargs, rngs=nnx.Rngs(0)))
+
+
+def parameters(model: LRM) -> dict:
+  """Returns the parameters of a model as a nested dict of arrays (or of shapes)."""
+  return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
+def with_parameters(model: LRM, params: dict) -> LRM:
+  """Returns `model`, abstract or not, with these parameters."""
+  graphdef, state = nnx.split(model, nnx.Param)
+  nnx.replace_by_pure_dict(state, params)
+  return nnx.merge(graphdef, state)
+
+
+def state_init(model_kwargs: dict, transform: optax.GradientTransformation, seed: int) -> Callable[[], dict]:
+  """Returns the function that makes the first state, to be jitted with the shardings it should have."""
+
+  def init():
+    params = parameters(LRM(**model_kwargs, rngs=nnx.Rngs(seed)))
+    return {'step': jnp.zeros((), jnp.int32), 'params': params, 'opt_state': transform.init(params)}
+
+  return init
+
+
+def make_train_step(
+    model: LRM, transform: optax.GradientTransformation, schedule: optax.Schedule, *, window: int,
+    loss_weights: dict[str, float], lpips: Callable | None = None, accumulation: int = 1, seed: int = 0,
+) -> Callable[[dict, dict, jax.Array], tuple[dict, dict]]:
+  """Returns step(state, batch, position) -> (state, metrics), to be jitted.
+
+  `position` is where in the schedule the step lies, in steps. A batch has the keys of lrm_jax/input_pipeline.py.
+  """
+
+  def loss_fn(params, batch, key):
+    pixels = with_parameters(model, params)(
+        batch['image'], batch['camera_to_world'], batch['intrinsics'], batch['target_camera_to_world'],
+        batch['target_intrinsics'], window, batch['background'], key)
+    return losses.reconstruction(pixels, batch['target_color'], batch['target_opacity'], lpips=lpips, **loss_weights)
+
+  def gradients(params, batch, key):
+    return jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key)
+
+  def accumulated(params, batch, key):
+    """The mean over micro-batches, each made of a share of every device's objects."""
+    micro = jax.tree.map(lambda x: rearrange(x, '(b a) ... -> a b ...', a=accumulation), batch)
+
+    def add(total, inputs):
+      return jax.tree.map(jnp.add, total, gradients(params, *inputs)), None
+
+    keys = jax.random.split(key, accumulation)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype),
+        jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], micro), key))
+    return jax.tree.map(lambda x: x / accumulation, jax.lax.scan(add, zeros, (micro, keys))[0])
+
+  def step(state, batch, position):
+    key = jax.random.fold_in(jax.random.key(seed), state['step'])
+    (loss, parts), grads = (gradients if accumulation == 1 else accumulated)(state['params'], batch, key)
+    updates, opt_state = transform.update(grads, state['opt_state'], state['params'])
+    rate = schedule(position)
+    params = jax.tree.map(lambda p, u: p - rate * u, state['params'], updates)
+    metrics = {'loss': loss, **parts, 'grad_norm': optax.tree.norm(grads), 'learning_rate': rate}
+    return {'step': state['step'] + 1, 'params': params, 'opt_state': opt_state}, metrics
+
+  return step
+
+
+def compile_step(step: Callable, mesh: jax.sharding.Mesh, state_shardings) -> Callable:
+  """Returns the jitted step: state in and out sharded by rule, its memory reused, metrics on every device."""
+  return jax.jit(
+      step, donate_argnums=0, out_shardings=(state_shardings, sharding.replicated(mesh)))

@@ -1,0 +1,186 @@
+"""Training: python -m lrm_jax.train --config=configs/quickstart.py [--workdir=DIR] [--config.batch_size=16 ...]
+
+The same command again resumes where the run stopped, bit for bit. `--dry_run` prints what a step needs, and stops.
+Writes DIR/config.json, DIR/checkpoints, DIR/metrics.jsonl, DIR/tensorboard, DIR/images.
+"""
+
+from collections.abc import Iterator
+import math
+from pathlib import Path
+import time
+
+from absl import flags
+from absl import logging
+import jax
+from ml_collections import ConfigDict
+from ml_collections import config_flags
+import numpy as np
+
+from lrm_jax import checkpoint, cost, evaluation, images, input_pipeline, sharding, state as state_lib
+from lrm_jax.errors import run_main
+from lrm_jax.metrics import MetricWriter
+from lrm_jax.models import lpips as lpips_lib
+from lrm_jax.optimizer import make_optimizer
+from lrm_jax.progress import Progress
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'The configuration, a Python file.', lock_config=True)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory (default: runs/<name of the configuration>).')
+_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print parameters, memory and operations of a step, then stop.')
+
+
+class NonFiniteLossError(RuntimeError):
+  """The loss or the gradient is no longer a number; the last checkpoint is from before."""
+
+
+class Trainer:
+  """A run: mesh, model, optimizer, data and the compiled step, made from a configuration."""
+
+  def __init__(self, config: ConfigDict):
+    check(config)
+    self.config = config
+    self.mesh = sharding.make_mesh(**config.mesh)
+    model_kwargs = config.model.to_dict()
+    self.model = state_lib.abstract_model(model_kwargs)
+    transform, schedule = make_optimizer(num_train_steps=config.num_train_steps, **config.optimizer)
+    self.init = state_lib.state_init(model_kwargs, transform, config.seed)
+    self.abstract_state = jax.eval_shape(self.init)
+    self.shardings = sharding.shard(self.mesh, self.abstract_state)
+    lpips = lpips_lib.load_lpips(config.loss.lpips_weights) if config.loss.lpips_weight > 0 else None
+    step = state_lib.make_train_step(
+        self.model, transform, schedule, window=config.data.window, lpips=lpips,
+        loss_weights=dict(lpips_weight=config.loss.lpips_weight, mask_weight=config.loss.mask_weight),
+        accumulation=config.gradient_accumulation, seed=config.seed)
+    self.step = state_lib.compile_step(step, self.mesh, self.shardings)
+
+  def first_state(self) -> dict:
+    """Returns a fresh state, made where it lives."""
+    return jax.jit(self.init, out_shardings=self.shardings)()
+
+  def last_state(self, checkpoints) -> dict | None:
+    """Returns the state of the last checkpoint, or None."""
+    target = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), self.abstract_state, self.shardings)
+    return checkpoint.restore_state(checkpoints, target)
+
+  def batches(self, start_step: int) -> Iterator[dict]:
+    """Yields global batches on their devices, from that of `start_step` on, each the step's own."""
+    config, data = self.config, self.config.data
+    numpy_batches = input_pipeline.make_dataset(
+        data.path, data.train_split, batch_size=config.batch_size, image_size=config.model.image_size,
+        window=data.window, resize_min=data.resize_min, resize_max=data.resize_max,
+        num_side_views=data.num_side_views, background=data.background, normalise_cameras=data.normalise_cameras,
+        mirror=data.mirror, frontal_input_probability=data.frontal_input_probability,
+        foreground_bias=data.foreground_bias, seed=config.seed, process_index=jax.process_index(),
+        process_count=jax.process_count(), start_step=start_step, num_workers=data.num_workers)
+    placement = sharding.batch_sharding(self.mesh)
+    try:
+      for batch in numpy_batches:
+        batch.pop('record')
+        yield {name: jax.make_array_from_process_local_data(placement, x) for name, x in batch.items()}
+    finally:
+      numpy_batches.close()
+
+
+def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float | None = None) -> dict[str, float]:
+  """Trains to config.num_train_steps, or resumes; returns the last evaluation on held-out objects.
+
+  With `time_limit_seconds` the clock moves the schedule: it ends at zero learning rate when the time is up.
+  Raises NonFiniteLossError, with the step, and keeps the last good checkpoint.
+  """
+  trainer = Trainer(config)
+  workdir = Path(workdir)
+  checkpoints = checkpoint.manager(workdir, keep_every=config.keep_every)
+  with checkpoints, jax.set_mesh(trainer.mesh):
+    state = trainer.last_state(checkpoints)
+    logging.info('%s', 'a fresh run' if state is None else f'resuming after step {int(state["step"])}')
+    state = trainer.first_state() if state is None else state
+    if jax.process_index() == 0:
+      checkpoint.write_config(workdir, config)
+    return _loop(trainer, state, workdir, checkpoints, time_limit_seconds)
+
+
+def _loop(trainer: Trainer, state: dict, workdir: Path, checkpoints, time_limit: float | None) -> dict[str, float]:
+  config = trainer.config
+  first = int(state['step'])
+  writer = MetricWriter(workdir, active=jax.process_index() == 0)
+  writer.truncate_after(first)
+  progress = Progress(first, config.num_train_steps, objects_per_step=config.batch_size)
+  evaluator = Evaluator(config, writer)
+  batches = trainer.batches(first)
+  began, position, step, pending, result = time.monotonic(), float(first), first, None, {}
+  try:
+    while position < config.num_train_steps:
+      state, metrics = trainer.step(state, next(batches), np.float32(position))
+      _settle(pending, config, writer, progress)  # Of the step before: the device is never waited for.
+      step, pending = step + 1, (step + 1, position + 1, metrics)
+      position = float(step)
+      if time_limit is not None:
+        position = (time.monotonic() - began) / time_limit * config.num_train_steps
+        metrics['done'] = position / config.num_train_steps
+      last = position >= config.num_train_steps
+      if step % config.checkpoint_every == 0 or last:
+        pending = _settle(pending, config, writer, progress)
+        checkpoint.save(checkpoints, state, config)
+      if last or step % config.eval_every == 0 or step % config.image_every == 0:
+        result = evaluator(state, step, evaluate=last or step % config.eval_every == 0)
+        progress.note(result)
+  finally:
+    batches.close()
+    progress.close()
+    writer.close()
+  checkpoints.wait_until_finished()
+  return result
+
+
+def _settle(pending, config: ConfigDict, writer: MetricWriter, progress: Progress) -> None:
+  """Reads the metrics of a step that is under way: shows, writes, and stops where they are no numbers."""
+  if pending is None:
+    return
+  step, position, metrics = pending
+  values = {name: float(value) for name, value in metrics.items()}
+  if not (math.isfinite(values['loss']) and math.isfinite(values['grad_norm'])):
+    raise NonFiniteLossError(
+        f'step {step}: loss {values["loss"]}, gradient norm {values["grad_norm"]}; stopped, and the last checkpoint '
+        'kept: resume with a lower config.optimizer.learning_rate or look at the data of this step')
+  progress.update(step, values, position)
+  if step % config.log_every == 0 or step == 1:
+    writer.write(step, {**values, 'images_per_second': progress.images_per_second})
+
+
+class Evaluator:
+  """Periodic pictures and figures on held-out objects, which are read once."""
+
+  def __init__(self, config: ConfigDict, writer: MetricWriter):
+    self.config, self.writer = config, writer
+    self.views = None
+
+  def __call__(self, state: dict, step: int, *, evaluate: bool) -> dict[str, float]:
+    config, data = self.config, self.config.data
+    if self.views is None:
+      self.views = input_pipeline.load_views(
+          data.path, data.eval_split, indices=range(data.eval_objects), size=data.eval_size, background=data.background)
+    model = state_lib.with_parameters(state_lib.abstract_model(config.model.to_dict()), state['params'])
+    raise NotImplementedError
+
+
+def check(config: ConfigDict) -> None:
+  """Raises ValueError, in one sentence, where values of a configuration cannot work together."""
+  data = config.data
+  positive = ['num_train_steps', 'batch_size', 'gradient_accumulation', 'log_every', 'checkpoint_every', 'eval_every',
+              'image_every']
+  for name in positive:
+    if config[name] < 1:
+      raise ValueError(f'config.{name} = {config[name]} must be at least 1')
+  share = config.gradient_accumulation * jax.device_count()
+  if config.batch_size % share:
+    raise ValueError(
+        f'config.batch_size = {config.batch_size} must be a multiple of config.gradient_accumulation x devices = '
+        f'{config.gradient_accumulation} x {jax.device_count()}')
+  if not data.path:
+    raise ValueError('config.data.path is empty: give the directory of a dataset, --config.data.path=DIR')
+  if config.loss.lpips_weight < 0 or config.loss.mask_weight < 0:
+    raise ValueError(f'weights of the loss must not be negative: {config.loss.to_dict()}')
+  if not 1 <= data.window <= data.resize_min <= data.resize_max:
+    raise ValueError(
+        f'1 <= config.data.window <= resize_min <= resize_max must hold, not '
+        f'{data.window}, {data.resize_min}, {data.resize_max}')
