@@ -27,8 +27,7 @@ def get_config() -> ConfigDict:
   config.log_every = 10  # steps between lines of metrics.jsonl [ours]
   config.checkpoint_every = 500  # steps [ours]
   config.keep_every = 10_000  # steps: checkpoints at its multiples stay for good; 0: only the last two [ours]
-  config.eval_every = 1000  # steps between evaluations on held-out objects [ours]
-  config.image_every = 1000  # steps between pictures of input, target, render and depth [ours]
+  config.eval_every = 1000  # steps between figures and pictures of held-out objects [ours]
 
   config.model = model = ConfigDict()
   model.image_size = 512  # px [B]

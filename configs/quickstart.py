@@ -22,7 +22,6 @@ def get_config() -> ConfigDict:
   config.checkpoint_every = 250  # steps
   config.keep_every = 0  # only the last two
   config.eval_every = 500  # steps
-  config.image_every = 1000  # steps
 
   config.model = model = ConfigDict()
   model.image_size = 64  # px

@@ -4,9 +4,10 @@ The same command again resumes where the run stopped, bit for bit. `--dry_run` p
 Writes DIR/config.json, DIR/checkpoints, DIR/metrics.jsonl, DIR/tensorboard, DIR/images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import math
 from pathlib import Path
+import sys
 import time
 
 from absl import flags
@@ -19,7 +20,6 @@ import numpy as np
 from lrm_jax import checkpoint, cost, evaluation, images, input_pipeline, sharding, state as state_lib
 from lrm_jax.errors import run_main
 from lrm_jax.metrics import MetricWriter
-from lrm_jax.models import lpips as lpips_lib
 from lrm_jax.optimizer import make_optimizer
 from lrm_jax.progress import Progress
 
@@ -45,9 +45,9 @@ class Trainer:
     self.init = state_lib.state_init(model_kwargs, transform, config.seed)
     self.abstract_state = jax.eval_shape(self.init)
     self.shardings = sharding.shard(self.mesh, self.abstract_state)
-    lpips = lpips_lib.load_lpips(config.loss.lpips_weights) if config.loss.lpips_weight > 0 else None
+    self.lpips = _load_lpips(config) if config.loss.lpips_weight > 0 else None
     step = state_lib.make_train_step(
-        self.model, transform, schedule, window=config.data.window, lpips=lpips,
+        self.model, transform, schedule, window=config.data.window, lpips=self.lpips,
         loss_weights=dict(lpips_weight=config.loss.lpips_weight, mask_weight=config.loss.mask_weight),
         accumulation=config.gradient_accumulation, seed=config.seed)
     self.step = state_lib.compile_step(step, self.mesh, self.shardings)
@@ -105,13 +105,13 @@ def _loop(trainer: Trainer, state: dict, workdir: Path, checkpoints, time_limit:
   writer = MetricWriter(workdir, active=jax.process_index() == 0)
   writer.truncate_after(first)
   progress = Progress(first, config.num_train_steps, objects_per_step=config.batch_size)
-  evaluator = Evaluator(config, writer)
+  evaluator = Evaluator(config, writer, trainer.lpips)
   batches = trainer.batches(first)
   began, position, step, pending, result = time.monotonic(), float(first), first, None, {}
   try:
     while position < config.num_train_steps:
       state, metrics = trainer.step(state, next(batches), np.float32(position))
-      _settle(pending, config, writer, progress)  # Of the step before: the device is never waited for.
+      _settle(pending, config, writer, progress)  # Of the step before: the device never waits for us.
       step, pending = step + 1, (step + 1, position + 1, metrics)
       position = float(step)
       if time_limit is not None:
@@ -121,8 +121,8 @@ def _loop(trainer: Trainer, state: dict, workdir: Path, checkpoints, time_limit:
       if step % config.checkpoint_every == 0 or last:
         pending = _settle(pending, config, writer, progress)
         checkpoint.save(checkpoints, state, config)
-      if last or step % config.eval_every == 0 or step % config.image_every == 0:
-        result = evaluator(state, step, evaluate=last or step % config.eval_every == 0)
+      if last or step % config.eval_every == 0:
+        result = evaluator(state, step)
         progress.note(result)
   finally:
     batches.close()
@@ -148,26 +148,32 @@ def _settle(pending, config: ConfigDict, writer: MetricWriter, progress: Progres
 
 
 class Evaluator:
-  """Periodic pictures and figures on held-out objects, which are read once."""
+  """Periodic figures and pictures of held-out objects, which are read once."""
 
-  def __init__(self, config: ConfigDict, writer: MetricWriter):
-    self.config, self.writer = config, writer
+  def __init__(self, config: ConfigDict, writer: MetricWriter, lpips: Callable | None):
+    self.config, self.writer, self.lpips = config, writer, lpips
+    self.model = state_lib.abstract_model(config.model.to_dict())
     self.views = None
 
-  def __call__(self, state: dict, step: int, *, evaluate: bool) -> dict[str, float]:
-    config, data = self.config, self.config.data
+  def __call__(self, state: dict, step: int) -> dict[str, float]:
+    """Writes what the model makes of them at this step; returns psnr and ssim of their novel views."""
+    data = self.config.data
     if self.views is None:
       self.views = input_pipeline.load_views(
-          data.path, data.eval_split, indices=range(data.eval_objects), size=data.eval_size, background=data.background)
-    model = state_lib.with_parameters(state_lib.abstract_model(config.model.to_dict()), state['params'])
-    raise NotImplementedError
+          data.path, data.eval_split, image_size=self.config.model.image_size, size=data.eval_size,
+          indices=range(data.eval_objects), background=data.background)
+    pixels = evaluation.predict(state_lib.with_parameters(self.model, state['params']), self.views)
+    scores = evaluation.evaluate(pixels, self.views, self.lpips)
+    scores = {f'eval_{name}': value for name, value in scores.items() if name != 'per_object'}
+    self.writer.write(step, scores)
+    self.writer.write_image(step, 'eval', evaluation.comparison(pixels, self.views))
+    return scores
 
 
 def check(config: ConfigDict) -> None:
   """Raises ValueError, in one sentence, where values of a configuration cannot work together."""
   data = config.data
-  positive = ['num_train_steps', 'batch_size', 'gradient_accumulation', 'log_every', 'checkpoint_every', 'eval_every',
-              'image_every']
+  positive = ['num_train_steps', 'batch_size', 'gradient_accumulation', 'log_every', 'checkpoint_every', 'eval_every']
   for name in positive:
     if config[name] < 1:
       raise ValueError(f'config.{name} = {config[name]} must be at least 1')
@@ -184,3 +190,49 @@ def check(config: ConfigDict) -> None:
     raise ValueError(
         f'1 <= config.data.window <= resize_min <= resize_max must hold, not '
         f'{data.window}, {data.resize_min}, {data.resize_max}')
+
+
+def _load_lpips(config: ConfigDict) -> Callable:
+  from lrm_jax.models.lpips import load_lpips
+
+  return load_lpips(config.loss.lpips_weights)
+
+
+def dry_run(config: ConfigDict) -> None:
+  """Prints the parameters of a configuration, and the memory and operations of a step."""
+  trainer = Trainer(config)
+  batch = cost.abstract_batch(config, sharding.batch_sharding(trainer.mesh))
+  target = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), trainer.abstract_state, trainer.shardings)
+  with jax.set_mesh(trainer.mesh):
+    compiled = trainer.step.lower(target, batch, np.float32(0)).compile()
+  print(cost.report(config, trainer.abstract_state, compiled.memory_analysis()))
+
+
+def parse(argv: list[str]) -> ConfigDict:
+  """Returns the configuration of a command line; ValueError for an unknown key or a value of the wrong type."""
+  try:
+    flags.FLAGS(argv)
+    if _CONFIG.value is None:
+      raise ValueError('no configuration: give --config=configs/quickstart.py, or another of configs/')
+    return _CONFIG.value
+  except (flags.Error, AttributeError, KeyError, TypeError, ImportError) as error:
+    raise ValueError(f'{error} (see the keys and types in the file that --config names)') from error
+
+
+def main() -> None:
+  config = parse(sys.argv)
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.INFO)
+  if _DRY_RUN.value:
+    return dry_run(config)
+  workdir = _WORKDIR.value or Path('runs') / Path(_CONFIG.config_filename).stem
+  try:
+    result = train(config, workdir)
+  except NonFiniteLossError as error:
+    sys.exit(f'error: {error}')
+  print(f'{workdir}: ' + ', '.join(f'{name} {value:.3f}' for name, value in result.items()))
+
+
+if __name__ == '__main__':
+  run_main(main)

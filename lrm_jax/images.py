@@ -1,0 +1,112 @@
+"""Pictures: decoding, resizing, compositing, comparing, and laying out side by side. NumPy, channels last.
+
+RGBA pictures are float32 in 0..1 with premultiplied colour, so that they may be resized and cut; `over` puts them
+on a background. Legend: H W picture, ... any leading dimensions.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image
+from PIL import UnidentifiedImageError
+
+
+def decode(encoded: bytes) -> np.ndarray:
+  """Returns [H, W, 4], premultiplied, of an encoded RGBA picture; ValueError where it cannot be read."""
+  try:
+    with Image.open(io.BytesIO(encoded)) as picture:
+      pixels = np.asarray(picture.convert('RGBA'), np.float32) / 255
+  except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    raise ValueError(f'not a whole picture: {error}') from error
+  pixels = pixels.copy()
+  pixels[..., :3] *= pixels[..., 3:]
+  return pixels
+
+
+def resize(pixels: np.ndarray, size: int) -> np.ndarray:
+  """Returns [size, size, C] of a square picture [H, H, C]: each new pixel averages what it covers."""
+  if pixels.shape[0] == size:
+    return pixels
+  matrix = _area_matrix(pixels.shape[0], size)
+  return np.einsum('ih,jw,hwc->ijc', matrix, matrix, pixels, optimize=True)
+
+
+def over(pixels: np.ndarray, background: float) -> np.ndarray:
+  """Returns premultiplied RGBA [..., 4] in front of a grey of 0..1, [..., 3]."""
+  return pixels[..., :3] + (1 - pixels[..., 3:]) * background
+
+
+def psnr(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
+  """Returns the peak signal-to-noise ratio [...], in dB, of pictures [..., H, W, 3] in 0..1."""
+  error = np.mean(np.square(np.asarray(image, np.float64) - reference), axis=(-3, -2, -1))
+  return -10 * np.log10(np.maximum(error, 1e-10))
+
+
+def ssim(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
+  """Returns the structural similarity [...] of pictures [..., H, W, 3] in 0..1, of at least 11 x 11 pixels.
+
+  Gaussian window of 11 pixels, sigma 1.5, K1 = 0.01, K2 = 0.03; the mean over pixels whose window lies inside.
+  Source: Wang et al. 2004.
+  """
+  if min(image.shape[-3:-1]) < 11:
+    raise ValueError(f'SSIM needs at least 11 x 11 pixels, not {image.shape[-3]} x {image.shape[-2]}')
+  x, y = np.asarray(image, np.float64), np.asarray(reference, np.float64)
+  mean_x, mean_y = _blur(x), _blur(y)
+  var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
+  covariance = _blur(x * y) - mean_x * mean_y
+  c1, c2 = 0.01**2, 0.03**2
+  numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+  denominator = (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+  return np.mean(numerator / denominator, axis=(-3, -2, -1))
+
+
+def depth_to_color(depth: np.ndarray, opacity: np.ndarray, near: float = 1.0, far: float = 3.0) -> np.ndarray:
+  """Returns [..., 3] in 0..1: near is light, far dark, nothing white. `depth` is sum_i w_i t_i, in world units."""
+  distance = depth / np.maximum(opacity, 1e-3)
+  light = np.clip((far - distance) / (far - near), 0, 1)[..., None]
+  low, high = np.array([0.09, 0.11, 0.34]), np.array([0.98, 0.93, 0.62])
+  shade = low + (high - low) * light
+  return (shade * opacity[..., None] + 1 - opacity[..., None]).astype(np.float32)
+
+
+def grid(rows: list[list[np.ndarray]], gap: int = 2) -> np.ndarray:
+  """Returns one picture [H, W, 3] of rows of pictures [h, w, 3] of one size, on white."""
+  height, width = rows[0][0].shape[:2]
+  columns = max(map(len, rows))
+  sheet = np.ones((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), np.float32)
+  for i, row in enumerate(rows):
+    for j, picture in enumerate(row):
+      sheet[i * (height + gap):, j * (width + gap):][:height, :width] = picture
+  return sheet
+
+
+def to_bytes(image: np.ndarray) -> np.ndarray:
+  """Returns uint8 0..255 of a float picture in 0..1."""
+  return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+_MATRICES: dict[tuple[int, int], np.ndarray] = {}
+
+
+def _area_matrix(length: int, size: int) -> np.ndarray:
+  """Returns [size, length]: the share of each old pixel in each new one; linear interpolation when enlarging."""
+  if (length, size) not in _MATRICES:
+    if size < length:
+      edges = np.arange(size + 1) * (length / size)
+      starts = np.arange(length)
+      cover = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
+      matrix = np.maximum(cover, 0) * (size / length)
+    else:
+      centre = np.clip((np.arange(size) + 0.5) * (length / size) - 0.5, 0, length - 1)
+      matrix = np.maximum(1 - np.abs(centre[:, None] - np.arange(length)), 0)
+    _MATRICES[length, size] = matrix.astype(np.float32)
+  return _MATRICES[length, size]
+
+
+def _blur(x: np.ndarray) -> np.ndarray:
+  """A Gaussian of 11 pixels, sigma 1.5, along H and W; only where all of it lies inside."""
+  window = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+  window /= window.sum()
+  for axis in (-3, -2):
+    x = np.moveaxis(np.lib.stride_tricks.sliding_window_view(x, 11, axis=axis) @ window, axis, axis)
+  return x
