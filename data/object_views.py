@@ -73,5 +73,5 @@ def _encode(path: Path, quality: int | None) -> bytes:
     return path.read_bytes()
   stream = io.BytesIO()
   with Image.open(path) as picture:
-    picture.save(stream, 'WEBP', quality=quality, method=6, alpha_quality=100)
+    picture.save(stream, 'WEBP', quality=quality, method=4, alpha_quality=100)
   return stream.getvalue()

@@ -92,10 +92,10 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
   checkpoints = checkpoint.manager(workdir, keep_every=config.keep_every)
   with checkpoints, jax.set_mesh(trainer.mesh):
     state = trainer.last_state(checkpoints)
-    logging.info('%s', 'a fresh run' if state is None else f'resuming after step {int(state["step"])}')
-    state = trainer.first_state() if state is None else state
     if jax.process_index() == 0:
+      print(f'{workdir}: ' + ('a fresh run' if state is None else f'resuming after step {int(state["step"])}'), file=sys.stderr)
       checkpoint.write_config(workdir, config)
+    state = trainer.first_state() if state is None else state
     return _loop(trainer, state, workdir, checkpoints, time_limit_seconds)
 
 
@@ -222,8 +222,7 @@ def parse(argv: list[str]) -> ConfigDict:
 
 def main() -> None:
   config = parse(sys.argv)
-  logging.use_absl_handler()
-  logging.set_verbosity(logging.INFO)
+  logging.set_verbosity(logging.WARNING)  # Orbax and the datasets tell a lot at INFO.
   if _DRY_RUN.value:
     return dry_run(config)
   workdir = _WORKDIR.value or Path('runs') / Path(_CONFIG.config_filename).stem

@@ -1,0 +1,40 @@
+# make quickstart   one picture -> 3D with the model that ships, then train one before your eyes (about 10 minutes)
+# make test         the fast tests;  make test-slow  the others
+# make render-env   Blender for data/render.py, in .venv-render
+
+# The first Python of 3.11 .. 3.13 on this machine; `make PYTHON=...` for another.
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
+  $$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
+VENV = .venv
+RUN = $(VENV)/bin/python
+READY = $(VENV)/.installed
+
+.PHONY: quickstart test test-slow render-env clean
+
+quickstart: $(READY)
+	$(RUN) -m lrm_jax.quickstart
+
+test: $(READY)
+	$(RUN) -m pytest -m 'not slow'
+
+test-slow: $(READY)
+	$(RUN) -m pytest -m slow
+
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo 'error: no Python 3.11 to 3.13 with venv found: install one, or make PYTHON=/path/to/python' >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+render-env: .venv-render/.installed
+
+.venv-render/.installed:
+	@test -n "$(PYTHON)" || { echo 'error: no Python 3.11 to 3.13 with venv found' >&2; exit 2; }
+	$(PYTHON) -m venv .venv-render
+	.venv-render/bin/python -m pip install --quiet --disable-pip-version-check \
+	  "bpy>=4.5,<4.6; python_version < '3.13'" "bpy>=5.1; python_version >= '3.13'" pillow
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .venv-render out

@@ -1,0 +1,72 @@
+"""What several tests need: random numbers, a tiny model, a small dataset made of analytic objects."""
+
+import io
+
+from absl import flags
+import numpy as np
+from PIL import Image
+import pytest
+
+from lrm_jax import cameras
+
+flags.FLAGS.mark_as_parsed()  # Grain's workers read flags.
+
+TINY_MODEL = dict(
+    image_size=16, patch_size=8, encoder_width=24, encoder_depth=2, encoder_num_heads=2, encoder_table_size=3,
+    camera_width=16, decoder_width=32, decoder_depth=2, decoder_num_heads=2, triplane_resolution=4,
+    triplane_upsample=2, triplane_channels=6, nerf_width=16, nerf_depth=3, num_samples=8, rays_per_chunk=48)
+
+
+@pytest.fixture
+def rng():
+  return np.random.default_rng(0)
+
+
+def ball(pose: np.ndarray, intrinsics: np.ndarray, size: int, radius: float) -> np.ndarray:
+  """Returns RGBA bytes [size, size, 4] of a ball at the origin, coloured by where its surface looks."""
+  centre = (np.arange(size) + 0.5) / size
+  x, y = np.meshgrid((centre - intrinsics[2]) / intrinsics[0], (centre - intrinsics[3]) / intrinsics[1])
+  directions = np.stack([x, -y, -np.ones_like(x)], axis=-1) @ pose[:3, :3].T
+  directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+  along = -directions @ pose[:3, 3]
+  under = along**2 - (pose[:3, 3] @ pose[:3, 3] - radius**2)
+  hit = under > 0
+  normal = (pose[:3, 3] + directions * (along - np.sqrt(np.maximum(under, 0)))[..., None]) / radius
+  color = np.where(hit[..., None], 0.5 + 0.5 * normal, 0)
+  return np.round(np.concatenate([color, hit[..., None]], axis=-1) * 255).astype(np.uint8)
+
+
+@pytest.fixture(scope='session')
+def renders(tmp_path_factory):
+  """Folders as data/render.py writes them: 6 balls, 5 views of 32 px each."""
+  root = tmp_path_factory.mktemp('renders')
+  rng = np.random.default_rng(1)
+  for number in range(6):
+    folder = root / f'ball_{number}'
+    (folder / 'views').mkdir(parents=True)
+    positions = rng.normal(size=(4, 3)) * [1, 1, 0.4]
+    positions *= (rng.uniform(1.5, 3.0, 4) / np.linalg.norm(positions, axis=-1))[:, None]
+    poses = np.concatenate([cameras.input_camera()[None], cameras.look_at(positions)])
+    intrinsics = np.tile(cameras.intrinsics_from_fov(50), (5, 1))
+    np.savez(folder / 'cameras.npz', camera_to_world=poses, intrinsics=intrinsics, object_to_world=np.eye(4))
+    for view in range(5):
+      pixels = ball(poses[view], intrinsics[view], 32, radius=0.3 + 0.05 * number)
+      Image.fromarray(pixels).save(folder / 'views' / f'{view:03d}.webp', lossless=True, exact=True)
+  return root
+
+
+@pytest.fixture(scope='session')
+def dataset(renders, tmp_path_factory):
+  """The directory of an `object_views` dataset of those balls: 4 to train on, 2 held out."""
+  from data.object_views import ObjectViews
+
+  folders = sorted(renders.glob('ball_*'))
+  builder = ObjectViews(splits={'train': folders[:4], 'test': folders[4:]}, data_dir=tmp_path_factory.mktemp('dataset'))
+  builder.download_and_prepare()
+  return str(builder.data_dir)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+  stream = io.BytesIO()
+  Image.fromarray(pixels).save(stream, 'PNG')
+  return stream.getvalue()

@@ -1,0 +1,146 @@
+"""Rays, volume rendering and triplane sampling, by their properties."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lrm_jax import cameras, rays, volume
+from lrm_jax.models import renderer, triplane
+from lrm_jax.models.nerf import NeRFMLP
+from flax import nnx
+
+
+def test_rays_pass_through_what_projects_to_their_pixel(rng):
+  pose = cameras.look_at([1.0, -1.8, 0.7])
+  intrinsics = np.array([0.9, 1.1, 0.45, 0.52])
+  origins, directions = rays.pixel_rays(jnp.array(pose, jnp.float32), jnp.array(intrinsics, jnp.float32), 8)
+  points = np.asarray(origins + 1.7 * directions).reshape(-1, 3)
+  pixels, _ = cameras.project(points, pose, intrinsics)
+  row, column = np.meshgrid(np.arange(8), np.arange(8), indexing='ij')
+  np.testing.assert_allclose(pixels.reshape(8, 8, 2) * 8, np.stack([column, row], -1) + 0.5, atol=1e-4)
+  np.testing.assert_allclose(np.linalg.norm(directions, axis=-1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize('origin, direction, near, far', [
+    ((0, -2, 0), (0, 1, 0), 1, 3),
+    ((0, 0, 0), (0, 0, 1), 0, 1),  # Starts inside.
+    ((0, -2, 3), (0, 1, 0), 0, 0),  # Misses, parallel to a face.
+    ((0, -2, 0), (0, -1, 0), 0, 0),  # Looks away.
+    ((-2, -2, 0), (2**-0.5, 2**-0.5, 0), 2**0.5, 3 * 2**0.5),  # From edge to edge.
+])
+def test_cube_intersections(origin, direction, near, far):
+  result = rays.intersect_cube(jnp.array(origin, jnp.float32), jnp.array(direction, jnp.float32))
+  np.testing.assert_allclose(result, (near, far), atol=1e-4)
+
+
+def test_samples_are_stratified(rng):
+  near, far = jnp.array([1.0, 0.0]), jnp.array([3.0, 0.0])
+  middle, delta = rays.sample_distances(near, far, 4)
+  np.testing.assert_allclose(middle, [[1.25, 1.75, 2.25, 2.75], [0] * 4])
+  np.testing.assert_allclose(delta, [[0.5], [0]])
+  drawn, _ = rays.sample_distances(near, far, 4, jax.random.key(0))
+  edges = 1 + 0.5 * np.arange(5)
+  assert np.all(drawn[0] >= edges[:-1]) and np.all(drawn[0] <= edges[1:])
+
+
+def test_weights_and_background_make_one(rng):
+  density = jnp.array(rng.exponential(3, (7, 16)), jnp.float32)
+  color = jnp.array(rng.uniform(size=(7, 16, 3)), jnp.float32)
+  distances = jnp.sort(jnp.array(rng.uniform(1, 3, (7, 16)), jnp.float32))
+  pixels = volume.composite(density, color, distances, jnp.full((7, 1), 0.1))
+  np.testing.assert_allclose(volume.ray_weights(density, 0.1).sum(-1), pixels.opacity, atol=1e-6)
+  white = volume.composite(density, jnp.ones_like(color), distances, jnp.full((7, 1), 0.1))
+  np.testing.assert_allclose(volume.over(white, 1.0).color, 1, atol=1e-6)
+
+
+def test_a_homogeneous_fog_has_its_analytic_opacity():
+  pixels = volume.composite(jnp.full((1, 50), 0.7), jnp.ones((1, 50, 3)), jnp.ones((1, 50)), jnp.full((1, 1), 2 / 50))
+  np.testing.assert_allclose(pixels.opacity, 1 - np.exp(-0.7 * 2), rtol=1e-5)
+
+
+def test_an_opaque_wall_has_its_depth():
+  density = jnp.where(jnp.arange(64) >= 32, 1e4, 0.0)[None]
+  distances = 1 + 2 * (jnp.arange(64)[None] + 0.5) / 64
+  pixels = volume.composite(density, jnp.ones((1, 64, 3)), distances, jnp.full((1, 1), 2 / 64))
+  np.testing.assert_allclose(pixels.depth, 2, atol=0.02)
+
+
+def test_planes_give_back_a_linear_field(rng):
+  size = 8
+  centre = (np.arange(size) + 0.5) / size * 2 - 1
+  u, v = np.meshgrid(centre, centre)  # u along the width.
+  planes = jnp.array(np.stack([np.stack([u, v], -1)] * 3), jnp.float32)
+  points = jnp.array(rng.uniform(-0.85, 0.85, (50, 3)), jnp.float32)
+  features = triplane.sample_concatenated(planes, points)
+  np.testing.assert_allclose(features, points[:, jnp.array([0, 1, 0, 2, 1, 2])], atol=1e-5)
+
+
+def test_planes_fade_to_nothing_outside_the_cube(rng):
+  planes = jnp.ones((3, 4, 4, 2))
+  outside = triplane.sample_sum(planes, jnp.array([[2.0, 2.0, 2.0], [-9, 9, 5]]))
+  np.testing.assert_array_equal(outside, 0)
+
+
+def test_folded_is_unfolded(rng):
+  nerf = NeRFMLP(6, 16, 4, density_scale=3.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  nerf.first.bias[...] = jnp.array(rng.normal(size=16), jnp.float32)
+  planes = jnp.array(rng.normal(size=(3, 5, 5, 6)), jnp.float32)
+  points = jnp.array(rng.uniform(-1.1, 1.1, (100, 3)), jnp.float32)
+  folded = nerf.after_first(triplane.sample_sum(nerf.fold(planes), points))
+  unfolded = nerf(triplane.sample_concatenated(planes, points))
+  for a, b in zip(folded, unfolded):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def field(points):
+  """A ball of radius 0.5, red, almost hard at its edge."""
+  density = 400 * jax.nn.sigmoid(200 * (0.5 - jnp.linalg.norm(points + 1e-6, axis=-1)))
+  return density, jnp.broadcast_to(jnp.array([1.0, 0, 0]), points.shape)
+
+
+def test_the_marched_ball_has_its_outline_and_depth():
+  origins, directions = rays.pixel_rays(
+      jnp.array(cameras.input_camera(), jnp.float32), jnp.array(cameras.intrinsics_from_fov(50), jnp.float32), 33)
+  march = lambda o, d: renderer.march(field, o, d, None, num_samples=128)
+  pixels = jax.vmap(jax.vmap(march))(origins, directions)
+  assert pixels.opacity[16, 16] > 0.99 and pixels.opacity[0, 0] < 0.01
+  np.testing.assert_allclose(pixels.depth[16, 16], 1.5, atol=0.05)
+  outline = np.asarray(pixels.opacity[16] > 0.5).sum() / 33
+  truth = 2 * 0.5 / np.sqrt(2**2 - 0.5**2) * cameras.intrinsics_from_fov(50)[0]  # The tangent cone's width.
+  assert abs(outline - truth) < 1.5 / 33
+
+
+def test_chunks_of_rays_change_nothing(rng):
+  planes = jnp.array(rng.normal(size=(2, 3, 5, 5, 16)), jnp.float32)
+  nerf = NeRFMLP(6, 16, 3, density_scale=3.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  origins = jnp.tile(jnp.array([0.0, -2, 0]), (2, 50, 1))
+  directions = jnp.array(rng.normal(size=(2, 50, 3)) * 0.2 + [0, 1, 0], jnp.float32)
+  render = lambda chunk: renderer.render_rays(planes, nerf.after_first, origins, directions, num_samples=8, rays_per_chunk=chunk)
+  for a, b in zip(render(50), render(7)):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize('origin, direction', [
+    ((0, -2, 3), (0, 1, 0)),  # Misses.
+    ((0.1, 0.2, 0.3), (0.6, 0.8, 0)),  # Starts inside.
+    ((0, -2, 0), (0, 1, 0)),  # Parallel to four faces.
+    ((0, -2, 1), (0, 1, 0)),  # Runs within a face.
+    ((1, -2, 1), (0, 1, 0)),  # Along an edge.
+    ((-2, -2, -2), (3**-0.5, 3**-0.5, 3**-0.5)),  # Corner to corner.
+    ((1, 1, 1), (0, 0, 1)),  # Starts in a corner and leaves.
+])
+@pytest.mark.parametrize('stratified', [False, True])
+def test_gradients_are_finite_for_every_kind_of_ray(origin, direction, stratified, rng):
+  planes = jnp.array(rng.normal(size=(3, 5, 5, 16)), jnp.float32)
+  nerf = NeRFMLP(6, 16, 3, density_scale=3.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
+
+  def loss(planes, origin, direction, after_first):
+    sample = lambda points: after_first(triplane.sample_sum(planes, points))
+    pixels = renderer.march(sample, origin, direction, jax.random.key(0) if stratified else None, num_samples=8)
+    return pixels.color.sum() + pixels.depth + pixels.opacity
+
+  as_array = lambda x: jnp.array(x, jnp.float32)
+  gradients = jax.grad(loss, argnums=(0, 1, 2))(planes, as_array(origin), as_array(direction), nerf.after_first)
+  for gradient in jax.tree.leaves(gradients):
+    assert np.all(np.isfinite(gradient))
