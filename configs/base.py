@@ -68,6 +68,7 @@ def get_config() -> ConfigDict:
   data.mirror = False  # reflect half of the scenes [ours]
   data.frontal_input_probability = 0.0  # that the input is view 0, else any view alike [ours]
   data.num_workers = 8  # processes a host that read and decode [ours]
+  data.fov = 50.0  # degrees: the view of a picture that comes without a camera [C]
 
   config.loss = loss = ConfigDict()
   loss.lpips_weight = 2.0  # beside MSE with weight 1 [P]

@@ -62,6 +62,7 @@ def get_config() -> ConfigDict:
   data.mirror = True
   data.frontal_input_probability = 0.75
   data.num_workers = 0  # the main process reads: decoding 128 px costs little
+  data.fov = 50.0  # degrees, of the rendered views: what reconstruct assumes of a picture
 
   config.loss = loss = ConfigDict()
   loss.lpips_weight = 0.0  # see above

@@ -67,13 +67,13 @@ def mean_training_view(path, split: str, size: int, background: float = 1.0) -> 
   return (total / count).astype(np.float32)
 
 
-def trivial(views: dict, mean_view: np.ndarray) -> dict[str, dict[str, float]]:
+def trivial(views: dict, mean_view: np.ndarray, lpips=None) -> dict[str, dict[str, float]]:
   """Returns the figures of predictors that learn nothing: white, the mean training view, the input repeated."""
   novel = views['color'][:, 1:]
   predictions = {'white': np.ones_like(novel), 'mean_view': np.broadcast_to(mean_view, novel.shape),
                  'input_view': np.broadcast_to(views['color'][:, :1], novel.shape)}
   return {
-      name: {metric: float(np.mean(values)) for metric, values in compare(prediction, novel).items()}
+      name: {metric: float(np.mean(values)) for metric, values in compare(prediction, novel, lpips).items()}
       for name, prediction in predictions.items()}
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from lrm_jax import checkpoint, cost, evaluation, images, input_pipeline, sharding, state as state_lib
 from lrm_jax.errors import run_main
 from lrm_jax.metrics import MetricWriter
+from lrm_jax.models.lpips import load_lpips
 from lrm_jax.optimizer import make_optimizer
 from lrm_jax.progress import Progress
 
@@ -45,7 +46,7 @@ class Trainer:
     self.init = state_lib.state_init(model_kwargs, transform, config.seed)
     self.abstract_state = jax.eval_shape(self.init)
     self.shardings = sharding.shard(self.mesh, self.abstract_state)
-    self.lpips = _load_lpips(config) if config.loss.lpips_weight > 0 else None
+    self.lpips = load_lpips(config.loss.lpips_weights) if config.loss.lpips_weight > 0 else None
     step = state_lib.make_train_step(
         self.model, transform, schedule, window=config.data.window, lpips=self.lpips,
         loss_weights=dict(lpips_weight=config.loss.lpips_weight, mask_weight=config.loss.mask_weight),
@@ -190,12 +191,6 @@ def check(config: ConfigDict) -> None:
     raise ValueError(
         f'1 <= config.data.window <= resize_min <= resize_max must hold, not '
         f'{data.window}, {data.resize_min}, {data.resize_max}')
-
-
-def _load_lpips(config: ConfigDict) -> Callable:
-  from lrm_jax.models.lpips import load_lpips
-
-  return load_lpips(config.loss.lpips_weights)
 
 
 def dry_run(config: ConfigDict) -> None:

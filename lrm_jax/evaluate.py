@@ -1,0 +1,54 @@
+"""Figures on held-out objects: python -m lrm_jax.evaluate [--checkpoint=quickstart] [--data=DIR] [--json=FILE]
+
+View 0 of each object is the input, all others are novel. Beside the model stand predictors that learn nothing.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from lrm_jax import evaluation, input_pipeline
+from lrm_jax.errors import run_main
+from lrm_jax.models.lpips import load_lpips
+from lrm_jax.reconstructor import from_pretrained
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+  """Returns the lines of a table: a predictor a row, a figure a column."""
+  columns = list(next(iter(rows.values())))
+  lines = [f'{"":24}' + ''.join(f'{name:>10}' for name in columns)]
+  for name, values in rows.items():
+    lines.append(f'{name:24}' + ''.join(f'{values[column]:10.3f}' for column in columns))
+  return '\n'.join(lines)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(prog='lrm_jax.evaluate', description=__doc__.splitlines()[0])
+  parser.add_argument('--checkpoint', default='quickstart', help='a run directory, or a model that ships, by name')
+  parser.add_argument('--data', default='data/embedded/object_views/1.0.0', help='directory of a dataset')
+  parser.add_argument('--split', default='test')
+  parser.add_argument('--train_split', default='train', help='whose mean view is a predictor')
+  parser.add_argument('--size', type=int, default=64, help='of the views, pixels along a side')
+  parser.add_argument('--lpips_weights', help='.npz of VGG16 and LPIPS weights (lrm_jax/models/lpips.py)')
+  parser.add_argument('--json', type=Path, help='where to write the figures, per object too')
+  args = parser.parse_args()
+  reconstructor = from_pretrained(args.checkpoint)
+  lpips = load_lpips(args.lpips_weights) if args.lpips_weights else None
+  views = input_pipeline.load_views(args.data, args.split, image_size=reconstructor.image_size, size=args.size)
+  mean_view = evaluation.mean_training_view(args.data, args.train_split, args.size)
+  scores = evaluation.evaluate(evaluation.predict(reconstructor.model, views), views, lpips)
+  rows = {'model': scores} | {
+      name.replace('_', ' '): values for name, values in evaluation.trivial(views, mean_view, lpips).items()}
+  columns = ['psnr', 'ssim'] + (['lpips'] if lpips else [])
+  rows = {name: {column: values[column] for column in columns} for name, values in rows.items()}
+  objects, count = views['color'].shape[:2]
+  print(f'{args.checkpoint}: {objects} objects of {args.data}, split {args.split}; {count - 1} novel views each, '
+        f'{args.size} px; PSNR in dB')
+  print(table(rows))
+  print(f'the input view itself: {scores["psnr_seen"]:.3f} dB')
+  if args.json:
+    args.json.write_text(json.dumps({'rows': rows, 'per_object': scores['per_object']}, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+  run_main(main)

@@ -1,0 +1,109 @@
+"""From a density field to a coloured triangle mesh, and to GLB.
+
+Grid: N^3 points at the corners of (N - 1)^3 cells that fill the cube [-1, 1]^3; vertices in world units, z up.
+glTF is y up: `write_glb` turns the mesh (x, y, z) -> (x, z, -y), so that the input view looks at its front (+z).
+Legend: N grid points along a side, Q points, K vertices.
+"""
+
+from collections.abc import Callable
+import json
+from pathlib import Path
+import struct
+
+import numpy as np
+from skimage import measure
+import trimesh
+
+Field = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # points [Q, 3] -> (density [Q], colour [Q, 3])
+
+_POINTS_PER_CALL = 2**17
+
+
+def extract(field: Field, *, resolution: int = 128, threshold: float) -> trimesh.Trimesh:
+  """Returns the surface where the density passes `threshold`, coloured by the field at its vertices.
+
+  Normals point outwards, to where the density is lower. Outside of the cube there is nothing, so that the surface
+  is closed. Raises ValueError where the resolution is too small or no density reaches the threshold.
+  """
+  if resolution < 8:
+    raise ValueError(f'{resolution=} must be at least 8 grid points')
+  if not threshold > 0:
+    raise ValueError(f'{threshold=} must be above 0')
+  axis = np.linspace(-1, 1, resolution, dtype=np.float32)
+  density = np.zeros((resolution,) * 3, np.float32)
+  rows = max(1, _POINTS_PER_CALL // resolution**2)
+  for first in range(0, resolution, rows):
+    part = axis[first:first + rows]
+    points = np.stack(np.meshgrid(part, axis, axis, indexing='ij'), axis=-1)
+    density[first:first + rows] = _in_pieces(field, points.reshape(-1, 3))[0].reshape(points.shape[:3])
+  if density.max() <= threshold:
+    raise ValueError(
+        f'no surface: the greatest density found is {density.max():.3g}, {threshold=:g}; lower the threshold, or give '
+        'a picture of one whole object on a plain background')
+  padded = np.pad(density, 1)
+  vertices, faces, _, _ = measure.marching_cubes(padded, threshold, gradient_direction='ascent')
+  vertices = ((vertices - 1) / (resolution - 1) * 2 - 1).astype(np.float32)
+  color = _in_pieces(field, np.clip(vertices, -1, 1))[1]
+  mesh = trimesh.Trimesh(vertices, faces, process=False)
+  if mesh.volume < 0:
+    mesh.invert()
+  mesh.visual.vertex_colors = np.concatenate([_to_bytes(color), np.full((len(color), 1), 255, np.uint8)], axis=-1)
+  return mesh
+
+
+def write_glb(mesh: trimesh.Trimesh, path: str | Path) -> None:
+  """Writes a mesh with vertex colours as GLB: y up, in metres, unlit, its colours as they were in the picture.
+
+  glTF takes vertex colours to be linear light, ours are sRGB: they are converted, in 16 bits. Viewers that know
+  `KHR_materials_unlit` show them so; others light the mesh as a rough white surface.
+  """
+  turn = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+  positions = np.ascontiguousarray(mesh.vertices @ turn.T, np.float32)
+  normals = np.ascontiguousarray(mesh.vertex_normals @ turn.T, np.float32)
+  lengths = np.linalg.norm(normals, axis=-1, keepdims=True)
+  normals = np.where(lengths > 1e-6, normals / np.maximum(lengths, 1e-6), [0, 1, 0]).astype(np.float32)
+  linear = _to_linear(mesh.visual.vertex_colors[:, :3] / 255.0)
+  colors = np.concatenate([np.round(linear * 65535), np.full((len(linear), 1), 65535)], axis=-1).astype(np.uint16)
+  indices = np.ascontiguousarray(mesh.faces, np.uint32)
+  arrays = [(positions, 5126, 'VEC3', 34962), (normals, 5126, 'VEC3', 34962), (colors, 5123, 'VEC4', 34962),
+            (indices.reshape(-1), 5125, 'SCALAR', 34963)]
+  views, accessors, blob = [], [], b''
+  for array, component, kind, target in arrays:
+    data = array.tobytes()
+    views.append({'buffer': 0, 'byteOffset': len(blob), 'byteLength': len(data), 'target': target})
+    accessors.append({'bufferView': len(views) - 1, 'componentType': component, 'count': len(array), 'type': kind})
+    blob += data + b'\0' * (-len(data) % 4)
+  accessors[0] |= {'min': positions.min(0).tolist(), 'max': positions.max(0).tolist()}
+  accessors[2]['normalized'] = True
+  document = {
+      'asset': {'version': '2.0', 'generator': 'lrm_jax'}, 'scene': 0, 'scenes': [{'nodes': [0]}],
+      'nodes': [{'mesh': 0, 'name': 'object'}], 'extensionsUsed': ['KHR_materials_unlit'],
+      'materials': [{'extensions': {'KHR_materials_unlit': {}},
+                     'pbrMetallicRoughness': {'metallicFactor': 0.0, 'roughnessFactor': 1.0}}],
+      'meshes': [{'primitives': [{'attributes': {'POSITION': 0, 'NORMAL': 1, 'COLOR_0': 2}, 'indices': 3, 'material': 0}]}],
+      'accessors': accessors, 'bufferViews': views, 'buffers': [{'byteLength': len(blob)}]}
+  text = json.dumps(document, separators=(',', ':')).encode()
+  text += b' ' * (-len(text) % 4)
+  header = struct.pack('<III', 0x46546C67, 2, 12 + 8 + len(text) + 8 + len(blob))
+  chunks = struct.pack('<II', len(text), 0x4E4F534A) + text + struct.pack('<II', len(blob), 0x004E4942) + blob
+  Path(path).write_bytes(header + chunks)
+
+
+def _in_pieces(field: Field, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """The field at [Q, 3] points, a bounded number a call, all calls of one shape so that one program serves them."""
+  densities, colors = [], []
+  for first in range(0, len(points), _POINTS_PER_CALL):
+    part = points[first:first + _POINTS_PER_CALL]
+    filled = np.pad(part, ((0, _POINTS_PER_CALL - len(part)), (0, 0)))
+    density, color = field(filled)
+    densities.append(np.asarray(density)[:len(part)])
+    colors.append(np.asarray(color)[:len(part)])
+  return np.concatenate(densities), np.concatenate(colors)
+
+
+def _to_linear(srgb: np.ndarray) -> np.ndarray:
+  return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
+def _to_bytes(color: np.ndarray) -> np.ndarray:
+  return np.round(np.clip(color, 0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,86 @@
+"""From pictures to 3D: python -m lrm_jax.reconstruct IMAGE... [--checkpoint=quickstart] [--out=out]
+
+For each picture NAME: OUT/NAME.glb (mesh with vertex colours), NAME.mp4 (turntable), NAME_depth.mp4, and
+NAME_planes.npz (the triplane, to use again: planes [3, P, P, C]).
+"""
+
+import argparse
+import os
+from pathlib import Path
+import sys
+import tempfile
+
+import numpy as np
+
+from lrm_jax import mesh as mesh_lib
+from lrm_jax import preprocess, video
+from lrm_jax.errors import run_main
+from lrm_jax.reconstructor import Reconstructor, from_pretrained
+
+
+def reconstruct(
+    model: Reconstructor, image: np.ndarray, out: Path, name: str, *, resolution: int = 128,
+    threshold: float | None = None, size: int = 128, num_frames: int = 48,
+) -> dict[str, Path]:
+  """Writes mesh, videos and planes of one picture [S, S, 3]; returns {kind: file}. All of it, or nothing."""
+  planes = model.encode(image[None])
+  mesh = model.mesh(planes, resolution=resolution, threshold=threshold)[0]
+  pixels = model.render(planes, *video.turntable_cameras(num_frames, model.intrinsics), size)
+  files = {'mesh': f'{name}.glb', 'video': f'{name}.mp4', 'depth': f'{name}_depth.mp4', 'planes': f'{name}_planes.npz'}
+  out.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix=f'.{name}.', dir=out) as folder:
+    fresh = {kind: Path(folder) / file for kind, file in files.items()}
+    mesh_lib.write_glb(mesh, fresh['mesh'])
+    video.write_video(pixels.color[0], fresh['video'])
+    video.write_video(video.depth_frames(pixels.depth[0], pixels.opacity[0]), fresh['depth'])
+    np.savez_compressed(fresh['planes'], planes=np.asarray(planes[0]))
+    for kind, path in fresh.items():
+      os.replace(path, out / files[kind])
+  return {kind: out / file for kind, file in files.items()}
+
+
+def names_of(paths: list[Path]) -> list[str]:
+  """Returns a name for the outputs of each picture: the file's, with a number where another has it."""
+  names = []
+  for path in paths:
+    name, number = path.stem, 2
+    while name in names:
+      name, number = f'{path.stem}_{number}', number + 1
+    names.append(name)
+  return names
+
+
+def main() -> int | None:
+  parser = argparse.ArgumentParser(prog='lrm_jax.reconstruct', description=__doc__.splitlines()[0])
+  parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE')
+  parser.add_argument('--checkpoint', default='quickstart', help='a run directory, or a model that ships, by name')
+  parser.add_argument('--out', type=Path, default=Path('out'))
+  parser.add_argument('--remove_background', action='store_true', help='where the picture has no transparency')
+  parser.add_argument('--resolution', type=int, default=128, help='of the mesh: grid points along a side')
+  parser.add_argument('--threshold', type=float, help='density of the surface, per world unit')
+  parser.add_argument('--size', type=int, default=128, help='of the video, pixels along a side')
+  parser.add_argument('--num_frames', type=int, default=48, help='of the video')
+  args = parser.parse_args()
+  for name in ('size', 'num_frames'):
+    if getattr(args, name) < 1:
+      raise ValueError(f'--{name}={getattr(args, name)} must be at least 1')
+  model = from_pretrained(args.checkpoint)
+  # All pictures are read before the first is reconstructed: a bad one is told at once.
+  prepared = [
+      preprocess.prepare(path, model.image_size, remove_background=args.remove_background) for path in args.images]
+  failed = 0
+  for path, name, picture in zip(args.images, names_of(args.images), prepared):
+    if not picture.has_mask:
+      print(f'{path} has no transparency: it is taken whole; --remove_background cuts the object out', file=sys.stderr)
+    try:
+      files = reconstruct(model, picture.image, args.out, name, resolution=args.resolution, threshold=args.threshold,
+                          size=args.size, num_frames=args.num_frames)
+      print(f'{path}: ' + ', '.join(map(str, files.values())))
+    except ValueError as error:
+      failed += 1
+      print(f'error: {path}: {error}', file=sys.stderr)
+  return 2 if failed else None
+
+
+if __name__ == '__main__':
+  run_main(main)
