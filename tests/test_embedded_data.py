@@ -1,0 +1,131 @@
+"""The dataset that comes with the repository: whole, split by object, and its cameras are those of its pictures."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+import pytest
+import trimesh
+
+from data.build import read_list
+from lrm_jax import cameras, input_pipeline
+
+ROOT = Path(__file__).resolve().parents[1]
+DATASET = ROOT / 'data/embedded/object_views/1.0.0'
+SPLITS = ROOT / 'data/splits'
+OBJECTS = sorted((ROOT / 'tests/objects').glob('*.glb'))
+RADIUS = 1.5 * np.sin(np.deg2rad(25))
+
+
+@pytest.fixture(scope='module')
+def records():
+  """{split: {uid: record}} of the whole dataset."""
+  return {split: {_uid(record): record for record in input_pipeline.open_split(DATASET, split)}
+          for split in ('train', 'test')}
+
+
+def test_it_is_small_enough_to_be_committed():
+  assert sum(path.stat().st_size for path in (ROOT / 'data/embedded').rglob('*')) < 24e6
+
+
+def test_objects_are_held_out_as_listed(records):
+  held_out = read_list(SPLITS / 'embedded_test.txt')
+  assert set(records['test']) == held_out
+  assert not set(records['train']) & held_out
+  assert not (set(records['train']) | set(records['test'])) & read_list(SPLITS / 'embedded_excluded.txt')
+
+
+def test_near_twins_are_on_one_side(records):
+  groups = [line.split() for line in (SPLITS / 'embedded_twins.txt').read_text().splitlines() if line[:1] != '#']
+  assert len(groups) > 40
+  for group in groups:
+    assert set(group) <= set(records['train']) or set(group) <= set(records['test']), group
+
+
+def test_every_object_is_attributed(records):
+  lines = (ROOT / 'data/embedded/ATTRIBUTION.tsv').read_text().splitlines()
+  header, *rows = (line.split('\t') for line in lines)
+  rows = {row[0]: dict(zip(header, row)) for row in rows}
+  assert set(rows) == set(records['train']) | set(records['test'])
+  assert all(row['licence'] and row['attribution'] for row in rows.values())
+
+
+def test_cameras_stand_where_the_paper_puts_them(records):
+  for record in _all(records):
+    poses = record['camera_to_world'].astype(np.float64)
+    np.testing.assert_allclose(poses[0], cameras.input_camera(), atol=1e-6)
+    np.testing.assert_allclose(poses, cameras.look_at(poses[:, :3, 3]), atol=1e-5)
+    distance = np.linalg.norm(poses[1:, :3, 3], axis=-1)
+    assert np.all((distance >= 1.5 - 1e-5) & (distance <= 3.0 + 1e-5))
+    assert np.all((poses[1:, 2, 3] >= -0.75 - 1e-5) & (poses[1:, 2, 3] <= 1.60 + 1e-5))
+    intrinsics = np.tile(cameras.intrinsics_from_fov(50), (len(poses), 1))
+    np.testing.assert_allclose(record['intrinsics'], intrinsics, atol=1e-6)
+
+
+def test_every_view_shows_a_whole_object(records):
+  for record in list(_all(records))[::6]:
+    for view, encoded in enumerate(record['views']):
+      pixels = _pixels(encoded)
+      assert pixels.shape == (128, 128, 4)
+      alpha = pixels[..., 3]
+      assert alpha.max() > 127, (_uid(record), view)
+      # The outermost pixels hold no more than what the pixel filter spreads of an object that fills the picture.
+      assert np.concatenate([alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]]).max() < 128, (_uid(record), view)
+
+
+@pytest.mark.parametrize('path', OBJECTS, ids=lambda path: path.stem)
+def test_the_vertices_of_the_object_project_onto_its_pictures(records, path):
+  record = (records['train'] | records['test'])[path.stem]
+  vertices = trimesh.load(path, force='mesh', process=False).vertices
+  points = vertices @ record['object_to_world'][:3, :3].T + record['object_to_world'][:3, 3]
+  np.testing.assert_allclose(points.min(0) + points.max(0), 0, atol=1e-4)
+  np.testing.assert_allclose(np.linalg.norm(points, axis=-1).max(), RADIUS, rtol=1e-4)
+  pixels, distance = cameras.project(points, record['camera_to_world'], record['intrinsics'])
+  assert np.all(distance > 0)
+  for view, encoded in enumerate(record['views']):
+    assert_on_mask(pixels[view], _pixels(encoded)[..., 3])
+
+
+def test_another_camera_fails_the_projection_test(records):
+  # So that the test above says something: the same pictures with the pose of their neighbour, and with a flipped axis.
+  path = next(path for path in OBJECTS if 'deckChair' in path.stem)
+  record = records['train'][path.stem]
+  vertices = trimesh.load(path, force='mesh', process=False).vertices
+  points = vertices @ record['object_to_world'][:3, :3].T + record['object_to_world'][:3, 3]
+  for wrong in (np.roll(record['camera_to_world'], 1, axis=0), cameras.mirror(record['camera_to_world'])):
+    pixels, _ = cameras.project(points, wrong, record['intrinsics'])
+    for view in (3, 7):
+      with pytest.raises(AssertionError):
+        assert_on_mask(pixels[view], _pixels(record['views'][view])[..., 3])
+
+
+def assert_on_mask(pixels: np.ndarray, alpha: np.ndarray) -> None:
+  """Checks that points [P, 2], as `cameras.project` gives them, lie on a mask [H, W] and span it.
+
+  A point may lie one pixel beside the mask, and the edges of the mask, where it is not quite faint, 1.5 pixels from
+  the outermost points: the renderer's filter is that wide. Whatever the view, outermost points of a mesh are vertices.
+  """
+  size = len(alpha)
+  column, row = np.moveaxis(np.floor(pixels * size).astype(int), -1, 0)
+  assert np.all((column >= 0) & (column < size) & (row >= 0) & (row < size))
+  padded = np.pad(alpha > 0, 1)
+  near = np.any([padded[i:i + size, j:j + size] for i in range(3) for j in range(3)], axis=0)
+  assert near[row, column].mean() > 0.995
+  rows, columns = np.nonzero(alpha > 8)
+  low, high = (pixels * size).min(0), (pixels * size).max(0)
+  np.testing.assert_allclose(low, [columns.min(), rows.min()], atol=1.5)
+  np.testing.assert_allclose(high, [columns.max() + 1, rows.max() + 1], atol=1.5)
+
+
+def _all(records):
+  return (record for split in records.values() for record in split.values())
+
+
+def _uid(record) -> str:
+  return record['uid'].decode() if isinstance(record['uid'], bytes) else record['uid']
+
+
+def _pixels(encoded: bytes) -> np.ndarray:
+  with Image.open(io.BytesIO(encoded)) as picture:
+    return np.asarray(picture.convert('RGBA'))

@@ -1,0 +1,158 @@
+"""data/render.py: objects stand where they should, cameras are those of the pictures, and bad files are reported."""
+
+import importlib.util
+import json
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+import trimesh
+
+from data import render
+from lrm_jax import cameras
+from test_embedded_data import assert_on_mask
+
+ROOT = Path(__file__).resolve().parents[1]
+BOAT = ROOT / 'tests/objects/quaternius__Ship-Boat.glb'
+CHAIR = ROOT / 'tests/objects/sh3d-bscc0__deckChair.glb'
+
+needs_blender = pytest.mark.skipif(
+    not (importlib.util.find_spec('bpy') or (ROOT / '.venv-render/bin/python').exists() or shutil.which('blender')),
+    reason='no Blender: run `make render-env`')
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+  return subprocess.run([sys.executable, 'data/render.py', *map(str, arguments)], cwd=ROOT, text=True,
+                        capture_output=True, timeout=300, check=False)
+
+
+def pictures(folder: Path) -> np.ndarray:
+  """Returns the views [V, H, W, 4], bytes."""
+  views = []
+  for path in sorted((folder / 'views').iterdir()):
+    with Image.open(path) as picture:
+      assert picture.mode == 'RGBA'
+      views.append(np.asarray(picture))
+  return np.stack(views)
+
+
+def check_projection(folder: Path, source: Path) -> None:
+  saved = np.load(folder / 'cameras.npz')
+  vertices = trimesh.load(source, force='mesh', process=False).vertices
+  points = vertices @ saved['object_to_world'][:3, :3].T + saved['object_to_world'][:3, 3]
+  np.testing.assert_allclose(points.min(0) + points.max(0), 0, atol=1e-5)
+  np.testing.assert_allclose(np.linalg.norm(points, axis=-1).max(), render.OBJECT_RADIUS, rtol=1e-5)
+  pixels, _ = cameras.project(points, saved['camera_to_world'], saved['intrinsics'])
+  for view, picture in enumerate(pictures(folder)):
+    assert_on_mask(pixels[view], picture[..., 3])
+
+
+def test_sampled_cameras_look_at_the_origin_from_the_ranges_of_the_paper(rng):
+  poses = render.sample_cameras(2000, rng)
+  position = poses[:, :3, 3]
+  np.testing.assert_allclose(position[0], [0, -2, 0], atol=1e-12)
+  np.testing.assert_allclose(poses, cameras.look_at(position), atol=1e-12)
+  radius, height = np.linalg.norm(position[1:], axis=-1), position[1:, 2]
+  for values, (low, high) in ((radius, render.RADIUS), (height, render.HEIGHT)):
+    assert low <= values.min() < low + 0.05 * (high - low)
+    assert high - 0.05 * (high - low) < values.max() <= high
+  quarter = np.floor_divide(np.arctan2(position[1:, 1], position[1:, 0]), np.pi / 2)
+  assert np.bincount((quarter + 2).astype(int), minlength=4).min() > 400
+
+
+def test_objects_that_would_share_a_name_and_paths_without_objects_are_refused(tmp_path):
+  for folder in 'ab':
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / 'cup.glb').touch()
+  with pytest.raises(ValueError, match='rename one'):
+    render.find_objects([tmp_path])
+  assert render.find_objects([tmp_path / 'a']) == [('cup', tmp_path / 'a/cup.glb')]
+  with pytest.raises(ValueError, match='no folder and no file'):
+    render.find_objects([tmp_path / 'cup.stl'])
+  (tmp_path / 'empty').mkdir()
+  with pytest.raises(ValueError, match='no objects'):
+    render.find_objects([tmp_path / 'empty'])
+
+
+@pytest.mark.slow
+@needs_blender
+def test_pictures_agree_with_their_cameras(tmp_path):
+  done = run(BOAT, CHAIR, '--out', tmp_path, '--num_views', 5, '--size', 96, '--samples', 64)
+  assert done.returncode == 0, done.stderr
+  for source in (BOAT, CHAIR):
+    folder = tmp_path / source.stem
+    check_projection(folder, source)
+    saved = np.load(folder / 'cameras.npz')
+    assert saved['camera_to_world'].shape == (5, 4, 4) and saved['intrinsics'].shape == (5, 4)
+    np.testing.assert_allclose(saved['camera_to_world'][0], cameras.input_camera(), atol=1e-12)
+    # The front of a glTF object looks along +z: towards the camera at -y. Its top is up.
+    turned = saved['object_to_world'][:3, :3] / np.cbrt(np.linalg.det(saved['object_to_world'][:3, :3]))
+    np.testing.assert_allclose(turned @ [0, 0, 1], [0, -1, 0], atol=1e-12)
+    np.testing.assert_allclose(turned @ [0, 1, 0], [0, 0, 1], atol=1e-12)
+    views = pictures(folder)
+    assert views.shape == (5, 96, 96, 4)
+    assert not views[views[..., 3] == 0].any()
+    assert views[..., 3].max() == 255
+    record = json.loads((folder / 'object.json').read_text())
+    assert record['uid'] == source.stem and record['samples'] == 64 and len(record['sha256']) == 64
+  # Two objects have cameras of their own.
+  assert not np.allclose(saved['camera_to_world'], np.load(tmp_path / BOAT.stem / 'cameras.npz')['camera_to_world'])
+  assert sorted(path.name for path in tmp_path.iterdir()) == sorted([BOAT.stem, CHAIR.stem])
+
+
+@pytest.mark.slow
+@needs_blender
+def test_rendering_again_gives_the_same_and_does_nothing_where_it_is_done(tmp_path):
+  options = ['--num_views', 2, '--size', 48, '--samples', 8]
+  for out, seed in (('a', 0), ('b', 0), ('c', 1)):
+    assert run(BOAT, '--out', tmp_path / out, *options, '--seed', seed).returncode == 0
+  a, b, c = (tmp_path / out / BOAT.stem for out in 'abc')
+  np.testing.assert_array_equal(pictures(a), pictures(b))
+  poses_a, poses_b, poses_c = (np.load(folder / 'cameras.npz')['camera_to_world'] for folder in (a, b, c))
+  np.testing.assert_array_equal(poses_a, poses_b)
+  assert not np.allclose(poses_a, poses_c)
+  before = (a / 'views/000.webp').stat().st_mtime_ns
+  again = run(BOAT, '--out', tmp_path / 'a', *options)
+  assert again.returncode == 0 and 'is there' in again.stdout
+  assert (a / 'views/000.webp').stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@needs_blender
+def test_light_is_even_and_alpha_is_straight(tmp_path):
+  # A convex body in even light has one colour on all sides, and with straight alpha on its edges too. It is a box
+  # without a material, longest along x, off the origin, in a file with y up.
+  box = trimesh.creation.box(extents=[3.0, 1.0, 2.0])
+  box.apply_translation([5.0, 1.0, -2.0])
+  box.export(tmp_path / 'box.obj')
+  done = run(tmp_path / 'box.obj', '--out', tmp_path / 'out', '--num_views', 4, '--size', 64, '--samples', 256)
+  assert done.returncode == 0, done.stderr
+  check_projection(tmp_path / 'out/box', tmp_path / 'box.obj')
+  views = pictures(tmp_path / 'out/box').astype(float)
+  alpha = views[..., 3]
+  inside = views[alpha == 255][:, :3]
+  edge = views[(alpha > 32) & (alpha < 224)][:, :3]
+  assert len(edge) > 100
+  assert np.ptp(inside) < 40
+  np.testing.assert_allclose(edge.mean(), inside.mean(), atol=10)
+
+
+@pytest.mark.slow
+@needs_blender
+def test_a_bad_file_is_reported_and_does_not_stop_the_others(tmp_path):
+  (tmp_path / 'bad.glb').write_bytes(b'this is no glTF')
+  (tmp_path / 'empty.obj').write_text('# nothing\n')
+  done = run(tmp_path, BOAT, '--out', tmp_path / 'out', '--num_views', 1, '--size', 16, '--samples', 1)
+  assert done.returncode == 1
+  assert 'bad: FAILED' in done.stderr and 'empty: FAILED' in done.stderr and '2 of 3 objects failed' in done.stderr
+  assert [path.name for path in (tmp_path / 'out').iterdir()] == [BOAT.stem]
+
+
+def test_a_missing_path_is_one_line_and_exit_code_2(tmp_path):
+  done = run(tmp_path / 'nothing.glb', '--out', tmp_path)
+  assert done.returncode == 2
+  assert len(done.stderr.splitlines()) == 1 and 'nothing.glb' in done.stderr
