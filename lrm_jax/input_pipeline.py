@@ -117,22 +117,28 @@ def make_dataset(
   dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0 if num_workers else 1, prefetch_buffer_size=16))
   if num_workers:
     dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-  return Batches(iter(dataset))
+  return Batches(iter(dataset), copy=num_workers > 0)
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
-  """An iterator that ends its workers when it is closed."""
+  """An iterator that ends its workers when it is closed.
 
-  def __init__(self, iterator):
-    self._iterator = iterator
+  With `copy`, batches leave the memory that is shared with workers, which is then given back at once.
+  """
+
+  def __init__(self, iterator, *, copy: bool = False):
+    self._iterator, self._copy = iterator, copy
 
   def __next__(self) -> dict[str, np.ndarray]:
-    return next(self._iterator)
+    batch = next(self._iterator)
+    return {name: np.array(value) for name, value in batch.items()} if self._copy else batch
 
   def close(self) -> None:
-    """Stops reading ahead."""
-    if hasattr(self._iterator, 'close'):
-      self._iterator.close()
+    """Stops reading ahead; nothing follows."""
+    # Grain's iterator is let go here: one that lives until the interpreter ends complains on its way out.
+    iterator, self._iterator = self._iterator, iter(())
+    if hasattr(iterator, 'close'):
+      iterator.close()
 
 
 def load_views(
@@ -141,11 +147,14 @@ def load_views(
 ) -> dict:
   """Returns every view of objects, for evaluation, the cameras moved so that view 0 is the input view.
 
-  Keys: uid, a list of O; image [O, H, W, 3], view 0 at `image_size`; color [O, V, s, s, 3], opacity [O, V, s, s], camera_to_world [O, V, 4, 4],
-  intrinsics [O, V, 4]. Indices beyond the split are left out; objects must have the same number of views.
+  Keys: uid, a list of O; image [O, H, W, 3], view 0 at `image_size`; color [O, V, s, s, 3], opacity [O, V, s, s],
+  camera_to_world [O, V, 4, 4], intrinsics [O, V, 4]. Indices beyond the split are left out; ValueError where none
+  is left, or where objects differ in their number of views.
   """
   source = open_split(path, split)
   indices = range(len(source)) if indices is None else [i for i in indices if i < len(source)]
+  if not len(indices):
+    raise ValueError(f'no objects to evaluate: {split!r} of {path} has {len(source)}')
   uids, inputs, pictures, poses, intrinsics = [], [], [], [], []
   for index in indices:
     record = source[index]
@@ -155,6 +164,8 @@ def load_views(
     pictures.append(np.stack([images.resize(view, size) for view in views]))
     poses.append(cameras.normalise_to_input_view(record['camera_to_world'])[0])
     intrinsics.append(record['intrinsics'])
+  if len(counts := {len(views) for views in pictures}) > 1:
+    raise ValueError(f'objects of {split!r} of {path} have {sorted(counts)} views: evaluation takes equally many of each')
   pictures = np.stack(pictures)
   return {
       'uid': uids, 'image': np.stack(inputs), 'color': images.over(pictures, background), 'opacity': pictures[..., 3],
