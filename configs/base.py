@@ -82,6 +82,7 @@ def get_config() -> ConfigDict:
   optimizer.weight_decay = 0.05  # on kernels only [B; the mask M, C]
   optimizer.warmup_steps = 3000  # steps [B]
   optimizer.clip_norm = 1.0  # global norm of the gradient [M, C]
+  optimizer.muon = False  # orthogonalised updates for the transformers' kernels [ours; the paper has AdamW]
 
   config.mesh = mesh = ConfigDict()
   mesh.data = -1  # devices that each hold all parameters; -1: the rest [ours]

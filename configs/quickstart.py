@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   config = ConfigDict()
 
-  config.num_train_steps = 16_000  # steps
+  config.num_train_steps = 8000  # steps
   config.batch_size = 8  # objects a step
   config.gradient_accumulation = 1  # micro-batches a step
   config.seed = 0
@@ -70,12 +70,13 @@ def get_config() -> ConfigDict:
   loss.mask_weight = 0.1
 
   config.optimizer = optimizer = ConfigDict()
-  optimizer.learning_rate = 2e-3
+  optimizer.learning_rate = 3e-3
   optimizer.beta1 = 0.9
   optimizer.beta2 = 0.95
   optimizer.weight_decay = 0.05
   optimizer.warmup_steps = 300
   optimizer.clip_norm = 1.0
+  optimizer.muon = True  # in a fixed time on a CPU worth 2 dB over AdamW alone (docs/results/quickstart.md)
 
   config.mesh = mesh = ConfigDict()
   mesh.data = -1

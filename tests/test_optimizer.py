@@ -1,0 +1,58 @@
+"""The optimizer: what decays, what is clipped, where the schedule peaks, and what Muon moves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conftest import TINY_MODEL
+from lrm_jax import state
+from lrm_jax.optimizer import decayed, make_optimizer
+
+SETTINGS = dict(learning_rate=1e-3, beta1=0.9, beta2=0.95, weight_decay=0.05, warmup_steps=10, clip_norm=1.0, num_train_steps=100)
+
+
+@pytest.fixture(scope='module')
+def params():
+  return state.state_init(TINY_MODEL, make_optimizer(**SETTINGS)[0], 0)()['params']
+
+
+def flat(tree):
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def test_only_kernels_decay(params):
+  mask = flat(decayed(params))
+  assert all(name.endswith('kernel') == decays for name, decays in mask.items())
+  assert mask['decoder/blocks/mlp/expand/kernel'] and not mask['decoder/blocks/mlp/expand/bias']
+  assert not mask['decoder/tokens'] and not mask['encoder/position_embedding'] and not mask['encoder/norm/scale']
+
+
+def test_warm_up_peak_and_cosine():
+  _, schedule = make_optimizer(**SETTINGS)
+  np.testing.assert_allclose([schedule(0), schedule(10), schedule(55), schedule(100)], [0, 1e-3, 5e-4, 0], atol=1e-9)
+
+
+def test_a_warm_up_longer_than_the_training_is_refused():
+  with pytest.raises(ValueError, match='warmup_steps=100'):
+    make_optimizer(**{**SETTINGS, 'warmup_steps': 100})
+
+
+def test_the_first_step_of_adam_has_the_size_of_the_rate_whatever_the_gradient(params):
+  transform, _ = make_optimizer(**{**SETTINGS, 'weight_decay': 0.0})
+  grads = jax.tree.map(lambda x: 1e4 * jnp.ones_like(x), params)
+  updates, _ = transform.update(grads, transform.init(params), params)
+  for update in jax.tree.leaves(updates):
+    np.testing.assert_allclose(update, 1.0, atol=1e-2)
+
+
+def test_muon_moves_the_kernels_of_layers_along_orthogonal_matrices(params):
+  transform, _ = make_optimizer(**{**SETTINGS, 'weight_decay': 0.0}, muon=True)
+  rng = np.random.default_rng(0)
+  grads = jax.tree.map(lambda x: jnp.array(rng.normal(size=x.shape), jnp.float32), params)
+  updates = flat(transform.update(grads, transform.init(params), params)[0])
+  kernel = np.asarray(updates['decoder/blocks/mlp/expand/kernel'])
+  for layer in kernel / (0.2 * np.sqrt(128)):
+    values = np.linalg.svd(layer, compute_uv=False)
+    assert values.min() > 0.5 and values.max() < 1.5
+  assert np.abs(np.abs(updates['decoder/blocks/norm1/modulation/kernel']) - 1).max() < 0.05
