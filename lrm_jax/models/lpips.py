@@ -14,6 +14,7 @@ Legend: B pictures, H W picture, h w feature map, C channels.
 """
 
 from pathlib import Path
+import zipfile
 
 from flax import nnx
 import jax
@@ -65,8 +66,11 @@ def load_lpips(path: str | Path) -> LPIPS:
   """Returns the network with weights from a file; a clear error where there is none, or it lacks something."""
   if not path or not Path(path).is_file():
     raise ValueError(
-        f'config.loss.lpips_weight is above 0, but there are no VGG16 weights at config.loss.lpips_weights={str(path)!r}: '
-        'give the .npz file that lrm_jax/models/lpips.py describes, or train without (--config.loss.lpips_weight=0)')
+        f'LPIPS needs VGG16 weights, and there are none at {str(path)!r}: make the .npz file that lrm_jax/models/lpips.py '
+        'describes and give its path (--config.loss.lpips_weights=FILE in training), or do without '
+        '(--config.loss.lpips_weight=0)')
+  if not zipfile.is_zipfile(path):
+    raise ValueError(f'{path} is no .npz file, or only part of one: lrm_jax/models/lpips.py tells how to make it')
   needed = {f'features.{i}.{part}' for stage in STAGES for i in stage for part in ('weight', 'bias')}
   needed |= {f'lin{k}.model.1.weight' for k in range(len(STAGES))}
   with np.load(path) as file:

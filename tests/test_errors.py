@@ -1,0 +1,40 @@
+"""The door of commands: what is the caller's mistake is one line and exit code 2, what is ours a traceback."""
+
+import pytest
+
+from lrm_jax.errors import run_main
+
+
+def leave(main):
+  with pytest.raises(SystemExit) as info:
+    run_main(main)
+  return info.value.code
+
+
+def fail(error):
+  def main():
+    raise error
+  return main
+
+
+@pytest.mark.parametrize('error', [
+    ValueError('size = 0 is too small:\n  give 64'), FileNotFoundError(2, 'No such file', 'size = 0'),
+    PermissionError('size = 0'), IsADirectoryError('size = 0')])
+def test_bad_input_is_one_line(error, capsys):
+  assert leave(fail(error)) == 2
+  out, err = capsys.readouterr()
+  assert out == '' and err.count('\n') == 1
+  assert err.startswith('error: ') and 'size = 0' in err and 'Traceback' not in err
+
+
+@pytest.mark.parametrize('error', [TypeError('ours'), KeyError('ours'), RuntimeError('ours'), AssertionError('ours')])
+def test_our_mistakes_keep_their_traceback(error):
+  with pytest.raises(type(error)):
+    run_main(fail(error))
+
+
+def test_exit_codes(capsys):
+  assert leave(lambda: None) == 0
+  assert leave(lambda: 3) == 3
+  assert leave(fail(KeyboardInterrupt())) == 130
+  assert 'Traceback' not in capsys.readouterr().err
