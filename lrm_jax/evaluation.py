@@ -16,6 +16,7 @@ from lrm_jax.models.lrm import LRM
 from lrm_jax.volume import Pixels
 
 _OBJECTS_PER_CALL = 4
+_OBJECTS_PER_READ = 64
 
 
 def predict(model: LRM, views: dict) -> Pixels:
@@ -60,10 +61,13 @@ def compare(color, reference, lpips=None) -> dict[str, Float[Array, 'O V']]:
 def mean_training_view(path, split: str, size: int, background: float = 1.0) -> np.ndarray:
   """Returns [s, s, 3], the mean of all views of a split: the best single picture for all of them."""
   total, count = 0.0, 0
-  for index in range(len(input_pipeline.open_split(path, split))):
+  size_of_split = len(input_pipeline.open_split(path, split))
+  for first in range(0, size_of_split, _OBJECTS_PER_READ):
     views = input_pipeline.load_views(
-        path, split, image_size=size, size=size, indices=[index], background=background)['color'][0]
-    total, count = total + views.sum(axis=0, dtype=np.float64), count + len(views)
+        path, split, image_size=size, size=size, indices=range(first, first + _OBJECTS_PER_READ),
+        background=background)['color']
+    total = total + views.sum(axis=(0, 1), dtype=np.float64)
+    count += views.shape[0] * views.shape[1]
   return (total / count).astype(np.float32)
 
 
