@@ -26,16 +26,19 @@ def from_pretrained(source: str | Path) -> 'Reconstructor':
 
   Raises FileNotFoundError, which says what there is, where neither is found.
   """
-  directory = Path(source)
-  if not directory.is_dir() and (SHIPPED / str(source)).is_dir():
-    directory = SHIPPED / str(source)
-  if not directory.is_dir():
-    names = sorted(path.name for path in SHIPPED.glob('*/')) if SHIPPED.is_dir() else []
-    raise FileNotFoundError(
-        f'{source} is no directory and no model that ships: give a run directory (the --workdir of a training), or one '
-        f'of: {", ".join(names) or "(none)"}')
-  model, config, step = checkpoint.restore(directory)
+  model, config, step = checkpoint.restore(find(source))
   return Reconstructor(model, fov=config.data.fov, step=step)
+
+
+def find(source: str | Path) -> Path:
+  """Returns the run directory that `source` means: itself, or that of a model that ships, by name."""
+  for directory in (Path(source), SHIPPED / source):
+    if directory.is_dir() and str(source):
+      return directory
+  names = sorted(path.name for path in SHIPPED.glob('*/')) if SHIPPED.is_dir() else []
+  raise FileNotFoundError(
+      f'{source} is no directory and no model that ships: give a run directory (the --workdir of a training), or one '
+      f'of: {", ".join(names) or "(none)"}')
 
 
 class Reconstructor:

@@ -1,8 +1,9 @@
 """Turntables: a model's planes seen from all around, as H.264 video."""
 
 from pathlib import Path
+import subprocess
 
-import imageio.v2 as imageio
+import imageio_ffmpeg
 import numpy as np
 
 from lrm_jax import cameras, images
@@ -22,12 +23,19 @@ def depth_frames(depth: np.ndarray, opacity: np.ndarray) -> np.ndarray:
 
 
 def write_video(frames: np.ndarray, path: str | Path, *, frames_per_second: int = 24) -> None:
-  """Writes pictures [V, H, W, 3] in 0..1 as MP4 that every browser plays (H.264, yuv420p, even sizes)."""
+  """Writes pictures [V, H, W, 3] in 0..1 as MP4 that every browser plays (H.264, yuv420p, even sizes).
+
+  Raises ValueError, with what the encoder said, where it fails.
+  """
   frames = images.to_bytes(frames)
   height, width = frames.shape[1:3]
   frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode='edge')
-  with imageio.get_writer(
-      str(path), format='FFMPEG', mode='I', fps=frames_per_second, codec='libx264', pixelformat='yuv420p', quality=8,
-      macro_block_size=2, ffmpeg_log_level='error') as writer:
-    for frame in frames:
-      writer.append_data(frame)
+  height, width = frames.shape[1:3]
+  # Not through imageio: it forks with a function to run in the child, which may deadlock beside JAX's threads.
+  command = [
+      imageio_ffmpeg.get_ffmpeg_exe(), '-y', '-loglevel', 'error', '-f', 'rawvideo', '-pix_fmt', 'rgb24',
+      '-s', f'{width}x{height}', '-r', str(frames_per_second), '-i', '-', '-an', '-c:v', 'libx264', '-crf', '16',
+      '-pix_fmt', 'yuv420p', '-movflags', '+faststart', str(path)]
+  result = subprocess.run(command, input=frames.tobytes(), capture_output=True, check=False)
+  if result.returncode:
+    raise ValueError(f'{path} could not be encoded: {result.stderr.decode(errors="replace").strip()}')
