@@ -1,0 +1,241 @@
+"""The input pipeline: cameras and windows fit the pictures; batches depend on the seed and the step alone."""
+
+import dataclasses
+
+from conftest import encode_png
+import numpy as np
+import pytest
+
+from lrm_jax import cameras, images, input_pipeline
+
+SETTINGS = dict(image_size=16, window=12, resize_min=14, resize_max=30, num_side_views=2)
+MAKE = input_pipeline.MakeExample(
+    **SETTINGS, background=1.0, normalise_cameras=True, mirror=False, frontal_input_probability=0.0,
+    foreground_bias=0.0)
+POINT = np.array([0.21, -0.13, 0.17])
+
+
+@pytest.fixture(scope='module')
+def dots():
+  """A record of 7 views in which nothing but one point of the world is seen, as a soft dot; an off-centre camera."""
+  rng = np.random.default_rng(5)
+  positions = rng.normal(size=(7, 3)) * [1, 1, 0.4]
+  positions *= (rng.uniform(1.5, 3.0, 7) / np.linalg.norm(positions, axis=-1))[:, None]
+  poses = cameras.look_at(positions)
+  intrinsics = np.tile([1.1, 1.15, 0.47, 0.52], (7, 1))
+  centres, _ = cameras.project(POINT[None], poses, intrinsics)
+  places = (np.arange(96) + 0.5) / 96
+  views = []
+  for x, y in centres[:, 0]:
+    alpha = np.exp(-((places[None] - x) ** 2 + (places[:, None] - y) ** 2) / (2 * 0.02**2))
+    pixels = np.zeros((96, 96, 4), np.uint8)
+    pixels[..., 0], pixels[..., 3] = 255, np.round(255 * alpha)
+    views.append(encode_png(pixels))
+  return {'uid': b'dot', 'views': views, 'camera_to_world': poses.astype(np.float32),
+          'intrinsics': intrinsics.astype(np.float32)}
+
+
+def make_dataset(dataset, **kwargs):
+  return input_pipeline.make_dataset(dataset, 'train', **{**SETTINGS, 'batch_size': 4, **kwargs})
+
+
+def take(dataset, count, **kwargs):
+  batches = make_dataset(dataset, **kwargs)
+  result = [next(batches) for _ in range(count)]
+  batches.close()
+  return result
+
+
+def assert_same(x, y):
+  assert x.keys() == y.keys()
+  for name in x:
+    np.testing.assert_array_equal(x[name], y[name], err_msg=name)
+
+
+def centroid(opacity):
+  """Returns where a dot is, (column, row) divided by the picture's size, or None where its window cuts it."""
+  border = max(opacity[0].max(), opacity[-1].max(), opacity[:, 0].max(), opacity[:, -1].max())
+  if opacity.sum() < 0.5 or border > 0.004:
+    return None
+  places = (np.arange(len(opacity)) + 0.5) / len(opacity)
+  return np.array([opacity.sum(0) @ places, opacity.sum(1) @ places]) / opacity.sum()
+
+
+@pytest.mark.parametrize('mirror', [False, True])
+@pytest.mark.parametrize('normalise', [False, True])
+def test_a_point_is_seen_where_the_cameras_of_its_window_project_it(dots, normalise, mirror):
+  make = dataclasses.replace(MAKE, normalise_cameras=normalise, mirror=mirror, window=24, resize_min=26, resize_max=50)
+  seen, mirrored = 0, set()
+  for seed in range(30):
+    example = make.random_map((0, dots), np.random.default_rng(seed))
+    # Which view became the input is told by its camera: the world it lies in follows.
+    worlds = []
+    for view in range(7):
+      similarity = np.eye(4)
+      if normalise:
+        _, similarity = cameras.normalise_to_input_view(dots['camera_to_world'], view)
+      point = similarity[:3, :3] @ POINT
+      worlds += [(False, point)] + ([(True, point * [-1, 1, 1])] if mirror else [])
+    errors = []
+    for reflected, point in worlds:
+      pixels, _ = cameras.project(point[None], example['target_camera_to_world'], example['target_intrinsics'])
+      found = [(centroid(opacity), pixel[0]) for opacity, pixel in zip(example['target_opacity'], pixels)]
+      distances = [np.linalg.norm(place - pixel) * 24 for place, pixel in found if place is not None]
+      errors.append((max(distances, default=0), len(distances), reflected))
+    error, count, reflected = min(errors)
+    if count == 3:  # All views show the point in full: one world explains them.
+      assert error < 0.1, 'pixels of the window'
+      seen += 1
+      mirrored.add(reflected)
+  assert seen >= 3
+  assert mirrored == ({False, True} if mirror else {False})
+
+
+def test_the_input_view_is_the_first_target_and_stands_before_the_object(dataset):
+  for batch in take(dataset, 3, window=16, resize_min=16, resize_max=16):
+    np.testing.assert_allclose(batch['camera_to_world'][:, :3, 3], [[0, -2, 0]] * 4, atol=1e-5)
+    np.testing.assert_allclose(batch['camera_to_world'], [cameras.input_camera()] * 4, atol=1e-5)
+    np.testing.assert_array_equal(batch['target_camera_to_world'][:, 0], batch['camera_to_world'])
+    # A window as large as the view is the whole view: here, at the size of the input.
+    np.testing.assert_allclose(batch['target_color'][:, 0], batch['image'], atol=1e-6)
+    np.testing.assert_allclose(batch['target_intrinsics'][:, 0], batch['intrinsics'], atol=1e-6)
+    # Cameras look at the origin still, and no two views of an object are the same.
+    forward = -batch['target_camera_to_world'][..., :3, 2]
+    towards = -batch['target_camera_to_world'][..., :3, 3]
+    np.testing.assert_allclose(np.cross(forward, towards), 0, atol=1e-5)
+    positions = batch['target_camera_to_world'][..., :3, 3]
+    assert np.all(np.linalg.norm(positions - np.roll(positions, 1, axis=1), axis=-1) > 1e-3)
+
+
+def test_keys_shapes_and_kinds(dataset):
+  batch, = take(dataset, 1, background=0.25)
+  shapes = {
+      'image': (4, 16, 16, 3), 'camera_to_world': (4, 4, 4), 'intrinsics': (4, 4), 'target_color': (4, 3, 12, 12, 3),
+      'target_opacity': (4, 3, 12, 12), 'target_camera_to_world': (4, 3, 4, 4), 'target_intrinsics': (4, 3, 4),
+      'background': (4, 3, 3), 'record': (4,)}
+  assert {name: value.shape for name, value in batch.items()} == shapes
+  assert {name for name, value in batch.items() if value.dtype != np.float32} == {'record'}
+  assert batch['record'].dtype == np.int32
+  assert batch['target_color'].min() >= 0 and batch['target_color'].max() <= 1 + 1e-6
+  np.testing.assert_array_equal(batch['background'], 0.25)
+  outside = batch['target_opacity'] == 0
+  np.testing.assert_allclose(batch['target_color'][outside], 0.25)
+
+
+def test_the_processes_share_the_batch_of_one(dataset):
+  whole = take(dataset, 5, mirror=True)
+  parts = [take(dataset, 5, mirror=True, process_index=p, process_count=2) for p in (0, 1)]
+  for step, batch in enumerate(whole):
+    for p in (0, 1):
+      assert_same(parts[p][step], {name: value[p::2] for name, value in batch.items()})
+
+
+def test_starting_at_a_step_gives_what_would_have_come(dataset):
+  batches = take(dataset, 6, batch_size=3)  # Of 4 objects: batches reach across epochs.
+  for start in (1, 4):
+    for late, expected in zip(take(dataset, 2, batch_size=3, start_step=start), batches[start:]):
+      assert_same(late, expected)
+
+
+def test_workers_change_nothing(dataset):
+  for x, y in zip(take(dataset, 4), take(dataset, 4, num_workers=2)):
+    assert_same(x, y)
+
+
+def test_every_epoch_has_every_object_once_in_its_own_order(dataset):
+  orders = [tuple(batch['record']) for batch in take(dataset, 8)]
+  assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
+  assert len(set(orders)) > 1
+  other = [tuple(batch['record']) for batch in take(dataset, 8, seed=1)]
+  assert other != orders
+
+
+def test_an_object_is_cut_anew_in_every_epoch(dataset):
+  first, second = take(dataset, 2)
+  row = list(second['record']).index(first['record'][0])
+  assert not np.array_equal(first['target_intrinsics'][0], second['target_intrinsics'][row])
+
+
+def test_only_picked_views_are_decoded(dots, monkeypatch):
+  decoded = []
+  decode = images.decode
+  monkeypatch.setattr(images, 'decode', lambda encoded: decoded.append(encoded) or decode(encoded))
+  MAKE.random_map((0, dots), np.random.default_rng(0))
+  decoded = [encoded for encoded in decoded if encoded in dots['views']]  # Readers of other tests may still finish.
+  assert len(decoded) == len(set(decoded)) == 3
+
+
+def test_the_frontal_view_is_the_input_as_often_as_asked(dots):
+  def share(probability):
+    make = dataclasses.replace(MAKE, frontal_input_probability=probability)
+    rng = np.random.default_rng(0)
+    return np.mean([make._pick(dots, rng)[0] == 0 for _ in range(700)])  # pylint: disable=protected-access
+
+  assert share(1.0) == 1
+  assert share(0.0) == pytest.approx(1 / 7, abs=0.05)
+  assert share(0.5) == pytest.approx(0.5 + 0.5 / 7, abs=0.06)
+
+
+def test_windows_prefer_the_foreground_when_asked(dots):
+  def share(bias):
+    make = dataclasses.replace(MAKE, foreground_bias=bias, resize_min=30)
+    rng = np.random.default_rng(0)
+    examples = [make.random_map((0, dots), rng) for _ in range(20)]
+    return np.mean([opacity.max() > 0.5 for example in examples for opacity in example['target_opacity']])
+
+  assert share(1.0) == 1
+  assert share(0.0) < 0.9
+
+
+def test_a_blank_view_has_no_foreground_to_prefer(dots):
+  blank = dots | {'views': [encode_png(np.zeros((32, 32, 4), np.uint8))] * 7}
+  example = dataclasses.replace(MAKE, foreground_bias=1.0).random_map((0, blank), np.random.default_rng(0))
+  np.testing.assert_array_equal(example['target_color'], 1)
+
+
+def test_small_views_are_enlarged(dots):
+  make = dataclasses.replace(MAKE, image_size=128, window=110, resize_min=112, resize_max=120)
+  example = make.random_map((0, dots), np.random.default_rng(0))
+  assert example['image'].shape == (128, 128, 3)
+  assert example['target_color'].shape == (3, 110, 110, 3)
+
+
+def test_too_few_views_is_said_with_the_cure(dataset):
+  batches = make_dataset(dataset, num_side_views=5)
+  with pytest.raises(ValueError, match=r'ball_\d has 5 views, too few .* 5 side views: lower'):
+    next(batches)
+  batches.close()
+
+
+def test_a_damaged_view_is_named(dots):
+  broken = dots | {'views': [view[:200] for view in dots['views']]}
+  with pytest.raises(ValueError, match=r'view \d of dot cannot be decoded'):
+    MAKE.random_map((0, broken), np.random.default_rng(0))
+
+
+def test_what_is_no_dataset_is_said(dataset, tmp_path):
+  with pytest.raises(FileNotFoundError, match='no dataset.*data/build.py'):
+    make_dataset(tmp_path)
+  with pytest.raises(ValueError, match="no split 'valid'; it has test, train"):
+    input_pipeline.load_views(dataset, 'valid', image_size=8, size=8)
+  with pytest.raises(ValueError, match='batch_size=4 .* 3 processes'):
+    make_dataset(dataset, process_count=3)
+
+
+def test_evaluation_takes_every_view_from_before_the_object(dataset):
+  views = input_pipeline.load_views(dataset, 'test', image_size=16, size=24, indices=[1, 0, 7], background=0.5)
+  source = input_pipeline.open_split(dataset, 'test')
+  assert views['image'].shape == (2, 16, 16, 3)
+  assert views['color'].shape == (2, 5, 24, 24, 3) and views['opacity'].shape == (2, 5, 24, 24)
+  np.testing.assert_allclose(views['camera_to_world'][:, 0], [cameras.input_camera()] * 2, atol=1e-5)
+  for row, index in enumerate([1, 0]):
+    record = source[index]
+    assert views['uid'][row] == record['uid'].decode()
+    np.testing.assert_allclose(views['intrinsics'][row], record['intrinsics'])
+    picture = images.resize(images.decode(record['views'][3]), 24)
+    np.testing.assert_allclose(views['color'][row, 3], images.over(picture, 0.5), atol=1e-6)
+
+
+def test_evaluating_nothing_is_said(dataset):
+  with pytest.raises(ValueError, match="no objects .* 'test' .* has 2"):
+    input_pipeline.load_views(dataset, 'test', image_size=16, size=24, indices=[7])
