@@ -17,6 +17,7 @@ from lrm_jax import images
 
 FILL = 0.58  # Median over the frontal views of the embedded dataset; see tests/test_preprocess.py.
 _SMALLEST = 8  # pixels along the longer side of an object
+_LARGEST = 2048  # pixels along a side: larger pictures are reduced first, for memory's sake
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +39,10 @@ def prepare(path: str | Path, size: int, *, remove_background: bool = False) -> 
   opaque = rgba[..., 3].min() > 0.99
   if opaque and not remove_background:
     return Prepared(_whole(rgba, size), False)
-  if remove_background:
+  if opaque:
     rgba = cut_out(rgba)
+    if not np.any(rgba[..., 3] > 0.5):
+      raise ValueError(f'{path}: no object stands out from the background: cut it out by hand, and give a PNG with alpha')
   return Prepared(centre(rgba, size, name=str(path)), True)
 
 
@@ -48,11 +51,12 @@ def read(path: str | Path) -> np.ndarray:
   try:
     with Image.open(path) as picture:
       picture = ImageOps.exif_transpose(picture)
-      if picture.mode.startswith('I') or picture.mode == 'F':  # 16 or 32 bits of grey.
+      if picture.mode.startswith('I') or picture.mode == 'F':  # 16 or 32 bits of grey, which Pillow would clip.
         grey = np.asarray(picture, np.float64)
-        grey = np.clip(grey / (65535 if grey.max() > 255 else 255), 0, 1)
-        return np.dstack([grey, grey, grey, np.ones_like(grey)]).astype(np.float32)
-      return np.asarray(picture.convert('RGBA'), np.float32) / 255
+        picture = Image.fromarray(images.to_bytes(grey / (65535 if grey.max() > 255 else 255)))
+      picture = picture.convert('RGBA')
+      picture.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
+      return np.asarray(picture, np.float32) / 255
   except FileNotFoundError:
     raise FileNotFoundError(f'{path}: no such file') from None
   except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:

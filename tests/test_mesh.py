@@ -1,0 +1,117 @@
+"""Meshes of analytic fields: the right shape, the right way out, the right way up, in their colours."""
+
+import numpy as np
+import pytest
+import trimesh
+
+from lrm_jax import cameras, mesh as mesh_lib
+
+
+def ball(radius=0.6, centre=(0.0, 0.0, 0.0)):
+  """A field, density 20 on the surface and linear across it, coloured by place."""
+
+  def field(points):
+    distance = np.linalg.norm(points - np.array(centre, np.float32), axis=-1)
+    return np.maximum(20 + 100 * (radius - distance), 0), np.clip(points / 2 + 0.5, 0, 1)
+
+  return field
+
+
+def boxes(points):
+  """A field that is unlike its reflections: a red box at +x, a green one on top (+z), a blue one in front (-y)."""
+  density, color = np.zeros(len(points)), np.full((len(points), 3), 0.5)
+  for axis, sign, tint in ((0, 1, (1, 0, 0)), (2, 1, (0, 1, 0)), (1, -1, (0, 0, 1))):
+    centre = np.zeros(3)
+    centre[axis] = 0.5 * sign
+    inside = np.abs(points - centre).max(-1) < 0.2
+    density[inside], color[np.abs(points - centre).max(-1) < 0.25] = 50.0, tint
+  return density, color
+
+
+def load(path):
+  """Returns the one mesh of a GLB, as trimesh reads it."""
+  (loaded,) = trimesh.load_scene(path, process=False).geometry.values()
+  return loaded
+
+
+def colors_of(loaded):
+  """Returns [K, 3] in 0..1: trimesh keeps the colours of a mesh with a material as an attribute."""
+  colors = loaded.visual.vertex_attributes['color'][:, :3]
+  return colors / np.iinfo(colors.dtype).max
+
+
+def test_a_ball_has_its_radius_and_looks_outwards():
+  mesh = mesh_lib.extract(ball(0.6), resolution=48, threshold=20.0)
+  np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=-1), 0.6, atol=5e-3)
+  assert mesh.is_watertight
+  np.testing.assert_allclose(mesh.volume, 4 / 3 * np.pi * 0.6**3, rtol=0.01)
+  outwards = np.sum(mesh.vertex_normals * mesh.vertices, axis=-1) / 0.6
+  assert outwards.min() > 0.95
+
+
+def test_vertices_have_the_colour_of_their_place():
+  mesh = mesh_lib.extract(ball(0.5), resolution=32, threshold=20.0)
+  np.testing.assert_allclose(mesh.visual.vertex_colors[:, :3] / 255, mesh.vertices / 2 + 0.5, atol=0.01)
+
+
+def test_what_leaves_the_cube_is_closed_there():
+  mesh = mesh_lib.extract(ball(0.6, centre=(0.9, 0, 0)), resolution=32, threshold=20.0)
+  assert mesh.is_watertight and mesh.volume > 0
+  assert mesh.bounds[1, 0] <= 1 + 2 / 31
+
+
+def test_blocks_of_the_grid_change_nothing(monkeypatch):
+  whole = mesh_lib.extract(ball(), resolution=24, threshold=20.0)
+  monkeypatch.setattr(mesh_lib, '_POINTS_PER_CALL', 1000)
+  calls = []
+
+  def counted(points):
+    calls.append(len(points))
+    return ball()(points)
+
+  pieces = mesh_lib.extract(counted, resolution=24, threshold=20.0)
+  np.testing.assert_array_equal(whole.vertices, pieces.vertices)
+  np.testing.assert_array_equal(whole.faces, pieces.faces)
+  assert set(calls) == {1000} and len(calls) > 24**3 / 1000
+
+
+def test_no_surface_is_told_with_the_greatest_density():
+  with pytest.raises(ValueError, match='no surface: the greatest density found is 80, threshold=200; lower'):
+    mesh_lib.extract(ball(0.6), resolution=9, threshold=200.0)
+  with pytest.raises(ValueError, match='no surface'):
+    mesh_lib.extract(lambda points: (np.zeros(len(points)), points), resolution=8, threshold=1.0)
+
+
+@pytest.mark.parametrize('kwargs', [dict(resolution=4, threshold=1.0), dict(resolution=16, threshold=0.0)])
+def test_arguments_that_cannot_be_are_told(kwargs):
+  with pytest.raises(ValueError, match='must be'):
+    mesh_lib.extract(ball(), **kwargs)
+
+
+def test_glb_is_y_up_with_its_front_at_plus_z(tmp_path):
+  mesh = mesh_lib.extract(boxes, resolution=41, threshold=25.0)
+  mesh_lib.write_glb(mesh, tmp_path / 'a.glb')
+  loaded = load(tmp_path / 'a.glb')
+  assert loaded.volume > 0 and len(loaded.faces) == len(mesh.faces)
+  colors = colors_of(loaded)
+  for channel, centre in enumerate(([0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5])):  # Red right, green up, blue in front.
+    part = loaded.vertices[colors[:, channel] > 0.8]
+    np.testing.assert_allclose((part.min(0) + part.max(0)) / 2, centre, atol=0.03)
+  turned = np.stack([mesh.vertex_normals[:, 0], mesh.vertex_normals[:, 2], -mesh.vertex_normals[:, 1]], axis=-1)
+  assert np.sum(loaded.vertex_normals * turned, axis=-1).mean() > 0.95
+
+
+def test_glb_holds_linear_light(tmp_path):
+  grey = lambda points: (ball()(points)[0], np.full((len(points), 3), 0.5))
+  mesh_lib.write_glb(mesh_lib.extract(grey, resolution=16, threshold=20.0), tmp_path / 'a.glb')
+  # sRGB 0.5 is linear 0.214.
+  np.testing.assert_allclose(colors_of(load(tmp_path / 'a.glb')), 0.214, atol=0.005)
+
+
+def test_the_mesh_projects_onto_its_own_outline():
+  mesh = mesh_lib.extract(boxes, resolution=41, threshold=25.0)
+  red = mesh.vertices[mesh.visual.vertex_colors[:, 0] > 200]
+  pixels, distance = cameras.project(red, cameras.input_camera(), cameras.intrinsics_from_fov(50))
+  assert np.all(distance > 1) and pixels[:, 0].min() > 0.6  # +x is right in the input view.
+  green = mesh.vertices[mesh.visual.vertex_colors[:, 1] > 200]
+  assert cameras.project(green, cameras.input_camera(), cameras.intrinsics_from_fov(50))[0][:, 1].max() < 0.4
