@@ -1,0 +1,195 @@
+"""From a checkpoint to files, as a user does it: the Python API, the command, and what it says of bad input."""
+
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+from conftest import TINY_MODEL
+from flax import nnx
+import imageio.v3 as imageio
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+from PIL import Image
+import pytest
+import trimesh
+
+import lrm_jax
+from lrm_jax import cameras, checkpoint, mesh as mesh_lib, reconstruct, reconstructor, state, video
+from lrm_jax.errors import run_main
+from lrm_jax.models.lrm import LRM
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def run_directory(tmp_path_factory):
+  """A run directory with a model that knows nothing."""
+  directory = tmp_path_factory.mktemp('run')
+  config = ConfigDict({'model': TINY_MODEL, 'data': {'fov': 50.0}})
+  rng = np.random.default_rng(0)
+  # A fresh model does not listen to the camera yet, so all of it is moved a little.
+  params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
+                        state.parameters(LRM(**TINY_MODEL, rngs=nnx.Rngs(0))))
+  checkpoint.write_model(directory, params, config, step=7)
+  return directory
+
+
+@pytest.fixture(scope='module')
+def model(run_directory):
+  return lrm_jax.from_pretrained(run_directory)
+
+
+@pytest.fixture(scope='module')
+def planes(model):
+  return model.encode(np.random.default_rng(0).random((2, 16, 16, 3), np.float32))
+
+
+def picture(path, mode='RGBA'):
+  pixels = np.zeros((40, 60, 4), np.uint8)
+  pixels[10:30, 20:40] = [200, 30, 40, 255]
+  Image.fromarray(pixels).convert(mode).save(path)
+  return path
+
+
+def test_planes_views_points_and_meshes_have_the_promised_shapes(model, planes):
+  assert model.image_size == 16 and model.step == 7
+  assert planes.shape == (2, 3, 8, 8, 6)
+  poses, intrinsics = np.stack([cameras.orbit(3)] * 2), np.tile(model.intrinsics, (2, 3, 1))
+  pixels = model.render(planes, poses, intrinsics, 12)
+  assert pixels.color.shape == (2, 3, 12, 12, 3)
+  assert pixels.depth.shape == pixels.opacity.shape == (2, 3, 12, 12)
+  density, color = model.query(planes, np.zeros((2, 5, 3)))
+  assert density.shape == (2, 5) and color.shape == (2, 5, 3)
+  assert density.min() >= 0 and color.min() >= 0 and color.max() <= 1
+  meshes = model.mesh(planes, resolution=16, threshold=float(density.min()) / 2)
+  assert len(meshes) == 2 and all(isinstance(mesh, trimesh.Trimesh) and mesh.volume > 0 for mesh in meshes)
+
+
+def test_without_a_camera_it_is_the_input_camera(model, planes):
+  images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+  pose, intrinsics = cameras.look_at([0, -2, 0]), cameras.intrinsics_from_fov(50)
+  given = model.encode(images, np.stack([pose] * 2), np.stack([intrinsics] * 2))
+  np.testing.assert_array_equal(planes, given)
+  other = model.encode(images, np.stack([cameras.look_at([0, -1.5, 1])] * 2))
+  assert np.abs(np.asarray(other) - planes).max() > 1e-3
+
+
+def test_views_are_the_same_each_time_and_however_many_at_once(model, planes, monkeypatch):
+  poses, intrinsics = np.stack([cameras.orbit(5)] * 2), np.tile(model.intrinsics, (2, 5, 1))
+  first, again = (model.render(planes, poses, intrinsics, 8) for _ in range(2))
+  monkeypatch.setattr(reconstructor, '_RAYS_PER_CALL', 2 * 2 * 64)  # Two views a call: the last is filled up.
+  pieces = model.render(planes, poses, intrinsics, 8)
+  for name in first._fields:
+    np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+    np.testing.assert_allclose(getattr(first, name), getattr(pieces, name), atol=1e-6)
+
+
+@pytest.mark.parametrize('call, message', [
+    (lambda m, p: m.encode(np.zeros((2, 32, 32, 3))), r'images have shape \(2, 32, 32, 3\)'),
+    (lambda m, p: m.encode(np.zeros((16, 16, 3))), 'images have shape'),
+    (lambda m, p: m.encode(np.zeros((1, 16, 16, 3)), np.eye(4)), r'camera_to_world has shape \(4, 4\), not \(1, 4, 4\)'),
+    (lambda m, p: m.encode(np.zeros((1, 16, 16, 3)), intrinsics=np.zeros((1, 3))), 'intrinsics has shape'),
+    (lambda m, p: m.render(p, np.zeros((1, 2, 4, 4)), np.zeros((1, 2, 4)), 8), 'camera_to_world has shape'),
+    (lambda m, p: m.render(p, np.zeros((2, 2, 4, 4)), np.zeros((2, 2, 4)), 0), 'must be at least 1'),
+    (lambda m, p: m.query(p, np.zeros((1, 5, 3))), 'points has shape'),
+    (lambda m, p: m.mesh(p, resolution=16, threshold=1e6), 'no surface: the greatest density found is'),
+])
+def test_wrong_arguments_are_told(model, planes, call, message):
+  with pytest.raises(ValueError, match=message):
+    call(model, planes)
+
+
+def test_a_model_that_is_not_there_is_told(tmp_path):
+  with pytest.raises(FileNotFoundError, match='nowhere is no directory and no model that ships'):
+    lrm_jax.from_pretrained('nowhere')
+  with pytest.raises(FileNotFoundError, match='no config.json'):
+    lrm_jax.from_pretrained(tmp_path)
+
+
+class Wall(nnx.Module):
+  """A stand-in for a model whose every picture is a red box to the right of the middle, as the input camera sees it."""
+
+  image_size = 16
+
+  def query(self, planes, points):
+    inside = jnp.max(jnp.abs(points - jnp.array([0.4, 0.0, 0.0])), axis=-1) < 0.2
+    return 50.0 * inside, jnp.broadcast_to(jnp.array([1.0, 0.0, 0.0]), points.shape)
+
+
+def test_what_is_right_in_the_picture_is_right_in_the_mesh(tmp_path):
+  (mesh,) = reconstructor.Reconstructor(Wall()).mesh(np.zeros((1, 3, 4, 4, 2)), resolution=41)
+  np.testing.assert_allclose(mesh.bounds.mean(0), [0.4, 0, 0], atol=0.03)
+  pixels, _ = cameras.project(mesh.vertices, cameras.input_camera(), cameras.intrinsics_from_fov(50))
+  assert pixels[:, 0].min() > 0.55
+  mesh_lib.write_glb(mesh, tmp_path / 'a.glb')
+  np.testing.assert_allclose(trimesh.load_scene(tmp_path / 'a.glb').bounds.mean(0), [0.4, 0, 0], atol=0.03)
+
+
+def test_a_video_plays_back_what_was_written(tmp_path):
+  frames = np.ones((5, 15, 31, 3), np.float32) * np.linspace(0.2, 0.8, 5)[:, None, None, None]
+  video.write_video(frames, tmp_path / 'a.mp4')
+  read = imageio.imread(tmp_path / 'a.mp4', plugin='FFMPEG')
+  assert read.shape == (5, 16, 32, 3)  # Even sizes: players ask for them.
+  np.testing.assert_allclose(read.mean((1, 2, 3)) / 255, np.linspace(0.2, 0.8, 5), atol=0.02)
+
+
+def test_a_turntable_starts_in_front_and_turns_once():
+  poses, intrinsics = video.turntable_cameras(8, cameras.intrinsics_from_fov(50))
+  assert poses.shape == (1, 8, 4, 4) and intrinsics.shape == (1, 8, 4)
+  positions = poses[0, :, :3, 3]
+  assert positions[0, 1] < -1.8 and abs(positions[0, 0]) < 1e-6 and positions[2, 0] > 1.8 and positions[4, 1] > 1.8
+  np.testing.assert_allclose(np.linalg.norm(positions, axis=-1), 2, atol=1e-6)
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other():
+  paths = [Path('a/cat.png'), Path('b/cat.jpg'), Path('cat_2.png'), Path('cat.png')]
+  assert reconstruct.names_of(paths) == ['cat', 'cat_2', 'cat_2_2', 'cat_3']
+
+
+def command(*args):
+  """Runs the command as its own process, from another directory than the checkout."""
+  environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
+  return subprocess.run([sys.executable, '-m', 'lrm_jax.reconstruct', *map(str, args)], capture_output=True, text=True,
+                        env=environment, check=False)
+
+
+def test_the_command_writes_mesh_videos_and_planes(run_directory, tmp_path):
+  (tmp_path / 'other').mkdir()
+  inputs = [picture(tmp_path / 'cat.png'), picture(tmp_path / 'other' / 'cat.png', 'RGB')]
+  out = tmp_path / 'made' / 'here'
+  result = command(*inputs, f'--checkpoint={run_directory}', f'--out={out}', '--resolution=16', '--threshold=0.01',
+                   '--size=16', '--num_frames=4')
+  assert result.returncode == 0, result.stderr
+  assert 'no transparency' in result.stderr and 'Traceback' not in result.stderr
+  expected = {f'{name}{end}' for name in ('cat', 'cat_2') for end in ('.glb', '.mp4', '_depth.mp4', '_planes.npz')}
+  assert {path.name for path in out.iterdir()} == expected
+  for name in ('cat', 'cat_2'):
+    assert trimesh.load_scene(out / f'{name}.glb').bounds.shape == (2, 3)
+    assert imageio.imread(out / f'{name}.mp4', plugin='FFMPEG').shape == (4, 16, 16, 3)
+    assert np.load(out / f'{name}_planes.npz')['planes'].shape == (3, 8, 8, 6)
+
+
+@pytest.mark.parametrize('image, options, message', [
+    ('missing.png', (), 'missing.png: no such file'),
+    ('broken.png', (), 'broken.png is no picture that can be read'),
+    ('good.png', ('--checkpoint=nowhere',), 'nowhere is no directory'),
+    ('good.png', ('--size=0',), '--size=0 must be at least 1'),
+    ('good.png', ('--threshold=1000000',), 'no surface'),
+    ('good.png', ('--resolution=2',), 'resolution=2 must be at least 8'),
+])
+def test_bad_input_is_one_line_and_leaves_nothing(
+    run_directory, tmp_path, capsys, monkeypatch, image, options, message):
+  picture(tmp_path / 'good.png')
+  (tmp_path / 'broken.png').write_bytes(b'\x89PNG no picture')
+  out = tmp_path / 'out'
+  monkeypatch.setattr(sys, 'argv', ['reconstruct', str(tmp_path / image), f'--checkpoint={run_directory}',
+                                    f'--out={out}', '--resolution=16', '--size=16', '--num_frames=2', *options])
+  with pytest.raises(SystemExit) as info:
+    run_main(reconstruct.main)
+  error = capsys.readouterr().err
+  assert info.value.code == 2
+  assert error.startswith('error: ') and error.count('\n') == 1 and message in error
+  assert not out.exists() or not list(out.iterdir())
