@@ -27,6 +27,7 @@ table { border-collapse: collapse; } th, td { padding: .3rem .9rem; text-align: 
 th:first-child, td:first-child { text-align: left; padding-left: 0; } tr.ours td { font-weight: 600; }
 section { border-top: 1px solid #e3e6ec; padding: 1.2rem 0; }
 .row { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+.column { display: flex; flex-direction: column; gap: .6rem; }
 .row table th, .row table td { border: 0; padding: 1px; font-size: .8rem; font-weight: 400; color: #5b6475; }
 figure { margin: 0; } svg { max-width: 100%; height: auto; }
 img, video, canvas { display: block; } canvas { border: 1px solid #e3e6ec; border-radius: 4px; cursor: grab;
@@ -88,6 +89,10 @@ def mesh(path: Path, width: int, caption: str) -> str:
   """Returns a GLB that turns, and that the mouse turns and zooms."""
   return (f'<figure><canvas width="{2 * width}" height="{2 * width}" style="width:{width}px;height:{width}px" '
           f'data-glb="{_base64(path.read_bytes())}"></canvas><figcaption>{html.escape(caption)}</figcaption></figure>')
+
+
+def column(*parts: str) -> str:
+  return '<div class="column">' + '\n'.join(parts) + '</div>'
 
 
 def section(title: str, *parts: str) -> str:

@@ -83,7 +83,8 @@ def sections(views: dict, files: dict, shipped, fresh) -> str:
     result.append(page.section(
         views['uid'][index], input_figure, page.pictures(rows, 72),
         page.mesh(files[index]['mesh'], 200, 'the mesh: drag, wheel, double click for light'),
-        page.video(files[index]['video'], 128, 'turntable'), page.video(files[index]['depth'], 128, 'depth')))
+        page.column(page.video(files[index]['video'], 128, 'turntable'),
+                    page.video(files[index]['depth'], 128, 'depth'))))
   return '\n'.join(result)
 
 
@@ -106,7 +107,7 @@ def write_page(out: Path, summary: dict, rows: dict, views: dict, files: dict, p
           'above.', note=True),
       page.heading('Held-out objects'),
       page.paragraph(
-          'Evenly spread over the alphabetical list, not chosen. The mesh starts where the input camera stood.', note=True),
+          'Evenly spread over the list, not chosen. The mesh starts where the input camera stood.', note=True),
       sections(views, files, pixels['model'], pixels['fresh']))
   path = out / 'index.html'
   fresh = path.with_suffix('.html.tmp')
