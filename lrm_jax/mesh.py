@@ -11,6 +11,7 @@ from pathlib import Path
 import struct
 
 import numpy as np
+from scipy import ndimage
 from skimage import measure
 import trimesh
 
@@ -19,15 +20,16 @@ Field = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # points [Q, 3] -
 _POINTS_PER_CALL = 2**17
 
 
-def extract(field: Field, *, resolution: int = 128, threshold: float) -> trimesh.Trimesh:
+def extract(field: Field, *, resolution: int = 128, threshold: float | None = None) -> trimesh.Trimesh:
   """Returns the surface where the density passes `threshold`, coloured by the field at its vertices.
 
-  Normals point outwards, to where the density is lower. Outside of the cube there is nothing, so that the surface
-  is closed. Raises ValueError where the resolution is too small or no density reaches the threshold.
+  Without a threshold it is `outline_threshold`'s: a blurred model is thin, a sharp one dense. Specks are left out.
+  Normals point outwards, to where the density is lower. Outside of the cube there is nothing, so that the surface is
+  closed. Raises ValueError where the resolution is too small or no density reaches the threshold.
   """
   if resolution < 8:
     raise ValueError(f'{resolution=} must be at least 8 grid points')
-  if not threshold > 0:
+  if threshold is not None and not threshold > 0:
     raise ValueError(f'{threshold=} must be above 0')
   axis = np.linspace(-1, 1, resolution, dtype=np.float32)
   density = np.zeros((resolution,) * 3, np.float32)
@@ -36,11 +38,12 @@ def extract(field: Field, *, resolution: int = 128, threshold: float) -> trimesh
     part = axis[first:first + rows]
     points = np.stack(np.meshgrid(part, axis, axis, indexing='ij'), axis=-1)
     density[first:first + rows] = _in_pieces(field, points.reshape(-1, 3))[0].reshape(points.shape[:3])
+  threshold = outline_threshold(density) if threshold is None else threshold
   if density.max() <= threshold:
     raise ValueError(
         f'no surface: the greatest density found is {density.max():.3g}, {threshold=:g}; lower the threshold, or give '
         'a picture of one whole object on a plain background')
-  padded = np.pad(density, 1)
+  padded = np.pad(_without_debris(density, threshold), 1)
   vertices, faces, _, _ = measure.marching_cubes(padded, threshold, gradient_direction='ascent')
   vertices = ((vertices - 1) / (resolution - 1) * 2 - 1).astype(np.float32)
   color = _in_pieces(field, np.clip(vertices, -1, 1))[1]
@@ -49,6 +52,29 @@ def extract(field: Field, *, resolution: int = 128, threshold: float) -> trimesh
     mesh.invert()
   mesh.visual.vertex_colors = np.concatenate([_to_bytes(color), np.full((len(color), 1), 255, np.uint8)], axis=-1)
   return mesh
+
+
+def outline_threshold(density: np.ndarray) -> float:
+  """Returns the density whose surface has the outline of the volume as it is seen, from the three axes.
+
+  Seen is what stops half of the light of parallel rays through a grid [N, N, N] of the cube. Among thresholds in
+  steps of a fifth, the one with the greatest intersection over union. ValueError where nothing is seen.
+  """
+  step = 2 / (len(density) - 1)
+  thickness = [density.sum(axis) * step for axis in range(3)]
+  seen = [optical_depth > np.log(2) for optical_depth in thickness]
+  if not any(mask.any() for mask in seen):
+    raise ValueError(
+        f'no surface: the volume is empty, no ray through it loses more than {1 - np.exp(-np.max(thickness)):.0%} of its '
+        'light; give a picture of one whole object on a plain background, or a threshold below the greatest density, '
+        f'{density.max():.3g}')
+  greatest = [density.max(axis) for axis in range(3)]
+
+  def agreement(threshold):
+    both, either = zip(*(((m > threshold) & s, (m > threshold) | s) for m, s in zip(greatest, seen)))
+    return np.sum(both) / np.sum(either)
+
+  return float(max(density.max() * 1.2 ** -np.arange(1.0, 40.0), key=agreement))
 
 
 def write_glb(mesh: trimesh.Trimesh, path: str | Path) -> None:
@@ -87,6 +113,14 @@ def write_glb(mesh: trimesh.Trimesh, path: str | Path) -> None:
   header = struct.pack('<III', 0x46546C67, 2, 12 + 8 + len(text) + 8 + len(blob))
   chunks = struct.pack('<II', len(text), 0x4E4F534A) + text + struct.pack('<II', len(blob), 0x004E4942) + blob
   Path(path).write_bytes(header + chunks)
+
+
+def _without_debris(density: np.ndarray, threshold: float) -> np.ndarray:
+  """Returns the grid without parts smaller than a hundredth of the largest: specks in space that no view has shown."""
+  labels, _ = ndimage.label(density > threshold, structure=np.ones((3, 3, 3)))
+  cells = np.bincount(labels.reshape(-1))
+  cells[0] = 0  # What lies outside of all parts stays as it is: the surface is interpolated in it.
+  return np.where((labels > 0) & (cells < 0.01 * cells.max())[labels], 0, density)
 
 
 def _in_pieces(field: Field, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

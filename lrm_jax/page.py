@@ -81,7 +81,7 @@ def pictures(rows: dict[str, Sequence[np.ndarray]], width: int) -> str:
 def video(path: Path, width: int, caption: str) -> str:
   """Returns an MP4 that plays on its own, over and over."""
   source = f'data:video/mp4;base64,{_base64(path.read_bytes())}'
-  return (f'<figure><video width="{width}" src="{source}" autoplay loop muted playsinline controls></video>'
+  return (f'<figure><video width="{width}" src="{source}" autoplay loop muted playsinline></video>'
           f'<figcaption>{html.escape(caption)}</figcaption></figure>')
 
 
@@ -114,6 +114,9 @@ def curves(runs: dict[str, list[dict[str, float]]], levels: dict[str, float]) ->
   left.set(xlabel='step', ylabel='loss', xscale='log', yscale='log', title='training loss')
   right.set(xlabel='step', ylabel='dB', xscale='log', title='PSNR of novel views, held-out objects')
   for axes in (left, right):
+    axes.set_xticks([1, 10, 100, 1000, 10_000], labels=['1', '10', '100', '1000', '10 000'])
+    axes.set_xticks([], minor=True)
+    axes.set_xlim(1, max(line['step'] for lines in runs.values() for line in lines))
     axes.grid(alpha=0.2, which='both')
     axes.legend(fontsize=8)
   stream = io.StringIO()

@@ -57,7 +57,7 @@ def main() -> int | None:
   parser.add_argument('--out', type=Path, default=Path('out'))
   parser.add_argument('--remove_background', action='store_true', help='where the picture has no transparency')
   parser.add_argument('--resolution', type=int, default=128, help='of the mesh: grid points along a side')
-  parser.add_argument('--threshold', type=float, help='density of the surface, per world unit')
+  parser.add_argument('--threshold', type=float, help='density of the surface, per world unit (default: by the outline)')
   parser.add_argument('--size', type=int, default=128, help='of the video, pixels along a side')
   parser.add_argument('--num_frames', type=int, default=48, help='of the video')
   args = parser.parse_args()

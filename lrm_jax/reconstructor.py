@@ -113,10 +113,9 @@ class Reconstructor:
   ) -> list[trimesh.Trimesh]:
     """Returns one mesh an object, z up, with vertex colours, as lrm_jax/mesh.py tells.
 
-    `threshold` is the density of the surface, per world unit; without it, the one at which a ray through a tenth of
-    the cube's half-size is half stopped. Raises ValueError where there is no surface.
+    `threshold` is the density of the surface, per world unit; without it, the one whose surface has the outline of
+    the volume. Raises ValueError where there is no surface.
     """
-    threshold = np.log(2) / 0.1 if threshold is None else threshold
 
     def field(planes):
       return lambda points: jax.tree.map(lambda x: np.asarray(x)[0], _query(self.model, planes[None], points[None]))

@@ -60,6 +60,28 @@ def test_what_leaves_the_cube_is_closed_there():
   assert mesh.bounds[1, 0] <= 1 + 2 / 31
 
 
+@pytest.mark.parametrize('greatest', [4.0, 400.0])
+def test_without_a_threshold_the_mesh_has_the_outline_of_the_volume(greatest):
+  """However thin a blurred ball is: it ends where rays past its middle lose half of their light."""
+  density = lambda points: greatest * np.exp(-0.5 * np.sum((points / 0.25) ** 2, axis=-1))
+  mesh = mesh_lib.extract(lambda points: (density(points), np.zeros_like(points)), resolution=48)
+  # Along a ray at distance r the optical depth is greatest sqrt(2 pi) 0.25 exp(-r^2 / (2 0.25^2)).
+  radius = 0.25 * np.sqrt(2 * np.log(greatest * np.sqrt(2 * np.pi) * 0.25 / np.log(2)))
+  np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=-1).mean(), radius, rtol=0.1)
+
+
+def test_an_empty_volume_is_told():
+  with pytest.raises(ValueError, match='the volume is empty, no ray through it loses more than 18% of its light'):
+    mesh_lib.extract(lambda points: (np.full(len(points), 0.1), points), resolution=64)
+
+
+def test_specks_are_left_out():
+  parts = (ball(0.5), ball(0.3, (0.8, 0.8, 0.8)), ball(0.08, (-0.8, -0.8, -0.8)))
+  field = lambda points: (sum(part(points)[0] for part in parts), points)
+  mesh = mesh_lib.extract(field, resolution=48, threshold=20.0)
+  assert mesh.body_count == 2 and mesh.bounds[0].min() > -0.6
+
+
 def test_blocks_of_the_grid_change_nothing(monkeypatch):
   whole = mesh_lib.extract(ball(), resolution=24, threshold=20.0)
   monkeypatch.setattr(mesh_lib, '_POINTS_PER_CALL', 1000)
