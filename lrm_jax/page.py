@@ -116,7 +116,7 @@ def curves(runs: dict[str, list[dict[str, float]]], levels: dict[str, float]) ->
   for axes in (left, right):
     axes.set_xticks([1, 10, 100, 1000, 10_000], labels=['1', '10', '100', '1000', '10 000'])
     axes.set_xticks([], minor=True)
-    axes.set_xlim(1, max(line['step'] for lines in runs.values() for line in lines))
+    axes.set_xlim(1, max(10, *(line['step'] for lines in runs.values() for line in lines)))
     axes.grid(alpha=0.2, which='both')
     axes.legend(fontsize=8)
   stream = io.StringIO()

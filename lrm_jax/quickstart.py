@@ -2,7 +2,7 @@
 
 1. reconstructs held-out objects of the embedded dataset, one picture each, with the model that ships;
 2. trains the same configuration from scratch, for `--minutes`;
-3. writes OUT/index.html (curves, figures, pictures, turntables, meshes) and OUT/metrics.json.
+3. writes OUT/index.html (curves, figures, pictures, turntables, meshes), OUT/metrics.json and OUT/overview.png.
 """
 
 import argparse
@@ -13,9 +13,10 @@ import shutil
 import time
 
 import numpy as np
+from PIL import Image
 
 from configs import quickstart as quickstart_config
-from lrm_jax import checkpoint, evaluation, images, input_pipeline, metrics, page, reconstructor
+from lrm_jax import checkpoint, evaluation, images, input_pipeline, metrics, page, reconstructor, video
 from lrm_jax.errors import run_main
 from lrm_jax.evaluate import table
 from lrm_jax.reconstruct import reconstruct
@@ -115,6 +116,17 @@ def write_page(out: Path, summary: dict, rows: dict, views: dict, files: dict, p
   return fresh.rename(path)
 
 
+def overview(model: reconstructor.Reconstructor, views: dict, shown: list[int], size: int = 128) -> np.ndarray:
+  """Returns one picture: a row an object: the input, then what is made of it from four sides, colour and depth."""
+  poses, intrinsics = video.turntable_cameras(4, model.intrinsics)
+  rows = []
+  for index in shown:
+    pixels = model.render(model.encode(views['image'][index][None]), poses, intrinsics, size)
+    depth = video.depth_frames(pixels.depth[0], pixels.opacity[0])
+    rows.append([images.resize(views['image'][index], size), *pixels.color[0], *depth])
+  return images.grid(rows)
+
+
 def _spread(first: int, last: int, count: int) -> list[int]:
   """Returns up to `count` indices, evenly spread over first .. last - 1."""
   return sorted({int(i) for i in np.linspace(first, last - 1, min(count, last - first))})
@@ -152,6 +164,8 @@ def run(args) -> dict:
     runs = {_NAMES['fresh']: metrics.read(out / 'fresh')}
     if (directory / 'metrics.jsonl').is_file():
       runs = {_NAMES['model']: metrics.read(directory)} | runs
+    shown = overview(model, views, list(files) or [0])
+    Image.fromarray(images.to_bytes(shown)).save(out / 'overview.png')
     path = write_page(out, summary, rows, views, files, pixels, runs)
   (out / 'metrics.json').write_text(json.dumps(summary, indent=2) + '\n')
   print(f'\nOpen {path}\n' + ', '.join(f'{name} {value:.0f} s' for name, value in clock.seconds.items()))

@@ -1,0 +1,104 @@
+"""The page is whole and needs no network; the quickstart goes from a checkpoint and a dataset to that page."""
+
+import dataclasses
+from html.parser import HTMLParser
+import json
+from pathlib import Path
+import re
+import sys
+
+from conftest import TINY_MODEL
+from flax import nnx
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+import trimesh
+
+from lrm_jax import checkpoint, mesh, page, quickstart, state, video
+from lrm_jax.errors import run_main
+from lrm_jax.models.lrm import LRM
+
+
+class Outline(HTMLParser):
+  """Counts elements and sees that each that opens closes."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.counts, self.open = {}, []
+    self.feed(text)
+    assert not self.open, f'never closed: {self.open}'
+
+  def handle_starttag(self, tag, attrs):
+    self.counts[tag] = self.counts.get(tag, 0) + 1
+    if tag not in ('meta', 'img'):
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.counts[tag] = self.counts.get(tag, 0) + 1
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+
+def assert_needs_no_network(text):
+  assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', text) and 'import(' not in text and 'fetch(' not in text
+
+
+def test_a_page_holds_all_it_shows(tmp_path):
+  ball = trimesh.creation.icosphere(subdivisions=1, radius=0.5)
+  ball.visual.vertex_colors = np.full((len(ball.vertices), 4), 200, np.uint8)
+  mesh.write_glb(ball, tmp_path / 'a.glb')
+  video.write_video(np.zeros((2, 16, 16, 3)), tmp_path / 'a.mp4')
+  lines = [{'step': step, 'loss': 1 / step} for step in (1, 10, 20)] + [{'step': 20, 'eval_psnr': 18.0}]
+  text = page.document(
+      'A <title>', page.paragraph('a < b'), page.table(['', 'dB'], [('ours', 12.345), ('white', 0.5)], ours=[0]),
+      page.curves({'run': lines, 'empty': [{'step': 1, 'loss': 1.0}]}, {'white': 14.0}),
+      page.section('object', page.pictures({'truth': [np.zeros((4, 4, 3))] * 2}, 32),
+                   page.column(page.video(tmp_path / 'a.mp4', 64, 'turntable')),
+                   page.mesh(tmp_path / 'a.glb', 64, 'mesh')))
+  counts = Outline(text).counts
+  assert counts['img'] == 2 and counts['video'] == counts['canvas'] == counts['svg'] == 1
+  assert 'A &lt;title&gt;' in text and 'a &lt; b' in text and '>12.35<' in text and '>0.500<' in text
+  assert_needs_no_network(text)
+
+
+@dataclasses.dataclass
+class _Arguments:
+  out: Path
+  data: str
+  checkpoint: str
+  minutes: float = 0.05
+  objects: int = 2
+
+
+@pytest.mark.slow
+def test_the_quickstart_writes_its_page_and_figures(dataset, tmp_path):
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
+                        state.parameters(LRM(**TINY_MODEL, rngs=nnx.Rngs(0))))
+  checkpoint.write_model(tmp_path / 'run', params, ConfigDict({'model': TINY_MODEL, 'data': {'fov': 50.0}}), step=3)
+  out = tmp_path / 'out'
+  for _ in range(2):  # The second time, what is there from the first is replaced.
+    summary = quickstart.run(_Arguments(out, dataset, str(tmp_path / 'run')))
+    text = (out / 'index.html').read_text()
+    assert Outline(text).counts['canvas'] == 2
+    assert_needs_no_network(text)
+    figures = json.loads((out / 'metrics.json').read_text())
+    assert figures == json.loads(json.dumps(summary))
+    for name in ('model', 'fresh', 'white', 'mean_view', 'input_view'):
+      assert 0 < figures[f'psnr_{name}'] < 60
+    assert figures['objects'] == 2 and figures['views'] == 4
+    assert {'reconstruct', 'train', 'page'} <= figures['seconds'].keys()
+    assert Path(figures['checkpoint']) == tmp_path / 'run'
+    assert figures['fresh_steps'] < 100
+
+
+@pytest.mark.parametrize('options, message', [
+    (('--minutes=0',), '--minutes=0 must be above 0'), (('--checkpoint=nowhere',), 'nowhere is no directory')])
+def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch, options, message):
+  monkeypatch.setattr(sys, 'argv', ['quickstart', f'--out={tmp_path / "out"}', *options])
+  with pytest.raises(SystemExit) as info:
+    run_main(quickstart.main)
+  error = capsys.readouterr().err
+  assert info.value.code == 2 and error.count('\n') == 1 and message in error
