@@ -7,7 +7,7 @@ Hardware: the paper used 128 A100 of 40 GB for about 3 days (1,024 objects a ste
 objects and 220,219 videos seen three times an epoch: about 1.39 million objects an epoch). On fewer devices set
 --config.gradient_accumulation, which keeps the batch, and give the days.
 `python -m lrm_jax.train --config=configs/base.py --dry_run` prints parameters, memory and operations of a step.
-To expect: about 500 million parameters. Nobody has published a loss curve of this; ours will be in docs/results/.
+To expect: 451 million parameters (the paper says about 500). Nobody has published a loss curve of this; it is in docs/results/ when we have one.
 
 After each number: its unit, and where it is from.
   [P] the paper; [B] restated by later papers; [C] what every follower does; [M] recalled, no text could be read;
@@ -85,6 +85,6 @@ def get_config() -> ConfigDict:
   optimizer.muon = False  # orthogonalised updates for the transformers' kernels [ours; the paper has AdamW]
 
   config.mesh = mesh = ConfigDict()
-  mesh.data = -1  # devices that each hold all parameters; -1: the rest [ours]
-  mesh.fsdp = 8  # devices that share the parameters: 8 x 6 GB of state / 8 [ours]
+  mesh.data = 1  # groups of devices that each hold all parameters; -1: the rest [ours]
+  mesh.fsdp = -1  # devices of a group, which share them; -1: the rest. Many nodes: data = -1, fsdp = 8 [ours]
   return config

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   config = ConfigDict()
 
-  config.num_train_steps = 8000  # steps
+  config.num_train_steps = 5000  # steps
   config.batch_size = 8  # objects a step
   config.gradient_accumulation = 1  # micro-batches a step
   config.seed = 0

@@ -38,5 +38,5 @@ def get_config() -> ConfigDict:
   data.eval_size = 96  # px
 
   config.optimizer.warmup_steps = 2000
-  config.mesh.fsdp = 1
+  config.mesh.data, config.mesh.fsdp = -1, 1  # It fits every device.
   return config

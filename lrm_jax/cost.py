@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from lrm_jax.models import lpips
+
 
 def abstract_batch(config: ConfigDict, placement) -> dict:
   """Returns the shapes of a batch of input_pipeline.make_dataset, placed on devices."""
@@ -48,29 +50,46 @@ def forward_operations(model: ConfigDict, num_rays: int) -> dict[str, float]:
   return {'encoder': encoder, 'decoder': decoder, 'renderer': fold + num_rays * model.num_samples * sample}
 
 
+def lpips_operations(size: int) -> float:
+  """Returns the operations of VGG16's convolutions for one picture of `size` pixels along a side."""
+  total, inputs = 0, 3
+  for k, (stage, width) in enumerate(zip(lpips.STAGES, lpips.WIDTHS)):
+    for _ in stage:
+      total += 2 * 9 * inputs * width * (size // 2**k) ** 2
+      inputs = width
+  return total
+
+
 def step_operations(config: ConfigDict) -> float:
-  """Returns the operations of a training step: forward, twice that backward, and what is computed again."""
-  rays = (1 + config.data.num_side_views) * config.data.window**2
-  parts = forward_operations(config.model, rays)
+  """Returns the operations of a training step: forward, twice that backward, and what is computed again.
+
+  LPIPS: forward for render and target, backward to the render alone.
+  """
+  views = 1 + config.data.num_side_views
+  parts = forward_operations(config.model, views * config.data.window**2)
   again = parts['renderer'] + (parts['encoder'] + parts['decoder'] if config.model.remat else 0)
-  return config.batch_size * (3 * sum(parts.values()) + again)
+  perceptual = 3 * views * lpips_operations(config.data.window) if config.loss.lpips_weight > 0 else 0
+  return config.batch_size * (3 * sum(parts.values()) + again + perceptual)
 
 
 def report(config: ConfigDict, abstract_state: dict, memory) -> str:
   """Returns the lines that --dry_run prints; `memory` is the compiled step's memory_analysis, of one device."""
-  params = abstract_state['params']
-  parts = forward_operations(config.model, (1 + config.data.num_side_views) * config.data.window**2)
+  params, model = abstract_state['params'], config.model
+  texels, views = model.triplane_resolution * model.triplane_upsample, 1 + config.data.num_side_views
+  parts = forward_operations(model, views * config.data.window**2)
+  if config.loss.lpips_weight > 0:
+    parts['LPIPS'] = 2 * views * lpips_operations(config.data.window)
+  share = config.batch_size // jax.device_count()
+  gib = lambda size: f'{size / 2**30:,.2f} GiB'
   lines = [
       f'parameters: {count(params):,}  (' + ', '.join(f'{name} {count(tree):,}' for name, tree in params.items()) + ')',
-      f'triplane tokens: {3 * config.model.triplane_resolution**2:,}; image tokens: '
-      f'{1 + (config.model.image_size // config.model.patch_size)**2:,}; planes: 3 x '
-      f'{config.model.triplane_resolution * config.model.triplane_upsample} x '
-      f'{config.model.triplane_resolution * config.model.triplane_upsample} x {config.model.triplane_channels}',
+      f'triplane tokens: {3 * model.triplane_resolution**2:,}; image tokens: '
+      f'{1 + (model.image_size // model.patch_size)**2:,}; planes: 3 x {texels} x {texels} x {model.triplane_channels}',
       'operations of a forward pass, per object: '
       + ', '.join(f'{name} {value / 1e9:,.1f} GFLOP' for name, value in parts.items()),
       f'operations of a step of {config.batch_size} objects: {step_operations(config) / 1e12:,.3f} TFLOP',
-      f'memory of a step, per device ({jax.device_count()} x {jax.devices()[0].device_kind}): state '
-      f'{memory.argument_size_in_bytes / 2**30:,.2f} GiB with its batch, temporary '
-      f'{memory.temp_size_in_bytes / 2**30:,.2f} GiB',
+      f'memory of a step on each of {jax.device_count()} x {jax.devices()[0].device_kind}, as compiled, for {share} objects '
+      f'in {config.gradient_accumulation} micro-batches: parameters, optimizer and batch '
+      f'{gib(memory.argument_size_in_bytes)}, temporary {gib(memory.temp_size_in_bytes)}',
   ]
   return '\n'.join(lines)

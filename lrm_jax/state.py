@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from lrm_jax import losses, sharding
+from lrm_jax.models.lpips import LPIPS
 from lrm_jax.models.lrm import LRM
 
 
@@ -46,38 +47,39 @@ def state_init(model_kwargs: dict, transform: optax.GradientTransformation, seed
 
 def make_train_step(
     model: LRM, transform: optax.GradientTransformation, schedule: optax.Schedule, *, window: int,
-    loss_weights: dict[str, float], lpips: Callable | None = None, accumulation: int = 1, seed: int = 0,
-) -> Callable[[dict, dict, jax.Array], tuple[dict, dict]]:
-  """Returns step(state, batch, position) -> (state, metrics), to be jitted.
+    loss_weights: dict[str, float], accumulation: int = 1, seed: int = 0,
+) -> Callable[[dict, dict, jax.Array, LPIPS | None], tuple[dict, dict]]:
+  """Returns step(state, batch, position, lpips) -> (state, metrics), to be jitted.
 
   `position` is where in the schedule the step lies, in steps. A batch has the keys of lrm_jax/input_pipeline.py.
+  `lpips` is the frozen network where its weight is above 0: an argument, so that it is no constant of the program.
   """
 
-  def loss_fn(params, batch, key):
+  def loss_fn(params, batch, key, lpips):
     pixels = with_parameters(model, params)(
         batch['image'], batch['camera_to_world'], batch['intrinsics'], batch['target_camera_to_world'],
         batch['target_intrinsics'], window, batch['background'], key)
     return losses.reconstruction(pixels, batch['target_color'], batch['target_opacity'], lpips=lpips, **loss_weights)
 
-  def gradients(params, batch, key):
-    return jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key)
+  def gradients(params, batch, key, lpips):
+    return jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key, lpips)
 
-  def accumulated(params, batch, key):
+  def accumulated(params, batch, key, lpips):
     """The mean over micro-batches, each made of a share of every device's objects."""
     micro = jax.tree.map(lambda x: rearrange(x, '(b a) ... -> a b ...', a=accumulation), batch)
 
     def add(total, inputs):
-      return jax.tree.map(jnp.add, total, gradients(params, *inputs)), None
+      return jax.tree.map(jnp.add, total, gradients(params, *inputs, lpips)), None
 
     keys = jax.random.split(key, accumulation)
     zeros = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype),
-        jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], micro), key))
+        jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], micro), key, lpips))
     return jax.tree.map(lambda x: x / accumulation, jax.lax.scan(add, zeros, (micro, keys))[0])
 
-  def step(state, batch, position):
+  def step(state, batch, position, lpips=None):
     key = jax.random.fold_in(jax.random.key(seed), state['step'])
-    (loss, parts), grads = (gradients if accumulation == 1 else accumulated)(state['params'], batch, key)
+    (loss, parts), grads = (gradients if accumulation == 1 else accumulated)(state['params'], batch, key, lpips)
     updates, opt_state = transform.update(grads, state['opt_state'], state['params'])
     rate = schedule(position)
     params = jax.tree.map(lambda p, u: p - rate * u, state['params'], updates)

@@ -20,7 +20,7 @@ import numpy as np
 from lrm_jax import checkpoint, cost, evaluation, images, input_pipeline, sharding, state as state_lib
 from lrm_jax.errors import run_main
 from lrm_jax.metrics import MetricWriter
-from lrm_jax.models.lpips import load_lpips
+from lrm_jax.models.lpips import LPIPS, abstract_lpips, load_lpips
 from lrm_jax.optimizer import make_optimizer
 from lrm_jax.progress import Progress
 
@@ -36,9 +36,9 @@ class NonFiniteLossError(RuntimeError):
 class Trainer:
   """A run: mesh, model, optimizer, data and the compiled step, made from a configuration."""
 
-  def __init__(self, config: ConfigDict):
+  def __init__(self, config: ConfigDict, *, lpips: LPIPS | None):
     check(config)
-    self.config = config
+    self.config, self.lpips = config, lpips
     self.mesh = sharding.make_mesh(**config.mesh)
     model_kwargs = config.model.to_dict()
     self.model = state_lib.abstract_model(model_kwargs)
@@ -46,9 +46,8 @@ class Trainer:
     self.init = state_lib.state_init(model_kwargs, transform, config.seed)
     self.abstract_state = jax.eval_shape(self.init)
     self.shardings = sharding.shard(self.mesh, self.abstract_state)
-    self.lpips = load_lpips(config.loss.lpips_weights) if config.loss.lpips_weight > 0 else None
     step = state_lib.make_train_step(
-        self.model, transform, schedule, window=config.data.window, lpips=self.lpips,
+        self.model, transform, schedule, window=config.data.window,
         loss_weights=dict(lpips_weight=config.loss.lpips_weight, mask_weight=config.loss.mask_weight),
         accumulation=config.gradient_accumulation, seed=config.seed)
     self.step = state_lib.compile_step(step, self.mesh, self.shardings)
@@ -88,7 +87,10 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
   With `time_limit_seconds` the clock moves the schedule: it ends at zero learning rate when the time is up.
   Raises NonFiniteLossError, with the step, and keeps the last good checkpoint.
   """
-  trainer = Trainer(config)
+  if not config.data.path:
+    raise ValueError('config.data.path is empty: give the directory of a dataset, --config.data.path=DIR')
+  lpips = load_lpips(config.loss.lpips_weights) if config.loss.lpips_weight > 0 else None
+  trainer = Trainer(config, lpips=lpips)
   workdir = Path(workdir)
   checkpoints = checkpoint.manager(workdir, keep_every=config.keep_every)
   with checkpoints, jax.set_mesh(trainer.mesh):
@@ -105,13 +107,13 @@ def _loop(trainer: Trainer, state: dict, workdir: Path, checkpoints, time_limit:
   first = int(state['step'])
   writer = MetricWriter(workdir, active=jax.process_index() == 0)
   writer.truncate_after(first)
-  progress = Progress(first, config.num_train_steps, objects_per_step=config.batch_size)
+  progress = Progress(first, config.num_train_steps, objects_per_step=config.batch_size, active=writer.active)
   evaluator = Evaluator(config, writer, trainer.lpips)
   batches = trainer.batches(first)
   began, position, step, pending, result = time.monotonic(), float(first), first, None, {}
   try:
     while position < config.num_train_steps:
-      state, metrics = trainer.step(state, next(batches), np.float32(position))
+      state, metrics = trainer.step(state, next(batches), np.float32(position), trainer.lpips)
       _settle(pending, config, writer, progress)  # Of the step before: the device never waits for us.
       step, pending = step + 1, (step + 1, position + 1, metrics)
       position = float(step)
@@ -183,8 +185,6 @@ def check(config: ConfigDict) -> None:
     raise ValueError(
         f'config.batch_size = {config.batch_size} must be a multiple of config.gradient_accumulation x devices = '
         f'{config.gradient_accumulation} x {jax.device_count()}')
-  if not data.path:
-    raise ValueError('config.data.path is empty: give the directory of a dataset, --config.data.path=DIR')
   if config.loss.lpips_weight < 0 or config.loss.mask_weight < 0:
     raise ValueError(f'weights of the loss must not be negative: {config.loss.to_dict()}')
   if not 1 <= data.window <= data.resize_min <= data.resize_max:
@@ -194,13 +194,13 @@ def check(config: ConfigDict) -> None:
 
 
 def dry_run(config: ConfigDict) -> None:
-  """Prints the parameters of a configuration, and the memory and operations of a step."""
-  trainer = Trainer(config)
+  """Prints the parameters of a configuration, and the memory and operations of a step; needs no data, no weights."""
+  trainer = Trainer(config, lpips=abstract_lpips() if config.loss.lpips_weight > 0 else None)
   batch = cost.abstract_batch(config, sharding.batch_sharding(trainer.mesh))
   target = jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), trainer.abstract_state, trainer.shardings)
   with jax.set_mesh(trainer.mesh):
-    compiled = trainer.step.lower(target, batch, np.float32(0)).compile()
+    compiled = trainer.step.lower(target, batch, np.float32(0), trainer.lpips).compile()
   print(cost.report(config, trainer.abstract_state, compiled.memory_analysis()))
 
 
@@ -208,11 +208,14 @@ def parse(argv: list[str]) -> ConfigDict:
   """Returns the configuration of a command line; ValueError for an unknown key or a value of the wrong type."""
   try:
     flags.FLAGS(argv)
-    if _CONFIG.value is None:
+    config = _CONFIG.value
+    if config is None:
       raise ValueError('no configuration: give --config=configs/quickstart.py, or another of configs/')
-    return _CONFIG.value
-  except (flags.Error, AttributeError, KeyError, TypeError, ImportError) as error:
-    raise ValueError(f'{error} (see the keys and types in the file that --config names)') from error
+    config.to_dict()  # A file that could not be read raises here what was wrong with it.
+    return config
+  except (OSError, flags.Error, AttributeError, KeyError, TypeError, ImportError) as error:
+    words = str(error).replace('\\n', '. ').replace("\\'", '').replace("'", '')
+    raise ValueError(f'{words} (see the keys and types in the file that --config names)') from error
 
 
 def main() -> None:
@@ -220,7 +223,8 @@ def main() -> None:
   logging.set_verbosity(logging.WARNING)  # Orbax and the datasets tell a lot at INFO.
   if _DRY_RUN.value:
     return dry_run(config)
-  workdir = _WORKDIR.value or Path('runs') / Path(_CONFIG.config_filename).stem
+  file = config_flags.get_config_filename(flags.FLAGS['config'])
+  workdir = _WORKDIR.value or Path('runs') / Path(file.split(':')[0]).stem
   try:
     result = train(config, workdir)
   except NonFiniteLossError as error:

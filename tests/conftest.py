@@ -1,6 +1,10 @@
 """What several tests need: random numbers, a tiny model, a small dataset made of analytic objects."""
 
+import atexit
 import io
+import os
+import shutil
+import tempfile
 
 from absl import flags
 import numpy as np
@@ -8,6 +12,12 @@ from PIL import Image
 import pytest
 
 from lrm_jax import cameras
+
+# Programs that several tests compile, in this process or one they start, are compiled once.
+_PROGRAMS = tempfile.mkdtemp(prefix='lrm_jax_tests_')
+atexit.register(shutil.rmtree, _PROGRAMS, ignore_errors=True)
+os.environ |= {'JAX_COMPILATION_CACHE_DIR': _PROGRAMS, 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+               'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0'}
 
 flags.FLAGS.mark_as_parsed()  # Grain's workers read flags.
 

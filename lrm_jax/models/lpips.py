@@ -24,6 +24,7 @@ import numpy as np
 
 # Convolutions of the five stages whose last activation is compared; a max pool lies between stages.
 STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+WIDTHS = (64, 128, 256, 512, 512)  # Channels of each stage.
 _SMALLEST = 16  # pixels: four pools must leave something.
 
 
@@ -77,6 +78,21 @@ def load_lpips(path: str | Path) -> LPIPS:
     if missing := sorted(needed - set(file.files)):
       raise ValueError(f'{path} lacks {", ".join(missing)}: lrm_jax/models/lpips.py tells how to make it')
     return LPIPS({name: file[name] for name in needed})
+
+
+def abstract_lpips() -> LPIPS:
+  """Returns the network with VGG16's shapes in the place of arrays: to count what it costs."""
+
+  def build():
+    weights, inputs = {}, 3
+    for k, (stage, width) in enumerate(zip(STAGES, WIDTHS)):
+      for i in stage:
+        weights |= {f'features.{i}.weight': np.zeros((width, inputs, 3, 3)), f'features.{i}.bias': np.zeros(width)}
+        inputs = width
+      weights[f'lin{k}.model.1.weight'] = np.zeros((1, width, 1, 1))
+    return LPIPS(weights)
+
+  return jax.eval_shape(build)
 
 
 def _unit(x: Float[Array, 'B h w C']) -> Float[Array, 'B h w C']:

@@ -1,0 +1,210 @@
+"""Training: it learns, resumes bit for bit, is the same on eight devices, and stops where it must."""
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from conftest import TINY_MODEL
+from configs import quickstart
+from lrm_jax import checkpoint, state as state_lib, train as train_lib
+from lrm_jax.metrics import read
+from lrm_jax.models import lpips, renderer
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def config(dataset):
+  config = quickstart.get_config()
+  config.model.update(TINY_MODEL)
+  config.data.update(dict(path=dataset, window=8, resize_min=8, resize_max=12, eval_objects=2, eval_size=16))
+  config.update(dict(num_train_steps=6, batch_size=4, log_every=1, checkpoint_every=3, eval_every=6))
+  config.optimizer.update(dict(warmup_steps=2, muon=False))  # Half the time to compile; Muon has its own test.
+  return config
+
+
+def losses(workdir):
+  return [line['loss'] for line in read(workdir) if 'loss' in line]
+
+
+def test_a_resumed_run_is_the_uninterrupted_run(config, tmp_path):
+  train_lib.train(config, tmp_path / 'whole')
+  with pytest.MonkeyPatch.context() as patch:  # Stopped after step 4, with step 3 the last that was saved.
+    settle, seen = train_lib._settle, []
+
+    def stop(pending, *args):
+      settle(pending, *args)
+      seen.append(pending)
+      if len(seen) == 6:
+        raise KeyboardInterrupt
+
+    patch.setattr(train_lib, '_settle', stop)
+    with pytest.raises(KeyboardInterrupt):
+      train_lib.train(config, tmp_path / 'pieces')
+  assert len(losses(tmp_path / 'pieces')) > 3
+  train_lib.train(config, tmp_path / 'pieces')
+  assert losses(tmp_path / 'pieces') == losses(tmp_path / 'whole')
+  assert [line['step'] for line in read(tmp_path / 'pieces') if 'loss' in line] == list(range(1, 7))
+  whole, pieces = (
+      state_lib.parameters(checkpoint.restore(tmp_path / name)[0]) for name in ('whole', 'pieces'))
+  jax.tree.map(np.testing.assert_array_equal, whole, pieces)
+
+
+def test_what_was_trained_can_be_read_from_the_run(config, tmp_path):
+  train_lib.train(config, tmp_path)
+  model, restored, step = checkpoint.restore(tmp_path)
+  assert step == 6 and restored.to_dict() == config.to_dict()
+  assert model.image_size == TINY_MODEL['image_size']
+  assert checkpoint.restore(tmp_path, step=3)[2] == 3
+  with pytest.raises(FileNotFoundError, match='step 5'):
+    checkpoint.restore(tmp_path, step=5)
+  last = read(tmp_path)[-1]
+  assert {'step', 'eval_psnr', 'eval_ssim'} <= last.keys()
+  assert list((tmp_path / 'images').glob('eval_*.png')) and list((tmp_path / 'tensorboard').iterdir())
+
+
+def test_a_shipped_model_is_the_trained_one_in_half_the_precision(config, tmp_path):
+  train_lib.train(config, tmp_path / 'run')
+  model, restored, step = checkpoint.restore(tmp_path / 'run')
+  checkpoint.write_model(tmp_path / 'shipped', state_lib.parameters(model), restored, step)
+  small = checkpoint.restore(tmp_path / 'shipped')
+  assert small[2] == step
+  for a, b in zip(jax.tree.leaves(state_lib.parameters(small[0])), jax.tree.leaves(state_lib.parameters(model))):
+    assert a.dtype == np.float32
+    np.testing.assert_allclose(a, b, rtol=2**-8)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(config, tmp_path):
+  """With a middle-of-the-bin renderer and no randomness the two are the same numbers."""
+  config.num_train_steps = 3
+  results = []
+  for accumulation in (1, 2):
+    config.gradient_accumulation = accumulation
+    with pytest.MonkeyPatch.context() as patch:
+      sample = renderer.rays.sample_distances
+      patch.setattr(renderer.rays, 'sample_distances', lambda near, far, count, key=None: sample(near, far, count))
+      train_lib.train(config, tmp_path / str(accumulation))
+    results.append(losses(tmp_path / str(accumulation)))
+  np.testing.assert_allclose(results[0], results[1], rtol=1e-4)
+
+
+def test_the_clock_can_move_the_schedule(config, tmp_path):
+  config.update(dict(num_train_steps=100_000, eval_every=100_000, checkpoint_every=100_000))
+  result = train_lib.train(config, tmp_path, time_limit_seconds=4)
+  assert np.isfinite(result['eval_psnr'])
+  lines = [line for line in read(tmp_path) if 'loss' in line]
+  assert lines[-1]['step'] < 5000 and lines[-1]['learning_rate'] < 0.2 * config.optimizer.learning_rate
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
+  make, calls = train_lib.input_pipeline.make_dataset, []
+
+  class Poisoned:
+    def __init__(self, batches):
+      self.batches = batches
+
+    def __iter__(self):
+      for number, batch in enumerate(self.batches, 1):
+        if number == 5:
+          batch['target_color'][0, 0, 0, 0, 0] = np.nan
+        yield batch
+
+    def close(self):
+      calls.append('closed')
+      self.batches.close()
+
+  monkeypatch.setattr(train_lib.input_pipeline, 'make_dataset', lambda *args, **kwargs: Poisoned(make(*args, **kwargs)))
+  with pytest.raises(train_lib.NonFiniteLossError, match='step 5'):
+    train_lib.train(config, tmp_path)
+  assert checkpoint.restore(tmp_path)[2] == 3 and calls == ['closed']
+
+
+@pytest.mark.parametrize('change, words', [
+    ({'batch_size': 3, 'gradient_accumulation': 2}, 'multiple'), ({'num_train_steps': 0}, 'num_train_steps = 0'),
+    ({'data.path': ''}, 'data.path'), ({'data.resize_min': 4}, 'window'), ({'loss.lpips_weight': 1.0}, 'lpips_weights'),
+    ({'mesh.fsdp': 3, 'mesh.data': 2}, 'devices'), ({'optimizer.warmup_steps': 99}, 'warmup_steps'),
+    ({'data.path': 'nowhere'}, 'nowhere'), ({'data.num_side_views': 9}, 'views')])
+def test_bad_values_are_told_in_one_sentence(config, tmp_path, change, words):
+  config.update_from_flattened_dict(change)
+  with pytest.raises((ValueError, FileNotFoundError), match=words):
+    train_lib.train(config, tmp_path / 'run')
+
+
+def run_command(*arguments, **environment):
+  return subprocess.run(
+      [sys.executable, '-m', 'lrm_jax.train', *arguments], cwd=ROOT, capture_output=True, text=True,
+      env={**os.environ, **environment}, check=False)
+
+
+@pytest.mark.parametrize('arguments, words', [
+    ([], '--config'),
+    (['--config=configs/nothing.py'], 'nothing.py'),
+    (['--config=configs/quickstart.py', '--config.batch_sizes=3'], 'batch_sizes'),
+    (['--config=configs/quickstart.py', '--config.batch_size=many'], 'many'),
+])
+def test_the_command_line_tells_what_is_wrong(arguments, words):
+  result = run_command(*arguments)
+  assert result.returncode == 2, result.stderr
+  assert words in result.stderr and 'Traceback' not in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_dry_run_of_the_paper_prints_its_size():
+  result = run_command('--config=configs/base.py', '--dry_run')
+  assert result.returncode == 0, result.stderr
+  assert 'parameters: 451,382,932' in result.stdout and '3,072' in result.stdout and '1,025' in result.stdout
+  assert '3 x 64 x 64 x 80' in result.stdout and 'TFLOP' in result.stdout and 'GiB' in result.stdout
+
+
+@pytest.mark.slow
+def test_a_step_with_lpips(config, tmp_path):
+  """With random weights of VGG16's shapes: what is tested is the way of the gradient, not the judgement."""
+  rng = np.random.default_rng(0)
+  weights = {}
+  for k, (stage, width) in enumerate(zip(lpips.STAGES, lpips.WIDTHS)):
+    for i in stage:
+      inputs = 3 if i == 0 else weights[f'features.{last}.bias'].size
+      weights[f'features.{i}.weight'] = rng.normal(size=(width, inputs, 3, 3)) * (2 / 9 / inputs) ** 0.5
+      weights[f'features.{i}.bias'], last = np.zeros(width), i
+    weights[f'lin{k}.model.1.weight'] = rng.uniform(size=(1, width, 1, 1)) / width
+  np.savez(tmp_path / 'vgg.npz', **weights)
+  config.loss.update(dict(lpips_weight=2.0, lpips_weights=str(tmp_path / 'vgg.npz')))
+  config.data.update(dict(window=16, resize_min=16, resize_max=20))
+  config.num_train_steps = 3
+  train_lib.train(config, tmp_path / 'run')
+  lines = [line for line in read(tmp_path / 'run') if 'loss' in line]
+  for line in lines:
+    np.testing.assert_allclose(line['loss'], line['mse'] + 2 * line['lpips'] + 0.1 * line['mask'], rtol=1e-5)
+  assert 'eval_lpips' in read(tmp_path / 'run')[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('mesh', [(8, 1), (2, 4)])
+def test_eight_devices_train_as_one(config, tmp_path, mesh):
+  config.batch_size = 8
+  config.model.decoder_width = 64  # Large enough that the rule cuts parameters.
+  train_lib.train(config, tmp_path / 'one')
+  overrides = [f'--config.{name}={value}' for name, value in flattened(config).items() if value != '']
+  result = run_command('--config=configs/quickstart.py', f'--workdir={tmp_path / "eight"}', *overrides,
+                       f'--config.mesh.data={mesh[0]}', f'--config.mesh.fsdp={mesh[1]}',
+                       XLA_FLAGS='--xla_force_host_platform_device_count=8')
+  assert result.returncode == 0, result.stderr
+  np.testing.assert_allclose(losses(tmp_path / 'eight'), losses(tmp_path / 'one'), rtol=1e-4)
+  assert json.loads((tmp_path / 'eight' / 'config.json').read_text())['mesh'] == {'data': mesh[0], 'fsdp': mesh[1]}
+
+
+def flattened(config, prefix=''):
+  result = {}
+  for name, value in config.items():
+    if hasattr(value, 'items'):
+      result |= flattened(value, f'{prefix}{name}.')
+    elif prefix != 'mesh.':
+      result[prefix + name] = value
+  return result
