@@ -7,7 +7,7 @@ Hardware: the paper used 128 A100 of 40 GB for about 3 days (1,024 objects a ste
 objects and 220,219 videos seen three times an epoch: about 1.39 million objects an epoch). On fewer devices set
 --config.gradient_accumulation, which keeps the batch, and give the days.
 `python -m lrm_jax.train --config=configs/base.py --dry_run` prints parameters, memory and operations of a step.
-To expect: 451 million parameters (the paper says about 500). Nobody has published a loss curve of this; it is in docs/results/ when we have one.
+To expect: 451 million parameters (the paper says about 500). No loss curve of it has been published; nor have we one yet.
 
 After each number: its unit, and where it is from.
   [P] the paper; [B] restated by later papers; [C] what every follower does; [M] recalled, no text could be read;
@@ -66,6 +66,7 @@ def get_config() -> ConfigDict:
   data.background = 1.0  # white [B, C]
   data.normalise_cameras = True  # the input view to [0, -2, 0], the scene with it [P]
   data.mirror = False  # reflect half of the scenes [ours]
+  data.permute_colors = False  # red, green, blue in a random order, the same in all views of an example [ours]
   data.frontal_input_probability = 0.0  # that the input is view 0, else any view alike [ours]
   data.num_workers = 8  # processes a host that read and decode [ours]
   data.fov = 50.0  # degrees: the view of a picture that comes without a camera [C]

@@ -3,7 +3,7 @@
   python -m lrm_jax.train --config=configs/small.py --workdir=runs/small --config.data.path=DIR \
       --config.loss.lpips_weights=vgg16_lpips.npz
 
-Hardware: one GPU. To expect: about 100 million parameters; `--dry_run` prints them, the memory and the operations.
+Hardware: one GPU. To expect: 91 million parameters; `--dry_run` prints them, the memory and the operations.
 The sizes are in the class of OpenLRM's small model [C]; what is not set here is as in configs/base.py.
 """
 

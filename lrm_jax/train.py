@@ -4,7 +4,8 @@ The same command again resumes where the run stopped, bit for bit. `--dry_run` p
 Writes DIR/config.json, DIR/checkpoints, DIR/metrics.jsonl, DIR/tensorboard, DIR/images.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+import dataclasses
 import math
 from pathlib import Path
 import sys
@@ -69,9 +70,10 @@ class Trainer:
         data.path, data.train_split, batch_size=config.batch_size, image_size=config.model.image_size,
         window=data.window, resize_min=data.resize_min, resize_max=data.resize_max,
         num_side_views=data.num_side_views, background=data.background, normalise_cameras=data.normalise_cameras,
-        mirror=data.mirror, frontal_input_probability=data.frontal_input_probability,
-        foreground_bias=data.foreground_bias, seed=config.seed, process_index=jax.process_index(),
-        process_count=jax.process_count(), start_step=start_step, num_workers=data.num_workers)
+        mirror=data.mirror, permute_colors=data.permute_colors,
+        frontal_input_probability=data.frontal_input_probability, foreground_bias=data.foreground_bias, seed=config.seed,
+        process_index=jax.process_index(), process_count=jax.process_count(), start_step=start_step,
+        num_workers=data.num_workers)
     placement = sharding.batch_sharding(self.mesh)
     try:
       for batch in numpy_batches:
@@ -89,6 +91,8 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
   """
   if not config.data.path:
     raise ValueError('config.data.path is empty: give the directory of a dataset, --config.data.path=DIR')
+  for split in (config.data.train_split, config.data.eval_split):
+    input_pipeline.open_split(config.data.path, split)  # What is not there is told before anything is written.
   lpips = load_lpips(config.loss.lpips_weights) if config.loss.lpips_weight > 0 else None
   trainer = Trainer(config, lpips=lpips)
   workdir = Path(workdir)
@@ -96,7 +100,8 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
   with checkpoints, jax.set_mesh(trainer.mesh):
     state = trainer.last_state(checkpoints)
     if jax.process_index() == 0:
-      print(f'{workdir}: ' + ('a fresh run' if state is None else f'resuming after step {int(state["step"])}'), file=sys.stderr)
+      begins = 'a fresh run' if state is None else f'resuming after step {int(state["step"])}'
+      print(f'{workdir}: {begins}', file=sys.stderr)
       checkpoint.write_config(workdir, config)
     state = trainer.first_state() if state is None else state
     return _loop(trainer, state, workdir, checkpoints, time_limit_seconds)
@@ -115,18 +120,18 @@ def _loop(trainer: Trainer, state: dict, workdir: Path, checkpoints, time_limit:
     while position < config.num_train_steps:
       state, metrics = trainer.step(state, next(batches), np.float32(position), trainer.lpips)
       _settle(pending, config, writer, progress)  # Of the step before: the device never waits for us.
-      step, pending = step + 1, (step + 1, position + 1, metrics)
+      step += 1
       position = float(step)
       if time_limit is not None:
         position = (time.monotonic() - began) / time_limit * config.num_train_steps
-        metrics['done'] = position / config.num_train_steps
       last = position >= config.num_train_steps
-      if step % config.checkpoint_every == 0 or last:
-        pending = _settle(pending, config, writer, progress)
-        checkpoint.save(checkpoints, state, config)
+      pending = _Pending(step, min(position, config.num_train_steps), metrics)
       if last or step % config.eval_every == 0:
-        result = evaluator(state, step)
+        result = pending.scores = evaluator(state, step)
         progress.note(result)
+      if last or step % config.checkpoint_every == 0:
+        pending = _settle(pending, config, writer, progress)  # Before it is saved, a state has proved to be sound.
+        checkpoint.save(checkpoints, state, config)
   finally:
     batches.close()
     progress.close()
@@ -135,31 +140,40 @@ def _loop(trainer: Trainer, state: dict, workdir: Path, checkpoints, time_limit:
   return result
 
 
-def _settle(pending, config: ConfigDict, writer: MetricWriter, progress: Progress) -> None:
-  """Reads the metrics of a step that is under way: shows, writes, and stops where they are no numbers."""
+@dataclasses.dataclass
+class _Pending:
+  """A step that is under way: its metrics are still being computed."""
+
+  step: int
+  position: float
+  metrics: dict
+  scores: dict = dataclasses.field(default_factory=dict)
+
+
+def _settle(pending: _Pending | None, config: ConfigDict, writer: MetricWriter, progress: Progress) -> None:
+  """Waits for the metrics of a step: shows, writes, and stops where they are no numbers."""
   if pending is None:
     return
-  step, position, metrics = pending
-  values = {name: float(value) for name, value in metrics.items()}
+  step, values = pending.step, {name: float(value) for name, value in pending.metrics.items()}
   if not (math.isfinite(values['loss']) and math.isfinite(values['grad_norm'])):
     raise NonFiniteLossError(
         f'step {step}: loss {values["loss"]}, gradient norm {values["grad_norm"]}; stopped, and the last checkpoint '
         'kept: resume with a lower config.optimizer.learning_rate or look at the data of this step')
-  progress.update(step, values, position)
-  if step % config.log_every == 0 or step == 1:
-    writer.write(step, {**values, 'images_per_second': progress.images_per_second})
+  progress.update(step, values, pending.position)
+  if step % config.log_every == 0 or step == 1 or pending.scores:
+    writer.write(step, {**values, 'images_per_second': progress.images_per_second, **pending.scores})
 
 
 class Evaluator:
   """Periodic figures and pictures of held-out objects, which are read once."""
 
-  def __init__(self, config: ConfigDict, writer: MetricWriter, lpips: Callable | None):
+  def __init__(self, config: ConfigDict, writer: MetricWriter, lpips: LPIPS | None):
     self.config, self.writer, self.lpips = config, writer, lpips
     self.model = state_lib.abstract_model(config.model.to_dict())
     self.views = None
 
   def __call__(self, state: dict, step: int) -> dict[str, float]:
-    """Writes what the model makes of them at this step; returns psnr and ssim of their novel views."""
+    """Writes a picture of what the model makes of them at this step; returns psnr and ssim of their novel views."""
     data = self.config.data
     if self.views is None:
       self.views = input_pipeline.load_views(
@@ -168,7 +182,6 @@ class Evaluator:
     pixels = evaluation.predict(state_lib.with_parameters(self.model, state['params']), self.views)
     scores = evaluation.evaluate(pixels, self.views, self.lpips)
     scores = {f'eval_{name}': value for name, value in scores.items() if name != 'per_object'}
-    self.writer.write(step, scores)
     self.writer.write_image(step, 'eval', evaluation.comparison(pixels, self.views))
     return scores
 
@@ -229,7 +242,8 @@ def main() -> None:
     result = train(config, workdir)
   except NonFiniteLossError as error:
     sys.exit(f'error: {error}')
-  print(f'{workdir}: ' + ', '.join(f'{name} {value:.3f}' for name, value in result.items()))
+  figures = ', '.join(f'{name} {value:.3f}' for name, value in result.items())
+  print(f'{workdir}: {figures or f"all {config.num_train_steps} steps are done; for more, raise config.num_train_steps"}')
 
 
 if __name__ == '__main__':

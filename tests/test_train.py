@@ -65,7 +65,8 @@ def test_what_was_trained_can_be_read_from_the_run(config, tmp_path):
   with pytest.raises(FileNotFoundError, match='step 5'):
     checkpoint.restore(tmp_path, step=5)
   last = read(tmp_path)[-1]
-  assert {'step', 'eval_psnr', 'eval_ssim'} <= last.keys()
+  assert {'step', 'loss', 'eval_psnr', 'eval_ssim'} <= last.keys()
+  assert all({'step', 'loss'} <= line.keys() for line in read(tmp_path))
   assert list((tmp_path / 'images').glob('eval_*.png')) and list((tmp_path / 'tensorboard').iterdir())
 
 
@@ -134,6 +135,7 @@ def test_bad_values_are_told_in_one_sentence(config, tmp_path, change, words):
   config.update_from_flattened_dict(change)
   with pytest.raises((ValueError, FileNotFoundError), match=words):
     train_lib.train(config, tmp_path / 'run')
+  assert 'data.num_side_views' in change or not (tmp_path / 'run').exists()
 
 
 def run_command(*arguments, **environment):

@@ -46,9 +46,9 @@ def _blocks(q, k, v):
   """
   batch, queries, heads, _ = q.shape
   rows = max(1, _CPU_SCORES // (heads * k.shape[1]))
-  if queries * batch <= rows or queries % 2:
-    return _plain(q, k, v)
   block = next(size for size in range(min(rows, queries), 0, -1) if queries % size == 0)
+  if queries * batch <= rows or 4 * block < min(rows, queries):  # All fits, or the blocks would be tiny: a prime length.
+    return _plain(q, k, v)
   q = q.reshape(batch, queries // block, block, heads, -1).swapaxes(0, 1)
   k, v = k[:, None], v[:, None]
   # One object and one block of its queries at a time.
