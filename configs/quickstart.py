@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   config = ConfigDict()
 
-  config.num_train_steps = 5000  # steps
+  config.num_train_steps = 9000  # steps
   config.batch_size = 8  # objects a step
   config.gradient_accumulation = 1  # micro-batches a step
   config.seed = 0
@@ -60,7 +60,8 @@ def get_config() -> ConfigDict:
   data.background = 1.0
   data.normalise_cameras = True
   data.mirror = True
-  data.frontal_input_probability = 0.75
+  data.permute_colors = True
+  data.frontal_input_probability = 0.5
   data.num_workers = 0  # the main process reads: decoding 128 px costs little
   data.fov = 50.0  # degrees, of the rendered views: what reconstruct assumes of a picture
 
@@ -70,7 +71,7 @@ def get_config() -> ConfigDict:
   loss.mask_weight = 0.1
 
   config.optimizer = optimizer = ConfigDict()
-  optimizer.learning_rate = 3e-3
+  optimizer.learning_rate = 2e-3
   optimizer.beta1 = 0.9
   optimizer.beta2 = 0.95
   optimizer.weight_decay = 0.05

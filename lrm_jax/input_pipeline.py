@@ -40,6 +40,7 @@ class MakeExample(grain.transforms.RandomMap):
   background: float
   normalise_cameras: bool
   mirror: bool
+  permute_colors: bool
   frontal_input_probability: float
   foreground_bias: float
 
@@ -54,6 +55,9 @@ class MakeExample(grain.transforms.RandomMap):
     if self.mirror and rng.random() < 0.5:
       poses, pictures = cameras.mirror(poses), [picture[:, ::-1] for picture in pictures]
       intrinsics[:, 2] = 1 - intrinsics[:, 2]
+    if self.permute_colors:
+      channels = [*rng.permutation(3), 3]
+      pictures = [picture[..., channels] for picture in pictures]
     image = images.over(images.resize(pictures[0], self.image_size), self.background)
     windows, cut_intrinsics = zip(*(self._window(*view, rng) for view in zip(pictures, intrinsics)))
     windows = np.stack(windows)
@@ -93,8 +97,8 @@ class MakeExample(grain.transforms.RandomMap):
 def make_dataset(
     path: str | Path, split: str, *, batch_size: int, image_size: int, window: int, resize_min: int, resize_max: int,
     num_side_views: int, background: float = 1.0, normalise_cameras: bool = True, mirror: bool = False,
-    frontal_input_probability: float = 0.0, foreground_bias: float = 0.0, seed: int = 0, process_index: int = 0,
-    process_count: int = 1, start_step: int = 0, num_workers: int = 0,
+    permute_colors: bool = False, frontal_input_probability: float = 0.0, foreground_bias: float = 0.0, seed: int = 0,
+    process_index: int = 0, process_count: int = 1, start_step: int = 0, num_workers: int = 0,
 ) -> 'Batches':
   """Returns the endless batches of a split, from that of `start_step` on.
 
@@ -110,7 +114,8 @@ def make_dataset(
   make = MakeExample(
       image_size=image_size, window=window, resize_min=resize_min, resize_max=resize_max,
       num_side_views=num_side_views, background=background, normalise_cameras=normalise_cameras, mirror=mirror,
-      frontal_input_probability=frontal_input_probability, foreground_bias=foreground_bias)
+      permute_colors=permute_colors, frontal_input_probability=frontal_input_probability,
+      foreground_bias=foreground_bias)
   # Random draws come before the slice by process: after it, all processes would draw the same numbers.
   dataset = grain.MapDataset.source(_Indexed(source)).seed(seed).shuffle().repeat(None).random_map(make)
   dataset = dataset[process_index::process_count].batch(batch_size // process_count)[start_step:]

@@ -10,8 +10,8 @@ from lrm_jax import cameras, images, input_pipeline
 
 SETTINGS = dict(image_size=16, window=12, resize_min=14, resize_max=30, num_side_views=2)
 MAKE = input_pipeline.MakeExample(
-    **SETTINGS, background=1.0, normalise_cameras=True, mirror=False, frontal_input_probability=0.0,
-    foreground_bias=0.0)
+    **SETTINGS, background=1.0, normalise_cameras=True, mirror=False, permute_colors=False,
+    frontal_input_probability=0.0, foreground_bias=0.0)
 POINT = np.array([0.21, -0.13, 0.17])
 
 
@@ -174,6 +174,18 @@ def test_the_frontal_view_is_the_input_as_often_as_asked(dots):
   assert share(1.0) == 1
   assert share(0.0) == pytest.approx(1 / 7, abs=0.05)
   assert share(0.5) == pytest.approx(0.5 + 0.5 / 7, abs=0.06)
+
+
+def test_colours_are_permuted_alike_in_all_views(dots):
+  make = dataclasses.replace(MAKE, permute_colors=True, background=0.0, window=30, resize_min=30, resize_max=30)
+  carriers = set()
+  for seed in range(20):
+    example = make.random_map((0, dots), np.random.default_rng(seed))
+    light = np.stack([example['image'].sum((0, 1)), *example['target_color'].sum((1, 2))])
+    assert np.all((light > 0).sum(axis=1) == 1)  # The dot is red, in the file.
+    assert len(carrier := set(np.argmax(light, axis=1))) == 1
+    carriers |= carrier
+  assert carriers == {0, 1, 2}
 
 
 def test_windows_prefer_the_foreground_when_asked(dots):
