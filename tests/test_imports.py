@@ -16,7 +16,7 @@ LAYERS = (
     {'models'},
     {'losses', 'optimizer', 'input_pipeline', 'state', 'cost', 'checkpoint', 'metrics', 'progress', 'mesh', 'video',
      'preprocess', 'reconstructor', 'evaluation', 'page'},
-    {'train', 'reconstruct', 'evaluate', 'quickstart'},
+    {'train', 'reconstruct', 'evaluate', 'export', 'quickstart'},
 )
 # Packages that layers may not know, beside what the layers before them may not.
 FORBIDDEN = ({'flax', 'optax', 'orbax', 'ml_collections', 'grain', 'tensorflow_datasets'},

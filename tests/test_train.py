@@ -13,6 +13,7 @@ import pytest
 from conftest import TINY_MODEL
 from configs import quickstart
 from lrm_jax import checkpoint, state as state_lib, train as train_lib
+from lrm_jax.export import export
 from lrm_jax.metrics import read
 from lrm_jax.models import lpips, renderer
 
@@ -70,15 +71,26 @@ def test_what_was_trained_can_be_read_from_the_run(config, tmp_path):
   assert list((tmp_path / 'images').glob('eval_*.png')) and list((tmp_path / 'tensorboard').iterdir())
 
 
-def test_a_shipped_model_is_the_trained_one_in_half_the_precision(config, tmp_path):
+def test_an_exported_model_is_the_trained_one_in_half_the_precision(config, tmp_path):
   train_lib.train(config, tmp_path / 'run')
-  model, restored, step = checkpoint.restore(tmp_path / 'run')
-  checkpoint.write_model(tmp_path / 'shipped', state_lib.parameters(model), restored, step)
-  small = checkpoint.restore(tmp_path / 'shipped')
-  assert small[2] == step
+  export(tmp_path / 'run', tmp_path / 'new' / 'out')
+  (model, restored, step), small = checkpoint.restore(tmp_path / 'run'), checkpoint.restore(tmp_path / 'new' / 'out')
+  assert small[1:] == (restored, step)
   for a, b in zip(jax.tree.leaves(state_lib.parameters(small[0])), jax.tree.leaves(state_lib.parameters(model))):
     assert a.dtype == np.float32
     np.testing.assert_allclose(a, b, rtol=2**-8)
+  assert read(tmp_path / 'new' / 'out') == read(tmp_path / 'run')
+  assert size_of(tmp_path / 'new' / 'out') < 0.5 * size_of(tmp_path / 'run' / 'checkpoints' / str(step))
+  assert [path.name for path in (tmp_path / 'new').iterdir()] == ['out']
+  with pytest.raises(ValueError, match='holds something already'):
+    export(tmp_path / 'run', tmp_path / 'new' / 'out')
+  with pytest.raises(FileNotFoundError, match='step 4'):
+    export(tmp_path / 'run', tmp_path / 'other', step=4)
+  assert not (tmp_path / 'other').exists()
+
+
+def size_of(directory):
+  return sum(path.stat().st_size for path in directory.rglob('*') if path.is_file())
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(config, tmp_path):
