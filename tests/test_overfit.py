@@ -16,7 +16,7 @@ from lrm_jax.optimizer import make_optimizer
 from lrm_jax.reconstructor import Reconstructor
 
 DATA = Path(__file__).parents[1] / 'data/embedded/object_views/1.0.0'
-OBJECT, NUM_VIEWS, SIZE, NUM_STEPS = 'khronos__Avocado', 8, 48, 160
+OBJECT, NUM_VIEWS, SIZE, NUM_STEPS = 'khronos__Avocado', 8, 32, 300
 
 
 @pytest.fixture(scope='module')
@@ -32,9 +32,9 @@ def views():
 @pytest.fixture(scope='module')
 def overfitted(views):
   """The quickstart's model, trained on 8 views of one object."""
-  kwargs = {**quickstart.get_config().model.to_dict(), 'encoder_depth': 2, 'decoder_depth': 2, 'num_samples': 48}
+  kwargs = {**quickstart.get_config().model.to_dict(), 'encoder_depth': 2, 'decoder_depth': 2, 'num_samples': 32}
   transform, schedule = make_optimizer(
-      learning_rate=3e-3, beta1=0.9, beta2=0.95, weight_decay=0.0, warmup_steps=20, clip_norm=1.0,
+      learning_rate=2e-3, beta1=0.9, beta2=0.95, weight_decay=0.0, warmup_steps=20, clip_norm=1.0,
       num_train_steps=NUM_STEPS, muon=True)
   model = state_lib.abstract_model(kwargs)
   step = jax.jit(state_lib.make_train_step(
@@ -72,15 +72,14 @@ def test_its_mesh_lies_on_the_masks(overfitted, views):
         np.asarray(mesh.vertices), views['camera_to_world'][0, view].astype(float), views['intrinsics'][0, view])
     assert np.all(distance > 0)
     column, row = np.clip((pixels * SIZE).astype(int), 0, SIZE - 1).T
-    near = mask.copy()  # Two pixels of grace: the grid's cells and the mask's own edge.
-    for _ in range(2):
-      near = near | np.roll(near, 1, 0) | np.roll(near, -1, 0) | np.roll(near, 1, 1) | np.roll(near, -1, 1)
+    # A pixel of grace, for the mask's own edge.
+    near = mask | np.roll(mask, 1, 0) | np.roll(mask, -1, 0) | np.roll(mask, 1, 1) | np.roll(mask, -1, 1)
     assert near[row, column].mean() > 0.97, view
     # And it spans them: the outlines' boxes agree.
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     truth = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
     found = np.concatenate([pixels.min(0), pixels.max(0)]) * SIZE
-    assert np.abs(truth - found).max() < 4, (view, truth, found)
+    assert np.abs(truth - found).max() < 2, (view, truth, found)
 
 
 @pytest.mark.slow
