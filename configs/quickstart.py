@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
   optimizer.beta1 = 0.9
   optimizer.beta2 = 0.95
   optimizer.weight_decay = 0.05
-  optimizer.warmup_steps = 300
+  optimizer.warmup_steps = config.get_ref('num_train_steps') // 30  # follows it: 300 of 9000
   optimizer.clip_norm = 1.0
   optimizer.muon = True  # in a fixed time on a CPU worth 2 dB over AdamW alone (docs/results/quickstart.md)
 

@@ -37,6 +37,6 @@ def get_config() -> ConfigDict:
   data.resize_max = 192  # px
   data.eval_size = 96  # px
 
-  config.optimizer.warmup_steps = 2000
+  config.optimizer.warmup_steps = config.get_ref('num_train_steps') // 50  # follows it: 2000 of 100,000 [ours]
   config.mesh.data, config.mesh.fsdp = -1, 1  # It fits every device.
   return config

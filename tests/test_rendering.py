@@ -49,7 +49,7 @@ def test_weights_and_background_make_one(rng):
   color = jnp.array(rng.uniform(size=(7, 16, 3)), jnp.float32)
   distances = jnp.sort(jnp.array(rng.uniform(1, 3, (7, 16)), jnp.float32))
   pixels = volume.composite(density, color, distances, jnp.full((7, 1), 0.1))
-  np.testing.assert_allclose(volume.ray_weights(density, 0.1).sum(-1), pixels.opacity, atol=1e-6)
+  np.testing.assert_allclose(volume.ray_weights(density, jnp.full((7, 1), 0.1)).sum(-1), pixels.opacity, atol=1e-6)
   white = volume.composite(density, jnp.ones_like(color), distances, jnp.full((7, 1), 0.1))
   np.testing.assert_allclose(volume.over(white, 1.0).color, 1, atol=1e-6)
 
@@ -74,6 +74,18 @@ def test_planes_give_back_a_linear_field(rng):
   points = jnp.array(rng.uniform(-0.85, 0.85, (50, 3)), jnp.float32)
   features = triplane.sample_concatenated(planes, points)
   np.testing.assert_allclose(features, points[:, jnp.array([0, 1, 0, 2, 1, 2])], atol=1e-5)
+
+
+@pytest.mark.parametrize('axes', [triplane.PLANE_AXES, ((0, 1), (0, 2), (2, 1))])
+def test_the_gradient_of_a_sum_of_planes_is_that_of_the_planes_side_by_side(axes, rng):
+  planes = jnp.array(rng.normal(size=(3, 5, 5, 4)), jnp.float32)
+  points = jnp.array(rng.uniform(-1.3, 1.3, (6, 50, 3)), jnp.float32)  # Some lie in the frame, some outside.
+  weight = jnp.array(rng.normal(size=(6, 50, 4)), jnp.float32)
+  ours = lambda planes, points: jnp.sum(weight * triplane.sample_sum(planes, points, axes))
+  plain = lambda planes, points: jnp.sum(
+      weight * triplane.sample_concatenated(planes, points, axes).reshape(6, 50, 3, 4).sum(2))
+  for a, b in zip(jax.grad(ours, (0, 1))(planes, points), jax.grad(plain, (0, 1))(planes, points)):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_planes_fade_to_nothing_outside_the_cube(rng):
@@ -103,7 +115,7 @@ def test_the_marched_ball_has_its_outline_and_depth():
   origins, directions = rays.pixel_rays(
       jnp.array(cameras.input_camera(), jnp.float32), jnp.array(cameras.intrinsics_from_fov(50), jnp.float32), 33)
   march = lambda o, d: renderer.march(field, o, d, None, num_samples=128)
-  pixels = jax.vmap(jax.vmap(march))(origins, directions)
+  pixels = jax.vmap(march)(origins, directions)
   assert pixels.opacity[16, 16] > 0.99 and pixels.opacity[0, 0] < 0.01
   np.testing.assert_allclose(pixels.depth[16, 16], 1.5, atol=0.05)
   outline = np.asarray(pixels.opacity[16] > 0.5).sum() / 33
@@ -119,6 +131,24 @@ def test_chunks_of_rays_change_nothing(rng):
   render = lambda chunk: renderer.render_rays(planes, nerf.after_first, origins, directions, num_samples=8, rays_per_chunk=chunk)
   for a, b in zip(render(50), render(7)):
     np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_one_object_after_another_is_all_at_once(rng, monkeypatch):
+  planes = jnp.array(rng.normal(size=(2, 3, 5, 5, 16)), jnp.float32)
+  nerf = NeRFMLP(6, 16, 3, density_scale=3.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  origins = jnp.tile(jnp.array([0.0, -2, 0]), (2, 20, 1))
+  directions = jnp.array(rng.normal(size=(2, 20, 3)) * 0.2 + [0, 1, 0], jnp.float32)
+
+  def loss(planes, after_first):
+    pixels = renderer.render_rays(
+        planes, after_first, origins, directions, jax.random.key(0), num_samples=8, rays_per_chunk=6)
+    return jnp.sum(pixels.color * jnp.array([1.0, 2.0, 3.0])) + pixels.depth[:, ::2].sum(), pixels
+
+  results = []
+  for alone in (True, False):
+    monkeypatch.setattr(renderer, '_one_object_at_a_time', lambda alone=alone: alone)
+    results.append(jax.value_and_grad(loss, has_aux=True)(planes, nerf.after_first))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
 
 
 @pytest.mark.parametrize('origin, direction', [
@@ -137,8 +167,9 @@ def test_gradients_are_finite_for_every_kind_of_ray(origin, direction, stratifie
 
   def loss(planes, origin, direction, after_first):
     sample = lambda points: after_first(triplane.sample_sum(planes, points))
-    pixels = renderer.march(sample, origin, direction, jax.random.key(0) if stratified else None, num_samples=8)
-    return pixels.color.sum() + pixels.depth + pixels.opacity
+    keys = jax.random.split(jax.random.key(0), 1) if stratified else None
+    pixels = renderer.march(sample, origin[None], direction[None], keys, num_samples=8)
+    return pixels.color.sum() + pixels.depth.sum() + pixels.opacity.sum()
 
   as_array = lambda x: jnp.array(x, jnp.float32)
   gradients = jax.grad(loss, argnums=(0, 1, 2))(planes, as_array(origin), as_array(direction), nerf.after_first)
