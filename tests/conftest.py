@@ -7,11 +7,17 @@ import shutil
 import tempfile
 
 from absl import flags
+import jaxtyping
 import numpy as np
 from PIL import Image
 import pytest
 
-from lrm_jax import cameras
+# Shapes and types in the signatures of maths and models hold: each call under the tests is checked. Before they are
+# imported, so first of all.
+_CHECKED = ['lrm_jax.rays', 'lrm_jax.volume', 'lrm_jax.losses', 'lrm_jax.models']
+jaxtyping.install_import_hook(_CHECKED, 'beartype.beartype')
+
+from lrm_jax import cameras  # pylint: disable=wrong-import-position
 
 # Programs that several tests compile, in this process or one they start, are compiled once.
 _PROGRAMS = tempfile.mkdtemp(prefix='lrm_jax_tests_')

@@ -19,6 +19,8 @@ from lrm_jax.models.renderer import render_rays
 from lrm_jax.sharding import on_batch
 from lrm_jax.types import Key
 
+Background = Float[Array, 'B V 3'] | Float[Array, ''] | float  # Of each view, or one grey for all, in 0..1.
+
 
 class LRM(nnx.Module):
   """Image encoder, triplane decoder, NeRF; see configs/base.py for what each number is in the paper.
@@ -54,7 +56,7 @@ class LRM(nnx.Module):
   def __call__(
       self, image: Float[Array, 'B H W 3'], camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4'],
       target_camera_to_world: Float[Array, 'B V 4 4'], target_intrinsics: Float[Array, 'B V 4'], size: int,
-      background: Float[Array, 'B V 3'] | float = 1.0, key: Key | None = None,
+      background: Background = 1.0, key: Key | None = None,
   ) -> volume.Pixels:
     """Returns colour [B, V, size, size, 3], depth and opacity of the target views of pictures in 0..1."""
     tokens = on_batch(self.encoder(image))
@@ -71,7 +73,7 @@ class LRM(nnx.Module):
 
   def render(
       self, planes: Float[Array, 'B 3 P P C'], camera_to_world: Float[Array, 'B V 4 4'], intrinsics: Float[Array, 'B V 4'],
-      size: int, background: Float[Array, 'B V 3'] | float = 1.0, key: Key | None = None,
+      size: int, background: Background = 1.0, key: Key | None = None,
   ) -> volume.Pixels:
     """Returns colour [B, V, size, size, 3], depth and opacity; stratified with a key, deterministic without."""
     pixels = self.march(planes, *rays.pixel_rays(camera_to_world, intrinsics, size), key)
