@@ -18,10 +18,11 @@ import trimesh
 Field = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # points [Q, 3] -> (density [Q], colour [Q, 3])
 
 _POINTS_PER_CALL = 2**17
+_DEEPEST = 0.5  # world units that a colour is looked for below the surface
 
 
 def extract(field: Field, *, resolution: int = 128, threshold: float | None = None) -> trimesh.Trimesh:
-  """Returns the surface where the density passes `threshold`, coloured by the field at its vertices.
+  """Returns the surface where the density passes `threshold`, coloured as it is seen from outside.
 
   Without a threshold it is `outline_threshold`'s: a blurred model is thin, a sharp one dense. Specks are left out.
   Normals point outwards, to where the density is lower. Outside of the cube there is nothing, so that the surface is
@@ -46,10 +47,10 @@ def extract(field: Field, *, resolution: int = 128, threshold: float | None = No
   padded = np.pad(_without_debris(density, threshold), 1)
   vertices, faces, _, _ = measure.marching_cubes(padded, threshold, gradient_direction='ascent')
   vertices = ((vertices - 1) / (resolution - 1) * 2 - 1).astype(np.float32)
-  color = _in_pieces(field, np.clip(vertices, -1, 1))[1]
   mesh = trimesh.Trimesh(vertices, faces, process=False)
   if mesh.volume < 0:
     mesh.invert()
+  color = surface_color(field, vertices, mesh.vertex_normals.astype(np.float32), threshold)
   mesh.visual.vertex_colors = np.concatenate([_to_bytes(color), np.full((len(color), 1), 255, np.uint8)], axis=-1)
   return mesh
 
@@ -75,6 +76,29 @@ def outline_threshold(density: np.ndarray) -> float:
     return np.sum(both) / np.sum(either)
 
   return float(max(density.max() * 1.2 ** -np.arange(1.0, 40.0), key=agreement))
+
+
+def surface_color(
+    field: Field, vertices: np.ndarray, normals: np.ndarray, threshold: float, num_samples: int = 16
+) -> np.ndarray:
+  """Returns colours [K, 3]: what a ray sees that enters at a vertex, against its outward normal [K, 3].
+
+  Where the density is sharp this is the colour at the vertex. The surface of a blurred volume lies in a haze whose own
+  colour no view has shown; there it is the colour of what the haze surrounds. The ray ends at three mean free paths of
+  the density at the surface.
+  """
+  step = min(3 / threshold, _DEEPEST) / num_samples
+  colors = []
+  for first in range(0, len(vertices), _POINTS_PER_CALL // num_samples):
+    rows = slice(first, first + _POINTS_PER_CALL // num_samples)
+    depth = (np.arange(num_samples, dtype=np.float32) + 0.5) * step
+    points = np.clip(vertices[rows, None] - normals[rows, None] * depth[:, None], -1, 1)
+    density, color = _in_pieces(field, points.reshape(-1, 3))
+    optical_depth = density.reshape(-1, num_samples) * step
+    weights = np.exp(-np.cumsum(optical_depth, axis=1) + optical_depth) * -np.expm1(-optical_depth)
+    weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
+    colors.append(np.einsum('ks,ksc->kc', weights, color.reshape(-1, num_samples, 3)))
+  return np.concatenate(colors)
 
 
 def write_glb(mesh: trimesh.Trimesh, path: str | Path) -> None:

@@ -50,8 +50,21 @@ def test_a_ball_has_its_radius_and_looks_outwards():
 
 
 def test_vertices_have_the_colour_of_their_place():
-  mesh = mesh_lib.extract(ball(0.5), resolution=32, threshold=20.0)
-  np.testing.assert_allclose(mesh.visual.vertex_colors[:, :3] / 255, mesh.vertices / 2 + 0.5, atol=0.01)
+  hard = lambda points: (1e4 * np.clip(0.5 - np.linalg.norm(points, axis=-1) + 0.002, 0, 1), ball()(points)[1])
+  mesh = mesh_lib.extract(hard, resolution=32, threshold=20.0)
+  np.testing.assert_allclose(mesh.visual.vertex_colors[:, :3] / 255, mesh.vertices / 2 + 0.5, atol=0.03)
+
+
+def test_haze_has_the_colour_of_what_it_surrounds():
+  def field(points):
+    distance = np.linalg.norm(points, axis=-1, keepdims=True)
+    return np.where(distance < 0.5, 50, np.where(distance < 0.6, 1, 0.0))[:, 0], np.where(distance < 0.5, [0.8, 0.1, 0.2], 1.0)
+
+  mesh = mesh_lib.extract(field, resolution=48, threshold=0.5)
+  assert np.linalg.norm(mesh.vertices, axis=-1).min() > 0.55
+  # A tenth of the haze is seen: 1 - exp(-0.1).
+  np.testing.assert_allclose(
+      mesh.visual.vertex_colors[:, :3] / 255, np.tile([0.82, 0.19, 0.28], (len(mesh.vertices), 1)), atol=0.04)
 
 
 def test_what_leaves_the_cube_is_closed_there():
