@@ -11,6 +11,7 @@ Shipped models have the same layout, with the parameters alone, in bfloat16.
 import json
 from pathlib import Path
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -59,19 +60,16 @@ def save(checkpoints: ocp.CheckpointManager, state: dict, config: ConfigDict) ->
 def restore_state(checkpoints: ocp.CheckpointManager, abstract_state: dict) -> dict | None:
   """Returns the last state, each array on the devices that `abstract_state` asks for; None where there is none.
 
-  Raises ValueError where the checkpoint is of a model of other shapes.
+  Raises ValueError where the checkpoint is of another model or optimizer.
   """
   step = checkpoints.latest_step()
   if step is None:
     return None
-  try:
-    items = checkpoints.restore(step, args=ocp.args.Composite(
-        params=ocp.args.StandardRestore(abstract_state['params']),
-        opt_state=ocp.args.StandardRestore(abstract_state['opt_state'])))
-  except ValueError as error:
-    raise ValueError(
-        f'{checkpoints.directory} holds step {step} of another model than the configuration describes: '
-        f'give another --workdir, or the configuration it was made with ({str(error).splitlines()[0]})') from error
+  names = ('params', 'opt_state')
+  for name in names:
+    _check_shapes(Path(checkpoints.directory) / str(step) / name, abstract_state[name])
+  items = checkpoints.restore(step, args=ocp.args.Composite(
+      **{name: ocp.args.StandardRestore(abstract_state[name]) for name in names}))
   counter = jax.device_put(jnp.int32(step), abstract_state['step'].sharding)
   return {'step': counter, 'params': items['params'], 'opt_state': items['opt_state']}
 
@@ -92,6 +90,7 @@ def restore(directory: str | Path, step: int | None = None) -> tuple[LRM, Config
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=device), state_lib.parameters(model))
+  _check_shapes(path / str(step) / 'params', target)
   with ocp.StandardCheckpointer() as checkpointer:
     params = checkpointer.restore(path / str(step) / 'params', target)
   return state_lib.with_parameters(model, params), config, step
@@ -103,6 +102,24 @@ def write_model(directory: str | Path, params: dict, config: ConfigDict, step: i
   small = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(_checkpoints(directory) / str(step) / 'params', small, force=True)
+
+
+def _check_shapes(item: Path, wanted) -> None:
+  """Raises ValueError, with what differs, where the arrays of a saved item are not those of the tree `wanted`.
+
+  Before anything is restored: Orbax stops at the first that differs, while others are still being read.
+  """
+  shapes = lambda tree: {
+      '/'.join(map(str, path)): tuple(leaf.shape)
+      for path, leaf in ocp.tree.to_flat_dict(tree).items() if hasattr(leaf, 'shape')}
+  stored, wanted = shapes(ocp.PyTreeCheckpointHandler().metadata(epath.Path(item)).tree), shapes(wanted)
+  differ = [name for name in sorted(stored.keys() | wanted.keys()) if stored.get(name) != wanted.get(name)]
+  if differ:
+    told = [f'{name} is {stored.get(name, "missing")} there, {wanted.get(name, "not wanted")} here' for name in differ]
+    more = f' and {len(told) - 3} others' if len(told) > 3 else ''
+    raise ValueError(
+        f'{item} is of another model or optimizer than the configuration describes: give another --workdir, or the '
+        f'configuration it was made with ({"; ".join(told[:3])}{more})')
 
 
 def _checkpoints(directory: str | Path) -> Path:

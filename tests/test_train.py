@@ -69,6 +69,14 @@ def test_what_was_trained_can_be_read_from_the_run(config, tmp_path):
   assert {'step', 'loss', 'eval_psnr', 'eval_ssim'} <= last.keys()
   assert all({'step', 'loss'} <= line.keys() for line in read(tmp_path))
   assert list((tmp_path / 'images').glob('eval_*.png')) and list((tmp_path / 'tensorboard').iterdir())
+  # Another model or optimizer does not go on from it, and leaves what is there.
+  for change, words in (({'model.decoder_width': 16}, r'another model.*kernel is \(2, '),
+                        ({'optimizer.muon': True}, 'opt_state is of another model or optimizer')):
+    other = config.copy_and_resolve_references()
+    other.update_from_flattened_dict(change)
+    with pytest.raises(ValueError, match=words):
+      train_lib.train(other, tmp_path)
+  assert checkpoint.read_config(tmp_path).to_dict() == config.to_dict()
 
 
 def test_an_exported_model_is_the_trained_one_in_half_the_precision(config, tmp_path):
