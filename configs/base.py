@@ -1,7 +1,7 @@
 """LRM as the paper trains it (arXiv 2311.04400): one picture of 512 px -> 3 planes of 64 x 64 x 80.
 
   python -m lrm_jax.train --config=configs/base.py --workdir=runs/base --config.data.path=DIR \
-      --config.loss.lpips_weights=vgg16_lpips.npz
+      --config.loss.lpips_weights=vgg16_lpips.npz --config.encoder_weights=dino_vitbase16_pretrain.pth
 
 Hardware: the paper used 128 A100 of 40 GB for about 3 days (1,024 objects a step, 30 epochs of 730,648 rendered
 objects and 220,219 videos seen three times an epoch: about 1.39 million objects an epoch). On fewer devices set
@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
   config.checkpoint_every = 500  # steps [ours]
   config.keep_every = 10_000  # steps: checkpoints at its multiples stay for good; 0: only the last two [ours]
   config.eval_every = 1000  # steps between figures and pictures of held-out objects [ours]
+  config.encoder_weights = ''  # file that the encoder starts from: DINO ViT-B/16 [P]; '': at random
 
   config.model = model = ConfigDict()
   model.image_size = 512  # px [B]

@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
   config.checkpoint_every = 250  # steps
   config.keep_every = 0  # only the last two
   config.eval_every = 500  # steps
+  config.encoder_weights = ''  # nothing is downloaded: the encoder starts at random
 
   config.model = model = ConfigDict()
   model.image_size = 64  # px

@@ -31,6 +31,12 @@ def manager(workdir: str | Path, *, keep_every: int = 0) -> ocp.CheckpointManage
   return ocp.CheckpointManager(_checkpoints(workdir), options=options)
 
 
+def saved_steps(workdir: str | Path) -> list[int]:
+  """Returns the steps that a run has checkpoints of, in order; none where there is no run."""
+  path = _checkpoints(workdir)
+  return sorted(int(p.name) for p in path.glob('[0-9]*') if p.name.isdigit()) if path.is_dir() else []
+
+
 def write_config(workdir: str | Path, config: ConfigDict) -> None:
   """Writes DIR/config.json, whole or not at all."""
   workdir = Path(workdir)
@@ -81,8 +87,7 @@ def restore(directory: str | Path, step: int | None = None) -> tuple[LRM, Config
   """
   config = read_config(directory)
   model = state_lib.abstract_model(config.model.to_dict())
-  path = _checkpoints(directory)
-  steps = sorted(int(p.name) for p in path.glob('[0-9]*') if p.name.isdigit()) if path.is_dir() else []
+  path, steps = _checkpoints(directory), saved_steps(directory)
   if not steps or (step is not None and step not in steps):
     wanted = 'a checkpoint' if step is None else f'a checkpoint of step {step}'
     raise FileNotFoundError(f'{path} does not hold {wanted}; it has: {steps or "nothing"}')

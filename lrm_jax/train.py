@@ -13,6 +13,7 @@ import time
 
 from absl import flags
 from absl import logging
+from flax import traverse_util
 import jax
 from ml_collections import ConfigDict
 from ml_collections import config_flags
@@ -24,6 +25,7 @@ from lrm_jax.metrics import MetricWriter
 from lrm_jax.models.lpips import LPIPS, abstract_lpips, load_lpips
 from lrm_jax.optimizer import make_optimizer
 from lrm_jax.progress import Progress
+from lrm_jax.weights import dino
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The configuration, a Python file.', lock_config=True)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory (default: runs/<name of the configuration>).')
@@ -53,9 +55,20 @@ class Trainer:
         accumulation=config.gradient_accumulation, seed=config.seed)
     self.step = state_lib.compile_step(step, self.mesh, self.shardings)
 
-  def first_state(self) -> dict:
-    """Returns a fresh state, made where it lives."""
-    return jax.jit(self.init, out_shardings=self.shardings)()
+  def first_state(self, encoder: dict[str, np.ndarray] | None = None) -> dict:
+    """Returns a fresh state, made where it lives; with an `encoder`, its parameters {path: array} in place of random ones."""
+    state = jax.jit(self.init, out_shardings=self.shardings)()
+    if encoder is not None:
+      place = lambda array, old: jax.make_array_from_callback(old.shape, old.sharding, lambda index: array[index])
+      fresh = traverse_util.flatten_dict(state['params']['encoder'], sep='/')
+      fresh = {path: place(encoder[path], old) for path, old in fresh.items()}
+      state['params']['encoder'] = traverse_util.unflatten_dict(fresh, sep='/')
+    return state
+
+  def read_encoder(self) -> dict[str, np.ndarray]:
+    """Returns the parameters of config.encoder_weights; ValueError where they do not fit the configuration."""
+    shapes = traverse_util.flatten_dict(self.abstract_state['params']['encoder'], sep='/')
+    return dino.load(self.config.encoder_weights, {path: leaf.shape for path, leaf in shapes.items()})
 
   def last_state(self, checkpoints) -> dict | None:
     """Returns the state of the last checkpoint, or None."""
@@ -96,6 +109,7 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
   lpips = load_lpips(config.loss.lpips_weights) if config.loss.lpips_weight > 0 else None
   trainer = Trainer(config, lpips=lpips)
   workdir = Path(workdir)
+  encoder = trainer.read_encoder() if config.encoder_weights and not checkpoint.saved_steps(workdir) else None
   checkpoints = checkpoint.manager(workdir, keep_every=config.keep_every)
   with checkpoints, jax.set_mesh(trainer.mesh):
     state = trainer.last_state(checkpoints)
@@ -103,7 +117,7 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
       begins = 'a fresh run' if state is None else f'resuming after step {int(state["step"])}'
       print(f'{workdir}: {begins}', file=sys.stderr)
       checkpoint.write_config(workdir, config)
-    state = trainer.first_state() if state is None else state
+    state = trainer.first_state(encoder) if state is None else state
     return _loop(trainer, state, workdir, checkpoints, time_limit_seconds)
 
 

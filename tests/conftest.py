@@ -82,6 +82,19 @@ def dataset(renders, tmp_path_factory):
   return str(builder.data_dir)
 
 
+@pytest.fixture
+def tiny_config(dataset):
+  """A configuration of the tiny model on the balls: 6 steps."""
+  from configs import quickstart
+
+  config = quickstart.get_config()
+  config.model.update(TINY_MODEL)
+  config.data.update(dict(path=dataset, window=8, resize_min=8, resize_max=12, eval_objects=2, eval_size=16))
+  config.update(dict(num_train_steps=6, batch_size=4, log_every=1, checkpoint_every=3, eval_every=6))
+  config.optimizer.update(dict(warmup_steps=2, muon=False))  # Half the time to compile; Muon has its own test.
+  return config
+
+
 def encode_png(pixels: np.ndarray) -> bytes:
   stream = io.BytesIO()
   Image.fromarray(pixels).save(stream, 'PNG')

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from conftest import TINY_MODEL
-from configs import quickstart
 from lrm_jax import checkpoint, state as state_lib, train as train_lib
 from lrm_jax.export import export
 from lrm_jax.metrics import read
@@ -21,13 +20,8 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def config(dataset):
-  config = quickstart.get_config()
-  config.model.update(TINY_MODEL)
-  config.data.update(dict(path=dataset, window=8, resize_min=8, resize_max=12, eval_objects=2, eval_size=16))
-  config.update(dict(num_train_steps=6, batch_size=4, log_every=1, checkpoint_every=3, eval_every=6))
-  config.optimizer.update(dict(warmup_steps=2, muon=False))  # Half the time to compile; Muon has its own test.
-  return config
+def config(tiny_config):
+  return tiny_config
 
 
 def losses(workdir):

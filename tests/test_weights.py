@@ -1,0 +1,184 @@
+"""Weights of others: read without running anything, by tables that go both ways, giving the numbers they should."""
+
+import os
+from pathlib import Path
+import pickle
+import zipfile
+
+from flax import nnx, traverse_util
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lrm_jax import train as train_lib
+from lrm_jax.models.encoder import ViT
+from lrm_jax.weights import dino, files, tables
+
+GOLDEN = Path(__file__).parents[2] / 'shared/golden/openlrm_dinov1.safetensors'
+SIZES = dict(patch_size=8, width=24, depth=3, num_heads=2, table_size=3)
+
+
+def vit(**sizes):
+  return ViT(**sizes, sinusoidal_positions=False, remat=False, dtype=jnp.float32, rngs=nnx.Rngs(0))
+
+
+def parameters(model):
+  return traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model, nnx.Param)), sep='/')
+
+
+def shapes(model):
+  return {path: array.shape for path, array in parameters(model).items()}
+
+
+def with_parameters(model, arrays):
+  state = nnx.state(model, nnx.Param)
+  nnx.replace_by_pure_dict(state, traverse_util.unflatten_dict(arrays, sep='/'))
+  nnx.update(model, state)
+  return model
+
+
+@pytest.fixture
+def random_vit(rng):
+  model = vit(**SIZES)
+  return with_parameters(
+      model, {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes(model).items()})
+
+
+@pytest.mark.skipif(not GOLDEN.is_file(), reason='the golden numbers are not beside this checkout')
+def test_tokens_are_those_of_hugging_faces_vit():
+  golden = load_file(GOLDEN)
+  prefix = 'state/encoder.model.'
+  tensors = {name.removeprefix(prefix): x for name, x in golden.items() if name.startswith(prefix)}
+  model = vit(patch_size=8, width=64, depth=2, num_heads=4, table_size=6)
+  rows, before = dino.recognise(tensors)
+  assert rows is dino.HUGGING_FACE and before == ''
+  with_parameters(model, tables.load(rows, tensors, shapes(model)))
+  tokens = model(jnp.transpose(golden['in/image'], (0, 2, 3, 1)))
+  np.testing.assert_allclose(tokens, golden['out/hfnew_encoder_tokens'], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('rows', [dino.OFFICIAL, dino.HUGGING_FACE], ids=['official', 'hugging_face'])
+def test_out_and_in_again_is_the_same_to_the_bit(rows, random_vit):
+  before = parameters(random_vit)
+  tensors = tables.save(rows, before)
+  # All of the parameters, under names of their own.
+  assert {row.ours for row in rows} == before.keys()
+  assert sum(x.size for x in tensors.values()) == sum(x.size for x in before.values())
+  after = tables.load(rows, tensors, shapes(random_vit))
+  assert after.keys() == before.keys()
+  for path, array in before.items():
+    np.testing.assert_array_equal(after[path], array)
+
+
+def test_patches_are_the_convolution(rng):
+  """A convolution that steps by its own size, as PyTorch has it: [D, 3, p, q] over [B, 3, H, W]."""
+  kernel, image = rng.normal(size=(5, 3, 4, 4)).astype(np.float32), rng.uniform(size=(2, 12, 12, 3)).astype(np.float32)
+  truth = jax.lax.conv_general_dilated(
+      jnp.transpose(image, (0, 3, 1, 2)), kernel, (4, 4), 'VALID', precision='highest')
+  model = vit(**SIZES | dict(patch_size=4, width=4))
+  patches = image.reshape(2, 3, 4, 3, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2, 9, 48)
+  flat = patches @ tables.PATCHES.to_ours(kernel)
+  np.testing.assert_allclose(flat, truth.reshape(2, 5, 9).swapaxes(1, 2), rtol=1e-4, atol=1e-5)
+  assert model.patch_embedding.kernel.shape == (48, 4)
+
+
+@pytest.mark.parametrize('rows, before', [
+    (dino.OFFICIAL, ''), (dino.OFFICIAL, 'teacher.backbone.'), (dino.HUGGING_FACE, 'encoder.model.'),
+    (dino.HUGGING_FACE, '')])
+def test_what_stands_before_the_names_is_found_out(rows, before, random_vit, tmp_path):
+  tensors = {before + name: x for name, x in tables.save(rows, parameters(random_vit)).items()}
+  tensors |= {before + 'pooler.dense.weight': np.ones((24, 24), np.float32)}  # What the tokens do not pass.
+  if before.startswith('teacher'):
+    tensors |= {name.replace('teacher', 'student'): x * 0 for name, x in tensors.items()}
+  save_file(tensors, tmp_path / 'vit.safetensors')
+  loaded = dino.load(tmp_path / 'vit.safetensors', shapes(random_vit))
+  for path, array in parameters(random_vit).items():
+    np.testing.assert_array_equal(loaded[path], array)
+
+
+def test_all_that_does_not_fit_is_told_at_once(random_vit, tmp_path):
+  tensors = tables.save(dino.OFFICIAL, parameters(random_vit))
+  tensors['norm.weight'] = tensors['norm.weight'][:7]
+  tensors['mask_token'] = np.zeros((1, 5), np.float32)
+  del tensors['blocks.1.mlp.fc1.bias'], tensors['pos_embed']
+  save_file(tensors, tmp_path / 'vit.safetensors')
+  with pytest.raises(ValueError) as info:
+    dino.load(tmp_path / 'vit.safetensors', shapes(random_vit))
+  text = str(info.value)
+  for words in ('vit.safetensors', 'pos_embed is missing', 'blocks.1.mlp.fc1.bias is missing',
+                'mask_token (1, 5) is unexpected', 'norm.weight makes norm/scale of (7,), and the model has (24,)'):
+    assert words in text, text
+
+
+def test_what_is_no_vit_is_told(tmp_path):
+  save_file({'x': np.zeros(3, np.float32)}, tmp_path / 'x.safetensors')
+  with pytest.raises(ValueError, match='holds no ViT'):
+    dino.load(tmp_path / 'x.safetensors', {})
+
+
+def test_a_pytorch_file_is_read_without_pytorch():
+  tensors = files.read(Path(__file__).parent / 'pytorch/tensors.pth')
+  expected = {
+      'plain': np.arange(6.0).reshape(2, 3), 'shared': np.arange(4.0, 12.0).reshape(4, 2),
+      'turned': np.arange(6.0).reshape(2, 3).T, 'half': np.array([1.5, -2.0]), 'count': np.array(7),
+      'parameter': np.full((2, 2), 0.25), 'empty': np.zeros((0, 3))}
+  assert tensors.keys() == {f'teacher.{name}' for name in expected}
+  for name, value in expected.items():
+    np.testing.assert_array_equal(tensors[f'teacher.{name}'].astype(np.float64), value)
+  assert tensors['teacher.half'].dtype == ml_dtypes.bfloat16 and tensors['teacher.count'].dtype == np.int64
+
+
+class Malicious:
+  def __init__(self, path):
+    self.path = path
+
+  def __reduce__(self):
+    return os.mkdir, (self.path,)
+
+
+def test_a_malicious_pickle_is_refused_and_does_nothing(tmp_path):
+  trap = str(tmp_path / 'trap')
+  with zipfile.ZipFile(tmp_path / 'evil.pth', 'w') as archive:
+    archive.writestr('archive/data.pkl', pickle.dumps({'x': Malicious(trap)}))
+  with pytest.raises(ValueError, match='wants to run .*mkdir'):
+    files.read(tmp_path / 'evil.pth')
+  assert not os.path.exists(trap)
+  pickle.loads(pickle.dumps(Malicious(trap)))
+  assert os.path.exists(trap)  # It would have.
+
+
+def test_damaged_and_unknown_files_are_told(tmp_path):
+  whole = (Path(__file__).parent / 'pytorch/tensors.pth').read_bytes()
+  (tmp_path / 'cut.pth').write_bytes(whole[:len(whole) // 2])
+  (tmp_path / 'text.bin').write_text('no tensors')
+  (tmp_path / 'cut.safetensors').write_bytes(b'\x08\0\0\0\0\0\0\0{"a":')
+  with zipfile.ZipFile(tmp_path / 'other.pth', 'w') as archive:
+    archive.writestr('readme', 'hello')
+  for name in ('cut.pth', 'text.bin', 'cut.safetensors', 'other.pth'):
+    with pytest.raises(ValueError, match=name):
+      files.read(tmp_path / name)
+  with pytest.raises(FileNotFoundError, match='nothing.pth'):
+    files.read(tmp_path / 'nothing.pth')
+
+
+def test_training_starts_from_the_encoder_it_is_given(tiny_config, tmp_path, rng):
+  config = tiny_config
+  trainer = train_lib.Trainer(config, lpips=None)
+  wanted = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(
+      trainer.abstract_state['params']['encoder'], sep='/').items()}
+  arrays = {path: rng.normal(size=shape).astype(np.float32) for path, shape in wanted.items()}
+  save_file(tables.save(dino.OFFICIAL, arrays), tmp_path / 'vit.safetensors')
+  config.encoder_weights = str(tmp_path / 'vit.safetensors')
+  state = trainer.first_state(trainer.read_encoder())
+  for path, array in traverse_util.flatten_dict(state['params']['encoder'], sep='/').items():
+    np.testing.assert_array_equal(array, arrays[path])
+  assert np.isfinite(train_lib.train(config, tmp_path / 'run')['eval_psnr'])
+  config.encoder_weights = str(tmp_path / 'none.safetensors')
+  config.num_train_steps = 4
+  train_lib.train(config, tmp_path / 'run')  # Resumes: what it began from is needed no more.
+  with pytest.raises(FileNotFoundError, match='none.safetensors'):
+    train_lib.train(config, tmp_path / 'other')
+  assert not (tmp_path / 'other').exists()
