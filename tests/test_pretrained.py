@@ -1,0 +1,39 @@
+"""The model that ships: it loads by name, is small, and beats what needs no learning on objects it has not seen."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lrm_jax
+from lrm_jax import evaluation, input_pipeline, reconstructor
+
+DATA = Path(__file__).parents[1] / 'data/embedded/object_views/1.0.0'
+
+
+@pytest.fixture(scope='module')
+def model():
+  return lrm_jax.from_pretrained('quickstart')
+
+
+def test_it_is_small_enough_to_ship():
+  assert sum(path.stat().st_size for path in reconstructor.find('quickstart').rglob('*')) < 12e6
+
+
+def test_it_makes_one_coloured_mesh_of_one_picture(model):
+  views = input_pipeline.load_views(DATA, 'test', image_size=model.image_size, size=32, indices=[0])
+  mesh = model.mesh(model.encode(views['image']), resolution=64)[0]
+  assert len(mesh.faces) > 200 and mesh.volume > 0
+  assert np.ptp(mesh.visual.vertex_colors[:, :3], axis=0).max() > 20
+  assert np.abs(mesh.bounds).max() < 1
+
+
+@pytest.mark.slow
+def test_it_is_3_db_better_than_what_learns_nothing(model):
+  views = input_pipeline.load_views(DATA, 'test', image_size=model.image_size, size=64)
+  scores = evaluation.evaluate(evaluation.predict(model.model, views), views)
+  trivial = evaluation.trivial(views, evaluation.mean_training_view(DATA, 'train', 64))
+  best = max(values['psnr'] for values in trivial.values())
+  print(f'{scores["psnr"]:.2f} dB, the best of the trivial {best:.2f} dB')
+  assert scores['psnr'] > best + 3
+  assert scores['ssim'] > max(values['ssim'] for values in trivial.values())
