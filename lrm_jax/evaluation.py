@@ -8,6 +8,7 @@ Legend: O objects, V views, s pixels along a side.
 import functools
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
@@ -53,7 +54,7 @@ def compare(color, reference, lpips=None) -> dict[str, Float[Array, 'O V']]:
   """Returns the figures [O, V] of pictures [O, V, s, s, 3]: psnr (dB), ssim and, with a network, lpips."""
   scores = {'psnr': images.psnr(color, reference), 'ssim': images.ssim(color, reference)}
   if lpips is not None:
-    flat = lambda x: np.asarray(x, np.float32).reshape(-1, *x.shape[2:])
+    flat = lambda x: jnp.asarray(x, jnp.float32).reshape(-1, *x.shape[2:])
     scores['lpips'] = np.asarray(lpips(flat(color), flat(reference))).reshape(color.shape[:2])
   return scores
 

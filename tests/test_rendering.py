@@ -88,6 +88,18 @@ def test_the_gradient_of_a_sum_of_planes_is_that_of_the_planes_side_by_side(axes
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+def test_gradients_of_planes_in_half_precision_are_summed_in_float32(rng):
+  planes = jnp.array(rng.normal(size=(3, 5, 5, 4)), jnp.float32)
+  points = jnp.array(rng.uniform(-1, 1, (5000, 3)), jnp.float32)
+  loss = lambda planes: jnp.sum(jnp.sin(triplane.sample_sum(planes, points)))
+  half = planes.astype(jnp.bfloat16)
+  gradient = jax.grad(loss)(half)
+  assert gradient.dtype == jnp.bfloat16
+  # Thousands of small numbers were added up: in bfloat16 they would be lost.
+  np.testing.assert_allclose(
+      gradient.astype(jnp.float32), jax.grad(loss)(half.astype(jnp.float32)), rtol=2**-7, atol=0.05)
+
+
 def test_planes_fade_to_nothing_outside_the_cube(rng):
   planes = jnp.ones((3, 4, 4, 2))
   outside = triplane.sample_sum(planes, jnp.array([[2.0, 2.0, 2.0], [-9, 9, 5]]))

@@ -72,7 +72,7 @@ def _forward(planes, points, axes):
 def _backward(axes, residuals, gradient):
   planes, points = residuals
   _, pull = jax.vjp(lambda points: _sample_sum(planes, points, axes), points)
-  return scatter_sum(points, gradient, planes.shape[1], axes), *pull(gradient)
+  return scatter_sum(points, gradient, planes.shape[1], axes).astype(planes.dtype), *pull(gradient)
 
 
 sample_sum.defvjp(_forward, _backward)
