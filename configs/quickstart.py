@@ -1,8 +1,9 @@
-"""LRM for 2 CPU cores: it learns real objects in minutes, and the model that ships was trained by it for hours.
+"""LRM for 2 CPU cores: it learns real objects in minutes, and the model that ships was trained by it.
 
   python -m lrm_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
 
-Hardware: any CPU with 2 cores and 2 GB. To expect: docs/results/quickstart.md has the curve.
+Hardware: any CPU with 2 cores and 2 GB. To expect: a quarter of an hour, 22.9 dB on held-out objects, where the best
+that learns nothing has 18.4; docs/results/quickstart.md has the curve, and a longer one.
 It trains without LPIPS: the VGG16 weights that LPIPS needs may not be shipped with this repository, and at windows
 of 32 px on two cores the perceptual network would cost more than the model itself. So its renders are blurred where
 a model trained with LPIPS would invent detail. All choices are ours, made for this size.
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   config = ConfigDict()
 
-  config.num_train_steps = 9000  # steps
+  config.num_train_steps = 2000  # steps: more fits the training objects better, and unseen ones worse
   config.batch_size = 8  # objects a step
   config.gradient_accumulation = 1  # micro-batches a step
   config.seed = 0
@@ -76,7 +77,7 @@ def get_config() -> ConfigDict:
   optimizer.beta1 = 0.9
   optimizer.beta2 = 0.95
   optimizer.weight_decay = 0.05
-  optimizer.warmup_steps = config.get_ref('num_train_steps') // 30  # follows it: 300 of 9000
+  optimizer.warmup_steps = config.get_ref('num_train_steps') // 30  # follows it: 66 of 2000
   optimizer.clip_norm = 1.0
   optimizer.muon = True  # in 270 s on one core 21.9 dB, AdamW alone 19.0 (docs/results/quickstart.md)
 
