@@ -150,6 +150,13 @@ def test_a_malicious_pickle_is_refused_and_does_nothing(tmp_path):
   assert os.path.exists(trap)  # It would have.
 
 
+@pytest.mark.parametrize('offset, shape, strides', [
+    (0, (3,), (3,)), (7, (1,), (1,)), (-1, (1,), (1,)), (0, (2, 2), (-4, 5)), (0, (2, -1), (1, 1)), (0, (2,), (1, 1))])
+def test_no_tensor_reads_beyond_its_storage(offset, shape, strides):
+  with pytest.raises(pickle.UnpicklingError, match='reaches beyond its 6 numbers'):
+    files._tensor(np.arange(6.0), offset, shape, strides)  # pylint: disable=protected-access
+
+
 def test_damaged_and_unknown_files_are_told(tmp_path):
   whole = (Path(__file__).parent / 'pytorch/tensors.pth').read_bytes()
   (tmp_path / 'cut.pth').write_bytes(whole[:len(whole) // 2])

@@ -85,7 +85,8 @@ def scatter_sum(
   """Returns the planes to which every point has added its `gradient`: the transpose of `sample_sum` in the planes.
 
   A window of 2 x 2 texels a plane is added at once, not each of the twelve corners on its own as the derivative of
-  the gathers would: a CPU adds one window after another, and is up to three times faster so.
+  the gathers would: a CPU adds one window after another, and the gradient of a rendering takes a sixth less time so
+  (quickstart config, 2 cores, 2026-11-25).
   """
   points, gradient = points.reshape(-1, 3), gradient.reshape(-1, gradient.shape[-1])
   windows = jax.lax.ScatterDimensionNumbers(

@@ -105,7 +105,9 @@ class _Unpickler(pickle.Unpickler):
 def _tensor(storage, offset, shape, strides, *_):
   """Returns the array of a view into a storage; strides count numbers, as PyTorch's do."""
   last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides))
-  if math.prod(shape) and not 0 <= offset <= last < len(storage):
-    raise pickle.UnpicklingError(f'a tensor of {shape} reaches beyond its storage of {len(storage)} numbers')
+  # Nothing outside of the storage may be read, whatever the file says: PyTorch has no negative strides.
+  inside = 0 <= offset and min((*shape, *strides), default=0) >= 0 and (not math.prod(shape) or last < len(storage))
+  if len(shape) != len(strides) or not inside:
+    raise pickle.UnpicklingError(f'a tensor of {shape}, strides {strides}, reaches beyond its {len(storage)} numbers')
   strides = [stride * storage.itemsize for stride in strides]
   return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides).copy()
