@@ -28,15 +28,19 @@ def get_config() -> ConfigDict:
   config.checkpoint_every = 500  # steps [ours]
   config.keep_every = 10_000  # steps: checkpoints at its multiples stay for good; 0: only the last two [ours]
   config.eval_every = 1000  # steps between figures and pictures of held-out objects [ours]
+  config.init_from = ''  # model that all parameters start from: a run directory, OpenLRM's, TripoSR's, hf://owner/name
   config.encoder_weights = ''  # file that the encoder starts from: DINO ViT-B/16 [P]; '': at random
 
   config.model = model = ConfigDict()
+  model.architecture = 'lrm'  # lrm, openlrm or triposr: lrm_jax/models/
   model.image_size = 512  # px [B]
+  model.encoder = 'dino'  # dino or dinov2 [P]
   model.patch_size = 16  # px: DINO ViT-B/16, 32 x 32 patches and the class token: 1,025 tokens [P]
   model.encoder_width = 768  # channels [P]
   model.encoder_depth = 12  # layers [P]
   model.encoder_num_heads = 12  # [P]
   model.encoder_table_size = 14  # patches along the side that DINO's position table is for (224 px) [P]
+  model.encoder_interpolate_offset = 0.1  # added to the patches along a side where the table is stretched [DINO's code]
   model.camera_width = 1024  # channels of the camera embedding [C]
   model.decoder_width = 1024  # channels [P]
   model.decoder_depth = 16  # layers [P]
@@ -44,11 +48,13 @@ def get_config() -> ConfigDict:
   model.triplane_resolution = 32  # tokens along the side of a plane: 3 x 32 x 32 = 3,072 [P]
   model.triplane_upsample = 2  # texels a token along the side: planes of 64 x 64 [P]
   model.triplane_channels = 80  # [P]
+  model.plane_axes = ('xy', 'xz', 'zy')  # along width and height of each plane [C; the paper does not say]
   model.nerf_width = 64  # channels [P]
   model.nerf_depth = 10  # linear layers, the output among them [M]
   model.num_samples = 128  # a ray [B, C]
   model.rays_per_chunk = 4096  # rays of each object in flight: bounds the memory [ours]
   model.density_scale = 1.0  # density = scale * softplus(s - 1), per world unit [ours; softplus C]
+  model.color_padding = 0.001  # that the sigmoid of colours is stretched by at both ends [C]
   model.sinusoidal_positions = False  # learned tables start at noise [P]
   model.remat = True  # layers are computed again in the backward pass: 3,072 tokens x 16 layers do not fit else [ours]
   model.dtype = 'bfloat16'  # of the networks; parameters, cameras, compositing: float32 [B]
@@ -64,18 +70,22 @@ def get_config() -> ConfigDict:
   data.resize_min = 128  # px: views are resized to a random size first [B]
   data.resize_max = 384  # px [B]
   data.foreground_bias = 0.0  # probability that a window is centred on the object and not anywhere [ours]
-  data.background = 1.0  # white [B, C]
+  data.background = (1.0,)  # greys, of which each target view has one: white [B, C]
+  data.input_background = 1.0  # grey around the object of the input picture [B, C]
   data.normalise_cameras = True  # the input view to [0, -2, 0], the scene with it [P]
   data.mirror = False  # reflect half of the scenes [ours]
   data.permute_colors = False  # red, green, blue in a random order, the same in all views of an example [ours]
   data.frontal_input_probability = 0.0  # that the input is view 0, else any view alike [ours]
   data.num_workers = 8  # processes a host that read and decode [ours]
   data.fov = 50.0  # degrees: the view of a picture that comes without a camera [C]
+  data.fill = 0.58  # of the picture's side, by the object's longer side, in a picture without a camera [ours, measured]
 
   config.loss = loss = ConfigDict()
   loss.lpips_weight = 2.0  # beside MSE with weight 1 [P]
-  loss.lpips_weights = ''  # file of VGG16 and LPIPS weights; docs in lrm_jax/models/lpips.py
+  loss.lpips_weights = ''  # file of VGG16 and LPIPS weights; docs/weights.md tells where from
   loss.mask_weight = 0.0  # of the squared error of the opacity [ours; the paper has none]
+  loss.mask_entropy_weight = 0.0  # of the cross-entropy of the opacity [the paper has none]
+  loss.total_variation_weight = 0.0  # of the planes [the paper has none]
 
   config.optimizer = optimizer = ConfigDict()
   optimizer.learning_rate = 4e-4  # peak, AdamW, cosine to 0 [B]

@@ -23,9 +23,11 @@ def get_config() -> ConfigDict:
   config.checkpoint_every = 250  # steps
   config.keep_every = 0  # only the last two
   config.eval_every = 500  # steps
+  config.init_from = ''
   config.encoder_weights = ''  # nothing is downloaded: the encoder starts at random
 
   config.model = model = ConfigDict()
+  model.architecture = 'lrm'
   model.image_size = 64  # px
   model.patch_size = 8  # px: 8 x 8 patches and the class token
   model.encoder_width = 192
@@ -59,18 +61,22 @@ def get_config() -> ConfigDict:
   data.resize_min = 32  # px: the whole view ...
   data.resize_max = 64  # px: ... down to a quarter of it
   data.foreground_bias = 0.5
-  data.background = 1.0
+  data.background = (1.0,)
+  data.input_background = 1.0
   data.normalise_cameras = True
   data.mirror = True
   data.permute_colors = True
   data.frontal_input_probability = 0.5
   data.num_workers = 0  # the main process reads: decoding 128 px costs little
   data.fov = 50.0  # degrees, of the rendered views: what reconstruct assumes of a picture
+  data.fill = 0.58  # of the picture's side, by the object: the median over the frontal views
 
   config.loss = loss = ConfigDict()
   loss.lpips_weight = 0.0  # see above
   loss.lpips_weights = ''
   loss.mask_weight = 0.1
+  loss.mask_entropy_weight = 0.0
+  loss.total_variation_weight = 0.0
 
   config.optimizer = optimizer = ConfigDict()
   optimizer.learning_rate = 2e-3

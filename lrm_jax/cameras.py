@@ -11,7 +11,7 @@ Source: LRM (arXiv 2311.04400), section 3.2 and its camera normalisation.
 
 import numpy as np
 
-INPUT_DISTANCE = 2.0  # LRM puts the input camera at [0, -2, 0].
+INPUT_POSITION = (0.0, -2.0, 0.0)  # Where LRM puts the input camera; weights from elsewhere have other places.
 
 
 def look_at(position, target=(0.0, 0.0, 0.0), up=(0.0, 0.0, 1.0)):
@@ -36,21 +36,22 @@ def look_at(position, target=(0.0, 0.0, 0.0), up=(0.0, 0.0, 1.0)):
   return pose
 
 
-def orbit(num_views, distance=INPUT_DISTANCE, elevation=0.0):
-  """Returns camera_to_world [V, 4, 4] of a full turn that starts at the input view (-y).
+def orbit(num_views, position=INPUT_POSITION, elevation=0.0):
+  """Returns camera_to_world [V, 4, 4] of a full turn that starts at the input view's `position`.
 
-  The camera moves counter-clockwise seen from above (towards +x first); `elevation` in degrees, in (-90, 90).
+  The camera moves counter-clockwise seen from above (from -y towards +x); `elevation` in degrees, in (-90, 90).
   """
-  angle = 2 * np.pi * np.arange(num_views) / num_views - np.pi / 2
+  distance, start = np.linalg.norm(position), np.arctan2(position[1], position[0])
+  angle = 2 * np.pi * np.arange(num_views) / num_views + start
   height = np.deg2rad(elevation)
-  position = np.stack([np.cos(height) * np.cos(angle), np.cos(height) * np.sin(angle),
-                       np.full(num_views, np.sin(height))], axis=-1)
-  return look_at(distance * position)
+  direction = np.stack([np.cos(height) * np.cos(angle), np.cos(height) * np.sin(angle),
+                        np.full(num_views, np.sin(height))], axis=-1)
+  return look_at(distance * direction)
 
 
-def input_camera(distance=INPUT_DISTANCE):
-  """Returns the camera_to_world [4, 4] that every input view is normalised to: [0, -distance, 0], z up."""
-  return look_at([0.0, -distance, 0.0])
+def input_camera(position=INPUT_POSITION):
+  """Returns the camera_to_world [4, 4] that every input view is normalised to: at `position`, z up."""
+  return look_at(position)
 
 
 def intrinsics_from_fov(degrees):
@@ -59,16 +60,16 @@ def intrinsics_from_fov(degrees):
   return np.array([focal, focal, 0.5, 0.5])
 
 
-def normalise_to_input_view(camera_to_world, input_view=0, distance=INPUT_DISTANCE):
-  """Returns (camera_to_world [V, 4, 4], similarity [4, 4]) with the input view at [0, -distance, 0].
+def normalise_to_input_view(camera_to_world, input_view=0, position=INPUT_POSITION):
+  """Returns (camera_to_world [V, 4, 4], similarity [4, 4]) with the input view at `position`.
 
   One similarity (rotation, then a scale) is applied to the whole scene: x -> similarity @ x. The origin
   stays where it is, so the views must look at it. Rotations stay rotations: only positions are scaled.
   """
   camera_to_world = np.asarray(camera_to_world, np.float64)
   source = camera_to_world[input_view]
-  rotation = input_camera()[:3, :3] @ source[:3, :3].T
-  scale = distance / np.linalg.norm(source[:3, 3])
+  rotation = input_camera(position)[:3, :3] @ source[:3, :3].T
+  scale = np.linalg.norm(position) / np.linalg.norm(source[:3, 3])
   moved = camera_to_world.copy()
   moved[:, :3, :3] = rotation @ camera_to_world[:, :3, :3]
   moved[:, :3, 3] = scale * camera_to_world[:, :3, 3] @ rotation.T

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lrm_jax import state as state_lib
-from lrm_jax.models.lrm import LRM
+from lrm_jax.models.triplane_model import TriplaneModel
 
 
 def manager(workdir: str | Path, *, keep_every: int = 0) -> ocp.CheckpointManager:
@@ -80,7 +80,7 @@ def restore_state(checkpoints: ocp.CheckpointManager, abstract_state: dict) -> d
   return {'step': counter, 'params': items['params'], 'opt_state': items['opt_state']}
 
 
-def restore(directory: str | Path, step: int | None = None) -> tuple[LRM, ConfigDict, int]:
+def restore(directory: str | Path, step: int | None = None) -> tuple[TriplaneModel, ConfigDict, int]:
   """Returns (model, config, step) of a run directory: the last checkpoint, or that of `step`.
 
   Parameters come back in float32 on the default device. FileNotFoundError where there is no such checkpoint.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from lrm_jax import evaluation, input_pipeline
 from lrm_jax.errors import run_main
-from lrm_jax.models.lpips import load_lpips
 from lrm_jax.reconstructor import from_pretrained
+from lrm_jax.weights.vgg import load_lpips
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
@@ -24,17 +24,19 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
   parser = argparse.ArgumentParser(prog='lrm_jax.evaluate', description=__doc__.splitlines()[0])
-  parser.add_argument('--checkpoint', default='quickstart', help='a run directory, or a model that ships, by name')
+  parser.add_argument('--checkpoint', default='quickstart', help='a run directory, one of OpenLRM or TripoSR, hf://owner/name, or a model that ships')
   parser.add_argument('--data', default='data/embedded/object_views/1.0.0', help='directory of a dataset')
   parser.add_argument('--split', default='test')
   parser.add_argument('--train_split', default='train', help='whose mean view is a predictor')
   parser.add_argument('--size', type=int, default=64, help='of the views, pixels along a side')
-  parser.add_argument('--lpips_weights', help='.npz of VGG16 and LPIPS weights (lrm_jax/models/lpips.py)')
+  parser.add_argument('--lpips_weights', help='VGG16 and LPIPS weights, files joined by commas (docs/weights.md)')
   parser.add_argument('--json', type=Path, help='where to write the figures, per object too')
   args = parser.parse_args()
   reconstructor = from_pretrained(args.checkpoint)
   lpips = load_lpips(args.lpips_weights) if args.lpips_weights else None
-  views = input_pipeline.load_views(args.data, args.split, image_size=reconstructor.image_size, size=args.size)
+  views = input_pipeline.load_views(
+      args.data, args.split, image_size=reconstructor.image_size, size=args.size,
+      input_background=reconstructor.input_background, input_position=reconstructor.model.input_position)
   mean_view = evaluation.mean_training_view(args.data, args.train_split, args.size)
   scores = evaluation.evaluate(evaluation.predict(reconstructor.model, views), views, lpips)
   rows = {'model': scores} | {
@@ -46,8 +48,11 @@ def main() -> None:
         f'{args.size} px; PSNR in dB')
   print(table(rows))
   print(f'the input view itself: {scores["psnr_seen"]:.3f} dB')
+  if lpips:
+    print(f'lpips by {lpips.source}')
   if args.json:
-    args.json.write_text(json.dumps({'rows': rows, 'per_object': scores['per_object']}, indent=2) + '\n')
+    figures = {'rows': rows, 'per_object': scores['per_object']} | ({'lpips_network': lpips.source} if lpips else {})
+    args.json.write_text(json.dumps(figures, indent=2) + '\n')
 
 
 if __name__ == '__main__':

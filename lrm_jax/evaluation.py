@@ -13,14 +13,14 @@ from jaxtyping import Array, Float
 import numpy as np
 
 from lrm_jax import images, input_pipeline
-from lrm_jax.models.lrm import LRM
+from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.volume import Pixels
 
 _OBJECTS_PER_CALL = 4
 _OBJECTS_PER_READ = 64
 
 
-def predict(model: LRM, views: dict) -> Pixels:
+def predict(model: TriplaneModel, views: dict) -> Pixels:
   """Returns what the model makes of the inputs, seen from every view: NumPy, color [O, V, s, s, 3] and so on."""
   size = views['color'].shape[-2]
   keys = ('image', 'camera_to_world', 'intrinsics')

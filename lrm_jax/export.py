@@ -1,7 +1,9 @@
-"""A model to pass on: python -m lrm_jax.export --checkpoint=runs/mine --out=DIR [--step=N]
+"""A model to pass on: python -m lrm_jax.export --checkpoint=runs/mine --out=DIR [--format=lrm_jax] [--step=N]
 
-DIR is a run directory with the parameters alone, in bfloat16: a sixth of what training keeps. `--checkpoint=DIR` of
-every command takes it, and so does `lrm_jax.from_pretrained(DIR)`. The models that ship are made so.
+--format=lrm_jax (the default): a run directory with the parameters alone, in bfloat16: a sixth of what training keeps.
+The models that ship are made so. --format=openlrm: config.json + model.safetensors as OpenLRM's own loader opens them.
+--format=triposr: config.yaml + model.safetensors as TripoSR has them. `--checkpoint=DIR` of every command takes each of
+them back, and so does `lrm_jax.from_pretrained(DIR)`.
 """
 
 import argparse
@@ -9,37 +11,50 @@ from pathlib import Path
 import shutil
 import tempfile
 
-from lrm_jax import checkpoint, reconstructor, state as state_lib
+from lrm_jax import checkpoint, sources, state as state_lib
 from lrm_jax.errors import run_main
+from lrm_jax.weights import openlrm, triposr
+
+_FOREIGN = {'openlrm': openlrm, 'triposr': triposr}
+FORMATS = ('lrm_jax', *_FOREIGN)
 
 
-def export(source: str | Path, out: str | Path, step: int | None = None) -> Path:
-  """Writes `out`, whole or not at all, from a run directory or a model that ships; returns it.
+def export(source: str | Path, out: str | Path, step: int | None = None, *, format: str = 'lrm_jax') -> Path:
+  """Writes `out`, whole or not at all, from anything that lrm_jax/sources.py loads; returns it.
 
-  The run's metrics.jsonl goes along. Raises FileNotFoundError where there is no such checkpoint, and ValueError where
-  `out` holds something already.
+  In our own format the run's metrics.jsonl goes along. Raises FileNotFoundError where there is no such checkpoint, and
+  ValueError where `out` holds something already, or where the format cannot express the model, with the reasons.
   """
-  source, out = reconstructor.find(source), Path(out)
+  out = Path(out)
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     raise ValueError(f'--out={out} holds something already: give a directory that is new or empty')
-  model, config, step = checkpoint.restore(source, step)
+  if format not in FORMATS:
+    raise ValueError(f'--format={format} is unknown: one of {", ".join(FORMATS)}')
+  source = sources.find(source)
+  model, config, step = sources.load(source, step)
+  if format in _FOREIGN and (reasons := _FOREIGN[format].refusal(config.to_dict())):
+    raise ValueError(f'{source} cannot be written as --format={format}: {"; ".join(reasons)}')
   out.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent) as folder:
     fresh = Path(folder) / out.name
-    checkpoint.write_model(fresh, state_lib.parameters(model), config, step)
-    if (source / 'metrics.jsonl').is_file():
-      shutil.copyfile(source / 'metrics.jsonl', fresh / 'metrics.jsonl')
+    if format in _FOREIGN:
+      _FOREIGN[format].write(fresh, config.to_dict(), sources.flat_parameters(model))
+    else:
+      checkpoint.write_model(fresh, state_lib.parameters(model), config, step)
+      if (source / 'metrics.jsonl').is_file():
+        shutil.copyfile(source / 'metrics.jsonl', fresh / 'metrics.jsonl')
     fresh.replace(out)
   return out
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(prog='lrm_jax.export', description=__doc__.splitlines()[0])
-  parser.add_argument('--checkpoint', required=True, help='a run directory, or a model that ships, by name')
+  parser.add_argument('--checkpoint', required=True, help='a run directory, one of OpenLRM or TripoSR, hf://owner/name, or a model that ships')
   parser.add_argument('--out', type=Path, required=True, help='a directory that is new or empty')
   parser.add_argument('--step', type=int, help='of the checkpoint (default: the last)')
+  parser.add_argument('--format', default='lrm_jax', help=f'one of {", ".join(FORMATS)} (default: lrm_jax)')
   args = parser.parse_args()
-  out = export(args.checkpoint, args.out, args.step)
+  out = export(args.checkpoint, args.out, args.step, format=args.format)
   size = sum(path.stat().st_size for path in out.rglob('*') if path.is_file())
   print(f'{out}: {size / 1e6:.1f} MB')
 

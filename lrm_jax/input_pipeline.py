@@ -37,8 +37,10 @@ class MakeExample(grain.transforms.RandomMap):
   resize_min: int
   resize_max: int
   num_side_views: int
-  background: float
+  background: tuple[float, ...]  # Greys, of which each target view has one.
+  input_background: float
   normalise_cameras: bool
+  input_position: tuple[float, float, float]
   mirror: bool
   permute_colors: bool
   frontal_input_probability: float
@@ -49,23 +51,24 @@ class MakeExample(grain.transforms.RandomMap):
     picked = self._pick(record, rng)
     poses = np.asarray(record['camera_to_world'], np.float64)[picked]
     intrinsics = np.asarray(record['intrinsics'], np.float64)[picked]
-    if self.normalise_cameras:
-      poses, _ = cameras.normalise_to_input_view(poses)
     pictures = [_decode(record, view) for view in picked]
     if self.mirror and rng.random() < 0.5:
       poses, pictures = cameras.mirror(poses), [picture[:, ::-1] for picture in pictures]
       intrinsics[:, 2] = 1 - intrinsics[:, 2]
+    if self.normalise_cameras:
+      poses, _ = cameras.normalise_to_input_view(poses, position=self.input_position)
     if self.permute_colors:
       channels = [*rng.permutation(3), 3]
       pictures = [picture[..., channels] for picture in pictures]
-    image = images.over(images.resize(pictures[0], self.image_size), self.background)
+    image = images.over(images.resize(pictures[0], self.image_size), self.input_background)
     windows, cut_intrinsics = zip(*(self._window(*view, rng) for view in zip(pictures, intrinsics)))
     windows = np.stack(windows)
+    greys = rng.choice(self.background, len(picked)) if len(self.background) > 1 else np.full(len(picked), self.background)
     example = {
         'image': image, 'camera_to_world': poses[0], 'intrinsics': intrinsics[0],
-        'target_color': images.over(windows, self.background), 'target_opacity': windows[..., 3],
+        'target_color': images.over(windows, greys[:, None, None, None]), 'target_opacity': windows[..., 3],
         'target_camera_to_world': poses, 'target_intrinsics': np.stack(cut_intrinsics),
-        'background': np.full((len(picked), 3), self.background),
+        'background': np.tile(greys[:, None], (1, 3)),
     }
     example = {name: np.asarray(value, np.float32) for name, value in example.items()}
     return example | {'record': np.int32(index)}
@@ -96,7 +99,8 @@ class MakeExample(grain.transforms.RandomMap):
 
 def make_dataset(
     path: str | Path, split: str, *, batch_size: int, image_size: int, window: int, resize_min: int, resize_max: int,
-    num_side_views: int, background: float = 1.0, normalise_cameras: bool = True, mirror: bool = False,
+    num_side_views: int, background: Sequence[float] = (1.0,), input_background: float = 1.0,
+    normalise_cameras: bool = True, input_position: Sequence[float] = cameras.INPUT_POSITION, mirror: bool = False,
     permute_colors: bool = False, frontal_input_probability: float = 0.0, foreground_bias: float = 0.0, seed: int = 0,
     process_index: int = 0, process_count: int = 1, start_step: int = 0, num_workers: int = 0,
 ) -> 'Batches':
@@ -113,7 +117,8 @@ def make_dataset(
   source = open_split(path, split)
   make = MakeExample(
       image_size=image_size, window=window, resize_min=resize_min, resize_max=resize_max,
-      num_side_views=num_side_views, background=background, normalise_cameras=normalise_cameras, mirror=mirror,
+      num_side_views=num_side_views, background=tuple(background), input_background=input_background,
+      normalise_cameras=normalise_cameras, input_position=tuple(input_position), mirror=mirror,
       permute_colors=permute_colors, frontal_input_probability=frontal_input_probability,
       foreground_bias=foreground_bias)
   # Random draws come before the slice by process: after it, all processes would draw the same numbers.
@@ -148,7 +153,8 @@ class Batches(Iterator[dict[str, np.ndarray]]):
 
 def load_views(
     path: str | Path, split: str, *, image_size: int, size: int, indices: Sequence[int] | None = None,
-    background: float = 1.0,
+    background: float = 1.0, input_background: float = 1.0,
+    input_position: Sequence[float] = cameras.INPUT_POSITION,
 ) -> dict:
   """Returns every view of objects, for evaluation, the cameras moved so that view 0 is the input view.
 
@@ -165,9 +171,9 @@ def load_views(
     record = source[index]
     uids.append(_uid(record))
     views = [_decode(record, view) for view in range(len(record['views']))]
-    inputs.append(images.over(images.resize(views[0], image_size), background))
+    inputs.append(images.over(images.resize(views[0], image_size), input_background))
     pictures.append(np.stack([images.resize(view, size) for view in views]))
-    poses.append(cameras.normalise_to_input_view(record['camera_to_world'])[0])
+    poses.append(cameras.normalise_to_input_view(record['camera_to_world'], position=input_position)[0])
     intrinsics.append(record['intrinsics'])
   if len(counts := {len(views) for views in pictures}) > 1:
     raise ValueError(f'objects of {split!r} of {path} have {sorted(counts)} views: evaluation takes equally many of each')

@@ -5,7 +5,7 @@ glTF is y up: `write_glb` turns the mesh (x, y, z) -> (x, z, -y), so that the in
 Legend: N grid points along a side, Q points, K vertices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import json
 from pathlib import Path
 import struct
@@ -101,13 +101,17 @@ def surface_color(
   return np.concatenate(colors)
 
 
-def write_glb(mesh: trimesh.Trimesh, path: str | Path) -> None:
+def write_glb(mesh: trimesh.Trimesh, path: str | Path, input_position: Sequence[float] = (0.0, -2.0, 0.0)) -> None:
   """Writes a mesh with vertex colours as GLB: y up, in metres, unlit, its colours as they were in the picture.
+
+  What the camera of the input view saw, which stood at `input_position`, is its front.
 
   glTF takes vertex colours to be linear light, ours are sRGB: they are converted, in 16 bits. Viewers that know
   `KHR_materials_unlit` show them so; others light the mesh as a rough white surface.
   """
-  turn = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+  angle = -np.pi / 2 - np.arctan2(input_position[1], input_position[0])
+  to_front = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+  turn = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]) @ to_front
   positions = np.ascontiguousarray(mesh.vertices @ turn.T, np.float32)
   normals = np.ascontiguousarray(mesh.vertex_normals @ turn.T, np.float32)
   lengths = np.linalg.norm(normals, axis=-1, keepdims=True)

@@ -1,7 +1,7 @@
-"""From any picture to what the network saw in training: one object, centred, at its usual size, on white.
+"""From any picture to what the network saw in training: one object, centred, at its usual size, on a plain grey.
 
 Training objects fill a sphere of radius 0.634 that a camera of 50 degrees sees from a distance of 2: the longest
-side of an object's outline is then about FILL of the picture's side.
+side of an object's outline is then about FILL of the picture's side. Others' models have other sizes, and greys.
 Legend: H W picture.
 """
 
@@ -22,17 +22,20 @@ _LARGEST = 2048  # pixels along a side: larger pictures are reduced first, for m
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """`image` [S, S, 3] in 0..1 on white; `has_mask`: whether the object's outline was known."""
+  """`image` [S, S, 3] in 0..1; `has_mask`: whether the object's outline was known."""
 
   image: np.ndarray
   has_mask: bool
 
 
-def prepare(path: str | Path, size: int, *, remove_background: bool = False) -> Prepared:
+def prepare(
+    path: str | Path, size: int, *, remove_background: bool = False, fill: float = FILL, background: float = 1.0
+) -> Prepared:
   """Returns the picture in a file, of any size and mode, as the network takes it.
 
-  Where there is transparency, or `remove_background`, the object is cut out, centred and scaled to FILL; else the
-  picture is taken whole, padded to a square with the colour of its border.
+  Where there is transparency, or `remove_background`, the object is cut out, centred, scaled to `fill` of the picture's
+  side and laid over a grey of `background`; else the picture is taken whole, padded to a square with the colour of its
+  border.
   Raises FileNotFoundError, and ValueError where it is no picture or shows nothing.
   """
   rgba = read(path)
@@ -43,7 +46,7 @@ def prepare(path: str | Path, size: int, *, remove_background: bool = False) -> 
     rgba = cut_out(rgba)
     if not np.any(rgba[..., 3] > 0.5):
       raise ValueError(f'{path}: no object stands out from the background: cut it out by hand, and give a PNG with alpha')
-  return Prepared(centre(rgba, size, name=str(path)), True)
+  return Prepared(centre(rgba, size, name=str(path), fill=fill, background=background), True)
 
 
 def read(path: str | Path) -> np.ndarray:
@@ -63,8 +66,10 @@ def read(path: str | Path) -> np.ndarray:
     raise ValueError(f'{path} is no picture that can be read ({error}): give a PNG, JPEG or WebP') from error
 
 
-def centre(rgba: np.ndarray, size: int, *, name: str = 'the picture') -> np.ndarray:
-  """Returns [size, size, 3] on white, the opaque part in the middle, its longer side FILL of the picture's."""
+def centre(
+    rgba: np.ndarray, size: int, *, name: str = 'the picture', fill: float = FILL, background: float = 1.0
+) -> np.ndarray:
+  """Returns [size, size, 3] over a grey, the opaque part in the middle, its longer side `fill` of the picture's."""
   visible = rgba[..., 3] > 0.5
   if not visible.any():
     raise ValueError(f'{name} shows nothing: all of it is transparent')
@@ -73,12 +78,12 @@ def centre(rgba: np.ndarray, size: int, *, name: str = 'the picture') -> np.ndar
   extent = max(bottom - top, right - left)
   if extent < _SMALLEST:
     raise ValueError(f'{name} shows an object of {extent} pixels only: give one of at least {_SMALLEST}')
-  side = max(int(round(extent / FILL)), extent)
+  side = max(int(round(extent / fill)), extent)
   square = np.zeros((side, side, 4), np.float32)
   premultiplied = np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], axis=-1)
   y, x = (side - (bottom - top)) // 2, (side - (right - left)) // 2
   square[y:y + bottom - top, x:x + right - left] = premultiplied[top:bottom, left:right]
-  return images.over(images.resize(square, size), 1.0).astype(np.float32)
+  return images.over(images.resize(square, size), background).astype(np.float32)
 
 
 def cut_out(rgba: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from configs import quickstart as quickstart_config
-from lrm_jax import checkpoint, evaluation, images, input_pipeline, metrics, page, reconstructor, video
+from lrm_jax import checkpoint, evaluation, images, input_pipeline, metrics, page, reconstructor, sources, video
 from lrm_jax.errors import run_main
 from lrm_jax.evaluate import table
 from lrm_jax.reconstruct import reconstruct
@@ -118,7 +118,7 @@ def write_page(out: Path, summary: dict, rows: dict, views: dict, files: dict, p
 
 def overview(model: reconstructor.Reconstructor, views: dict, shown: list[int], size: int = 128) -> np.ndarray:
   """Returns one picture: a row an object: the input, then what is made of it from four sides, colour and depth."""
-  poses, intrinsics = video.turntable_cameras(4, model.intrinsics)
+  poses, intrinsics = model.turntable(4)
   rows = []
   for index in shown:
     pixels = model.render(model.encode(views['image'][index][None]), poses, intrinsics, size)
@@ -139,7 +139,7 @@ def run(args) -> dict:
   data_path = str(ROOT / quickstart_config.get_config().data.path) if args.data is None else args.data
   with clock.phase('load', 'The model that ships and the held-out objects'):
     model = reconstructor.from_pretrained(args.checkpoint)
-    directory = reconstructor.find(args.checkpoint)
+    directory = sources.find(args.checkpoint)
     views = input_pipeline.load_views(data_path, 'test', image_size=model.image_size, size=SIZE)
     objects, num_views = views['color'].shape[:2]
     print(f'{directory}: trained for {model.step} steps; {objects} objects, {num_views} views each')

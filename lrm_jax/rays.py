@@ -7,6 +7,7 @@ Legend: R rays, S samples a ray. `...` are any leading dimensions.
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+import numpy as np
 
 from lrm_jax.types import Key
 
@@ -41,7 +42,7 @@ def intersect_cube(
   faces for practically ever, or misses, and either way no infinity reaches the gradients.
   """
   steps = jnp.where(jnp.abs(directions) < 1e-7, jnp.where(directions < 0, -1e-7, 1e-7), directions)
-  first, second = (-half_size - origins) / steps, (half_size - origins) / steps
+  first, second = (-half_size - origins) * (1 / steps), (half_size - origins) * (1 / steps)
   near = jnp.maximum(jnp.max(jnp.minimum(first, second), axis=-1), 0.0)
   far = jnp.min(jnp.maximum(first, second), axis=-1)
   hit = far > near
@@ -59,3 +60,55 @@ def sample_distances(
   delta = ((far - near) / num_samples)[..., None]
   offset = 0.5 if key is None else jax.random.uniform(key, near.shape + (num_samples,))
   return near[..., None] + delta * (jnp.arange(num_samples) + offset), delta
+
+
+def rounded(product: Float[Array, '*n']) -> Float[Array, '*n']:
+  """Returns a product as it is, and keeps compilers from adding to it before it is rounded (FMA).
+
+  Where the last bit decides, as whether a point on a face of the cube is inside, weights from elsewhere were trained
+  with each step rounded.
+  """
+  return jnp.maximum(product, -jnp.finfo(jnp.float32).max)
+
+
+def sample_ends(
+    near: Float[Array, '*r'], far: Float[Array, '*r'], num_samples: int, key: Key | None = None
+) -> Float[Array, '*r s']:
+  """Returns `num_samples` distances from `near` to `far`, both ends among them; at least 2.
+
+  With a `key` each is moved on by a random part of the gap to the next, the last one too, beyond `far`.
+  Source: OpenLRM's sampler (SPEC.md); where bins are wanted, `sample_distances` takes their middles.
+  """
+  offset = np.arange(num_samples, dtype=np.float32) / np.float32(num_samples - 1)
+  distances = near[..., None] + rounded((far - near)[..., None] * offset)
+  if key is not None:
+    jitter = jax.random.uniform(key, near.shape + (num_samples,))
+    distances += jitter * ((far - near) / (num_samples - 1))[..., None]
+  return distances
+
+
+def sample_where_weights_are(
+    distances: Float[Array, '*r s'], weights: Float[Array, '*r i'], uniform: Float[Array, '*r f']
+) -> Float[Array, '*r f']:
+  """Returns distances drawn where `weights` of the i = s - 1 intervals between `distances` are: importance sampling.
+
+  Weights are widened to the neighbours (a maximum, then a mean of two) and 0.01 is added. They make up a histogram
+  whose bins lie between the middles of intervals; `uniform` numbers in 0..1 are mapped by the inverse of its
+  cumulative sum, linearly in each bin. The first and the last interval have no bin of their own. At least 4 distances.
+  No gradient passes. Source: NeRF, section 5.2; mip-NeRF's widening; OpenLRM's numbers (SPEC.md).
+  """
+  weights = jax.lax.stop_gradient(weights)
+  edge = lambda x: jnp.concatenate([x[..., :1], x, x[..., -1:]], axis=-1)
+  widened = jnp.maximum(edge(weights)[..., :-1], edge(weights)[..., 1:])
+  widened = (widened[..., :-1] + widened[..., 1:]) / 2 + 0.01
+  middles = (distances[..., :-1] + distances[..., 1:]) / 2
+  probability = widened[..., 1:-1] + 1e-5
+  cumulative = jnp.cumsum(probability / jnp.sum(probability, axis=-1, keepdims=True), axis=-1)
+  cumulative = jnp.concatenate([jnp.zeros_like(cumulative[..., :1]), cumulative], axis=-1)
+  after = jnp.sum(cumulative[..., None, :] <= uniform[..., None], axis=-1)  # How many lie at or before each number.
+  below, above = jnp.maximum(after - 1, 0), jnp.minimum(after, cumulative.shape[-1] - 1)
+  take = lambda x, index: jnp.take_along_axis(x, index, axis=-1)
+  length = take(cumulative, above) - take(cumulative, below)
+  part = (uniform - take(cumulative, below)) / jnp.where(length < 1e-5, 1, length)
+  start, end = take(middles, below), take(middles, above)
+  return jax.lax.stop_gradient(start + part * (end - start))

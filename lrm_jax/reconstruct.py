@@ -13,7 +13,7 @@ import tempfile
 import numpy as np
 
 from lrm_jax import mesh as mesh_lib
-from lrm_jax import preprocess, video
+from lrm_jax import video
 from lrm_jax.errors import run_main
 from lrm_jax.reconstructor import Reconstructor, from_pretrained
 
@@ -25,14 +25,15 @@ def reconstruct(
   """Writes mesh, videos and planes of one picture [S, S, 3]; returns {kind: file}. All of it, or nothing."""
   planes = model.encode(image[None])
   mesh = model.mesh(planes, resolution=resolution, threshold=threshold)[0]
-  pixels = model.render(planes, *video.turntable_cameras(num_frames, model.intrinsics), size)
+  pixels = model.render(planes, *model.turntable(num_frames), size)
   files = {'mesh': f'{name}.glb', 'video': f'{name}.mp4', 'depth': f'{name}_depth.mp4', 'planes': f'{name}_planes.npz'}
   out.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f'.{name}.', dir=out) as folder:
     fresh = {kind: Path(folder) / file for kind, file in files.items()}
-    mesh_lib.write_glb(mesh, fresh['mesh'])
+    mesh_lib.write_glb(mesh, fresh['mesh'], model.model.input_position)
     video.write_video(pixels.color[0], fresh['video'])
-    video.write_video(video.depth_frames(pixels.depth[0], pixels.opacity[0]), fresh['depth'])
+    distance = float(np.linalg.norm(model.model.input_position))
+    video.write_video(video.depth_frames(pixels.depth[0], pixels.opacity[0], distance), fresh['depth'])
     np.savez_compressed(fresh['planes'], planes=np.asarray(planes[0]))
     for kind, path in fresh.items():
       os.replace(path, out / files[kind])
@@ -53,7 +54,7 @@ def names_of(paths: list[Path]) -> list[str]:
 def main() -> int | None:
   parser = argparse.ArgumentParser(prog='lrm_jax.reconstruct', description=__doc__.splitlines()[0])
   parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE')
-  parser.add_argument('--checkpoint', default='quickstart', help='a run directory, or a model that ships, by name')
+  parser.add_argument('--checkpoint', default='quickstart', help='a run directory, one of OpenLRM or TripoSR, hf://owner/name, or a model that ships')
   parser.add_argument('--out', type=Path, default=Path('out'))
   parser.add_argument('--remove_background', action='store_true', help='where the picture has no transparency')
   parser.add_argument('--resolution', type=int, default=128, help='of the mesh: grid points along a side')
@@ -66,8 +67,7 @@ def main() -> int | None:
       raise ValueError(f'--{name}={getattr(args, name)} must be at least 1')
   model = from_pretrained(args.checkpoint)
   # All pictures are read before the first is reconstructed: a bad one is told at once.
-  prepared = [
-      preprocess.prepare(path, model.image_size, remove_background=args.remove_background) for path in args.images]
+  prepared = [model.prepare(path, remove_background=args.remove_background) for path in args.images]
   failed = 0
   for path, name, picture in zip(args.images, names_of(args.images), prepared):
     if not picture.has_mask:

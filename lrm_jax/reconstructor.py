@@ -13,65 +13,77 @@ from jaxtyping import Array, Float
 import numpy as np
 import trimesh
 
-from lrm_jax import cameras, checkpoint, mesh as mesh_lib
-from lrm_jax.models.lrm import LRM
+from lrm_jax import cameras, mesh as mesh_lib, preprocess, sources, video
+from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.volume import Pixels
 
-SHIPPED = Path(__file__).parent / 'pretrained'
 _RAYS_PER_CALL = 2**16
 
 
 def from_pretrained(source: str | Path) -> 'Reconstructor':
-  """Returns the model of a run directory, or one that ships with the package, by name.
+  """Returns the model of a run directory, of one in OpenLRM's or TripoSR's layout, of hf://owner/name[@revision], or
+  one that ships with the package, by name.
 
-  Raises FileNotFoundError, which says what there is, where neither is found.
+  Raises FileNotFoundError and ValueError, which say what was looked for, or what does not fit.
   """
-  model, config, step = checkpoint.restore(find(source))
-  return Reconstructor(model, fov=config.data.fov, step=step)
-
-
-def find(source: str | Path) -> Path:
-  """Returns the run directory that `source` means: itself, or that of a model that ships, by name."""
-  for directory in (Path(source), SHIPPED / source):
-    if directory.is_dir() and str(source):
-      return directory
-  names = sorted(path.name for path in SHIPPED.glob('*/')) if SHIPPED.is_dir() else []
-  raise FileNotFoundError(
-      f'{source} is no directory and no model that ships: give a run directory (the --workdir of a training), or one '
-      f'of: {", ".join(names) or "(none)"}')
+  model, config, step = sources.load(source)
+  data = config.data
+  # Runs from before these were written down were trained with the values here.
+  return Reconstructor(
+      model, fov=data.fov, step=step, fill=data.get('fill', preprocess.FILL),
+      input_background=data.get('input_background', 1.0))
 
 
 class Reconstructor:
   """A model whose calls are compiled once and bounded in memory.
 
-  `image_size` is what pictures must have, in pixels; `fov` is the full field of view, in degrees, of the pictures
-  that the model was trained on.
+  Its world is that of its weights: pictures are taken by `input_camera`, unless another is given, and what is
+  reconstructed fills the cube [-half_size, half_size]^3, z up. `image_size` is what pictures must have, in pixels;
+  others' models take any multiple of their patches. `fov` is the full field of view, in degrees, of the pictures that
+  the model was trained on; in them the object's longer side is `fill` of the picture's, over a grey of
+  `input_background`.
   """
 
-  def __init__(self, model: LRM, *, fov: float = 50.0, step: int = 0):
-    self.model, self.fov, self.step = model, fov, step
-    self.image_size = model.image_size
+  def __init__(
+      self, model: TriplaneModel, *, fov: float = 50.0, step: int = 0, fill: float = preprocess.FILL,
+      input_background: float = 1.0,
+  ):
+    self.model, self.fov, self.step, self.fill, self.input_background = model, fov, step, fill, input_background
+    self.image_size, self.half_size = model.image_size, model.half_size
+    self.input_camera = cameras.input_camera(model.input_position).astype(np.float32)
 
   @property
   def intrinsics(self) -> np.ndarray:
     """The intrinsics [4] of the camera that the model expects."""
     return cameras.intrinsics_from_fov(self.fov).astype(np.float32)
 
+  def turntable(self, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns camera_to_world [1, V, 4, 4] and intrinsics [1, V, 4] of one turn around the object."""
+    return video.turntable_cameras(num_frames, self.intrinsics, self.model.input_position)
+
+  def prepare(self, path: str | Path, *, remove_background: bool = False) -> preprocess.Prepared:
+    """Returns the picture in a file as the model takes it; errors as lrm_jax/preprocess.py tells."""
+    return preprocess.prepare(
+        path, self.image_size, remove_background=remove_background, fill=self.fill, background=self.input_background)
+
   def encode(
       self, images: Float[Array, 'B H W 3'], camera_to_world: Float[Array, 'B 4 4'] | None = None,
       intrinsics: Float[Array, 'B 4'] | None = None,
   ) -> Float[Array, 'B 3 P P C']:
-    """Returns the planes of pictures in 0..1 of `image_size` pixels, white around the object.
+    """Returns the planes of pictures in 0..1 of `image_size` pixels, `input_background` around the object.
 
-    Without a camera, the one the model was trained to expect: at [0, -2, 0], looking at the object.
+    Without a camera, `input_camera` and `intrinsics`. TripoSR's models ask for none.
     """
     images = jnp.asarray(images, jnp.float32)
-    if images.ndim != 4 or images.shape[1:] != (self.image_size, self.image_size, 3):
-      raise ValueError(
-          f'images have shape {images.shape}; this model takes [B, {self.image_size}, {self.image_size}, 3] in 0..1')
+    size, step = self.image_size, self.model.encoder.patch_size
+    fits = images.ndim == 4 and images.shape[1] == images.shape[2] and images.shape[3] == 3
+    fits = fits and (not images.shape[1] % step if self.model.any_image_size else images.shape[1] == size)
+    wanted = f'[B, S, S, 3], S a multiple of {step}, best {size},' if self.model.any_image_size else f'[B, {size}, {size}, 3]'
+    if not fits or not len(images) or not images.shape[1]:
+      raise ValueError(f'images have shape {images.shape}; this model takes {wanted} in 0..1')
     batch = len(images)
     if camera_to_world is None:
-      camera_to_world = np.tile(cameras.input_camera(), (batch, 1, 1))
+      camera_to_world = np.tile(self.input_camera, (batch, 1, 1))
     if intrinsics is None:
       intrinsics = np.tile(self.intrinsics, (batch, 1))
     _check('camera_to_world', camera_to_world, (batch, 4, 4))
@@ -104,7 +116,7 @@ class Reconstructor:
   def query(
       self, planes: Float[Array, 'B 3 P P C'], points: Float[Array, 'B Q 3']
   ) -> tuple[Float[Array, 'B Q'], Float[Array, 'B Q 3']]:
-    """Returns (density >= 0 per world unit, colour in 0..1) at points of the cube [-1, 1]^3."""
+    """Returns (density >= 0, per world unit but for TripoSR, colour in 0..1) at points of the cube."""
     _check('points', points, (len(planes), np.shape(points)[1], 3))
     return jax.tree.map(np.asarray, _query(self.model, planes, _float(points)))
 
@@ -113,14 +125,17 @@ class Reconstructor:
   ) -> list[trimesh.Trimesh]:
     """Returns one mesh an object, z up, with vertex colours, as lrm_jax/mesh.py tells.
 
-    `threshold` is the density of the surface, per world unit; without it, the one whose surface has the outline of
-    the volume. Raises ValueError where there is no surface.
+    `threshold` is the density of the surface; without it, the one that goes with the weights, or for ours the one whose
+    surface has the outline of the volume. Raises ValueError where there is no surface.
     """
+    threshold = self.model.surface_density if threshold is None else threshold
 
     def field(planes):
-      return lambda points: jax.tree.map(lambda x: np.asarray(x)[0], _query(self.model, planes[None], points[None]))
+      ask = lambda points: _query(self.model, planes[None], self.half_size * points[None])
+      return lambda points: jax.tree.map(lambda x: np.asarray(x)[0], ask(points))
 
-    return [mesh_lib.extract(field(one), resolution=resolution, threshold=threshold) for one in planes]
+    meshes = [mesh_lib.extract(field(one), resolution=resolution, threshold=threshold) for one in planes]
+    return [mesh.apply_scale(self.half_size) for mesh in meshes]
 
 
 _encode = jax.jit(lambda model, *inputs: model.encode(*inputs))

@@ -1,16 +1,17 @@
-"""Bicubic interpolation as a matrix, for position tables whose weights fix the exact rule.
+"""Interpolation as a matrix, for position tables and pictures whose weights fix the exact rule.
 
-Source: Keys 1981, with a = -0.75 as PyTorch has it; DINO's tables are interpolated without antialiasing.
+Output i of `size` reads at (i + 0.5) / scale - 0.5 of `length` samples. Without antialiasing four taps are read,
+whose positions beyond the ends read the end; with it the kernel is stretched where the picture shrinks, and cut off
+and normalised at the ends. Source: Keys 1981; a = -0.75 and a = -0.5 are PyTorch's choices for the two.
 """
 
 import numpy as np
 
 
 def cubic_matrix(length: int, size: int, *, scale: float | None = None, a: float = -0.75) -> np.ndarray:
-  """Returns [size, length], the weights by which `size` samples are read off `length` of them.
+  """Returns [size, length], the weights by which `size` samples are read off `length` of them, without antialiasing.
 
-  Output i reads at (i + 0.5) / scale - 0.5, where scale is size / length unless given (old versions of DINO
-  divided by (size + 0.1) / length); taps beyond the ends read the end.
+  `scale` is size / length unless given (DINO divides by (size + 0.1) / length).
   """
   scale = scale or size / length
   centre = (np.arange(size) + 0.5) / scale - 0.5
@@ -20,6 +21,23 @@ def cubic_matrix(length: int, size: int, *, scale: float | None = None, a: float
     weight = _keys(np.abs(centre - (first + tap)), a)
     np.add.at(matrix, (np.arange(size), np.clip(first + tap, 0, length - 1)), weight)
   return matrix.astype(np.float32)
+
+
+def antialiased_cubic_matrix(length: int, size: int) -> np.ndarray:
+  """Returns [size, length]: Keys' kernel with a = -0.5, as wide as the pixels it is read for."""
+  return _antialiased(length, size, lambda x: _keys(x, -0.5))
+
+
+def antialiased_linear_matrix(length: int, size: int) -> np.ndarray:
+  """Returns [size, length]: a triangle as wide as the pixels it is read for."""
+  return _antialiased(length, size, lambda x: np.maximum(1 - x, 0))
+
+
+def _antialiased(length, size, kernel):
+  stretch = max(length / size, 1.0)
+  centre = (np.arange(size)[:, None] + 0.5) * length / size
+  weight = kernel(np.abs(np.arange(length) + 0.5 - centre) / stretch)
+  return (weight / weight.sum(1, keepdims=True)).astype(np.float32)
 
 
 def _keys(x: np.ndarray, a: float) -> np.ndarray:

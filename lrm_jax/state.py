@@ -16,19 +16,36 @@ import optax
 from lrm_jax import losses, sharding
 from lrm_jax.models.lpips import LPIPS
 from lrm_jax.models.lrm import LRM
+from lrm_jax.models.openlrm import OpenLRM
+from lrm_jax.models.triplane_model import TriplaneModel
+from lrm_jax.models.triposr import TripoSR
+
+ARCHITECTURES = {'lrm': LRM, 'openlrm': OpenLRM, 'triposr': TripoSR}
 
 
-def abstract_model(model_kwargs: dict) -> LRM:
+def build_model(model_kwargs: dict, rngs: nnx.Rngs) -> TriplaneModel:
+  """Returns a fresh model of `model_kwargs`, the section `model` of a configuration; ValueError where it is of none."""
+  sizes = {'architecture': 'lrm'} | model_kwargs
+  name = sizes.pop('architecture')
+  if name not in ARCHITECTURES:
+    raise ValueError(f'config.model.architecture = {name!r} is unknown: one of {", ".join(ARCHITECTURES)}')
+  try:
+    return ARCHITECTURES[name](**sizes, rngs=rngs)
+  except TypeError as error:  # Of a name that is missing, or one too many.
+    raise ValueError(f'config.model does not describe a model of architecture {name!r}: {error}') from error
+
+
+def abstract_model(model_kwargs: dict) -> TriplaneModel:
   """Returns the model with shapes in the place of arrays: nothing is computed or allocated."""
-  return nnx.eval_shape(lambda: LRM(**model_kwargs, rngs=nnx.Rngs(0)))
+  return nnx.eval_shape(lambda: build_model(model_kwargs, nnx.Rngs(0)))
 
 
-def parameters(model: LRM) -> dict:
+def parameters(model: TriplaneModel) -> dict:
   """Returns the parameters of a model as a nested dict of arrays (or of shapes)."""
   return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
 
-def with_parameters(model: LRM, params: dict) -> LRM:
+def with_parameters(model: TriplaneModel, params: dict) -> TriplaneModel:
   """Returns `model`, abstract or not, with these parameters."""
   graphdef, state = nnx.split(model, nnx.Param)
   nnx.replace_by_pure_dict(state, params)
@@ -39,14 +56,14 @@ def state_init(model_kwargs: dict, transform: optax.GradientTransformation, seed
   """Returns the function that makes the first state, to be jitted with the shardings it should have."""
 
   def init():
-    params = parameters(LRM(**model_kwargs, rngs=nnx.Rngs(seed)))
+    params = parameters(build_model(model_kwargs, nnx.Rngs(seed)))
     return {'step': jnp.zeros((), jnp.int32), 'params': params, 'opt_state': transform.init(params)}
 
   return init
 
 
 def make_train_step(
-    model: LRM, transform: optax.GradientTransformation, schedule: optax.Schedule, *, window: int,
+    model: TriplaneModel, transform: optax.GradientTransformation, schedule: optax.Schedule, *, window: int,
     loss_weights: dict[str, float], accumulation: int = 1, seed: int = 0,
 ) -> Callable[[dict, dict, jax.Array, LPIPS | None], tuple[dict, dict]]:
   """Returns step(state, batch, position, lpips) -> (state, metrics), to be jitted.
@@ -56,10 +73,12 @@ def make_train_step(
   """
 
   def loss_fn(params, batch, key, lpips):
-    pixels = with_parameters(model, params)(
-        batch['image'], batch['camera_to_world'], batch['intrinsics'], batch['target_camera_to_world'],
-        batch['target_intrinsics'], window, batch['background'], key)
-    return losses.reconstruction(pixels, batch['target_color'], batch['target_opacity'], lpips=lpips, **loss_weights)
+    trained = with_parameters(model, params)
+    planes = trained.encode(batch['image'], batch['camera_to_world'], batch['intrinsics'])
+    pixels = trained.render(
+        planes, batch['target_camera_to_world'], batch['target_intrinsics'], window, batch['background'], key)
+    return losses.reconstruction(
+        pixels, batch['target_color'], batch['target_opacity'], planes, lpips=lpips, **loss_weights)
 
   def gradients(params, batch, key, lpips):
     return jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key, lpips)

@@ -19,13 +19,14 @@ from ml_collections import ConfigDict
 from ml_collections import config_flags
 import numpy as np
 
-from lrm_jax import checkpoint, cost, evaluation, images, input_pipeline, sharding, state as state_lib
+from lrm_jax import checkpoint, cost, evaluation, input_pipeline, sharding, sources, state as state_lib
 from lrm_jax.errors import run_main
 from lrm_jax.metrics import MetricWriter
-from lrm_jax.models.lpips import LPIPS, abstract_lpips, load_lpips
+from lrm_jax.models.lpips import LPIPS, abstract_lpips
 from lrm_jax.optimizer import make_optimizer
 from lrm_jax.progress import Progress
 from lrm_jax.weights import dino
+from lrm_jax.weights.vgg import load_lpips
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The configuration, a Python file.', lock_config=True)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory (default: runs/<name of the configuration>).')
@@ -51,24 +52,43 @@ class Trainer:
     self.shardings = sharding.shard(self.mesh, self.abstract_state)
     step = state_lib.make_train_step(
         self.model, transform, schedule, window=config.data.window,
-        loss_weights=dict(lpips_weight=config.loss.lpips_weight, mask_weight=config.loss.mask_weight),
+        loss_weights={name: value for name, value in config.loss.items() if name.endswith('_weight')},
         accumulation=config.gradient_accumulation, seed=config.seed)
     self.step = state_lib.compile_step(step, self.mesh, self.shardings)
 
-  def first_state(self, encoder: dict[str, np.ndarray] | None = None) -> dict:
-    """Returns a fresh state, made where it lives; with an `encoder`, its parameters {path: array} in place of random ones."""
+  def first_state(self, given: dict[str, np.ndarray] | None = None) -> dict:
+    """Returns a fresh state, made where it lives; parameters that are `given`, {path: array}, in place of random ones."""
     state = jax.jit(self.init, out_shardings=self.shardings)()
-    if encoder is not None:
+    if given:
       place = lambda array, old: jax.make_array_from_callback(old.shape, old.sharding, lambda index: array[index])
-      fresh = traverse_util.flatten_dict(state['params']['encoder'], sep='/')
-      fresh = {path: place(encoder[path], old) for path, old in fresh.items()}
-      state['params']['encoder'] = traverse_util.unflatten_dict(fresh, sep='/')
+      fresh = traverse_util.flatten_dict(state['params'], sep='/')
+      fresh = {path: place(given[path], old) if path in given else old for path, old in fresh.items()}
+      state['params'] = traverse_util.unflatten_dict(fresh, sep='/')
     return state
 
-  def read_encoder(self) -> dict[str, np.ndarray]:
-    """Returns the parameters of config.encoder_weights; ValueError where they do not fit the configuration."""
-    shapes = traverse_util.flatten_dict(self.abstract_state['params']['encoder'], sep='/')
-    return dino.load(self.config.encoder_weights, {path: leaf.shape for path, leaf in shapes.items()})
+  def read_weights(self) -> dict[str, np.ndarray]:
+    """Returns the parameters {path: array} that training starts from: of config.init_from, config.encoder_weights, or none.
+
+    Raises ValueError where they do not fit the configuration.
+    """
+    config, given = self.config, {}
+    shapes = {path: tuple(leaf.shape) for path, leaf in
+              traverse_util.flatten_dict(self.abstract_state['params'], sep='/').items()}
+    if config.init_from:
+      model, _, _ = sources.load(config.init_from)
+      given = {path: np.asarray(array) for path, array in sources.flat_parameters(model).items()}
+      differ = [f'{path} is {given[path].shape if path in given else "missing"} there, {shapes.get(path, "not wanted")} here'
+                for path in sorted(given.keys() | shapes.keys())
+                if path not in given or given[path].shape != shapes.get(path)]
+      if differ:
+        raise ValueError(f'config.init_from = {config.init_from} is of another model than config.model describes: '
+                         f'{"; ".join(differ)}')
+    if config.encoder_weights:
+      before = 'encoder/'
+      encoder = dino.load(
+          config.encoder_weights, {path.removeprefix(before): x for path, x in shapes.items() if path.startswith(before)})
+      given |= {before + path: array for path, array in encoder.items()}
+    return given
 
   def last_state(self, checkpoints) -> dict | None:
     """Returns the state of the last checkpoint, or None."""
@@ -82,7 +102,8 @@ class Trainer:
     numpy_batches = input_pipeline.make_dataset(
         data.path, data.train_split, batch_size=config.batch_size, image_size=config.model.image_size,
         window=data.window, resize_min=data.resize_min, resize_max=data.resize_max,
-        num_side_views=data.num_side_views, background=data.background, normalise_cameras=data.normalise_cameras,
+        num_side_views=data.num_side_views, background=data.background, input_background=data.input_background,
+        normalise_cameras=data.normalise_cameras, input_position=self.model.input_position,
         mirror=data.mirror, permute_colors=data.permute_colors,
         frontal_input_probability=data.frontal_input_probability, foreground_bias=data.foreground_bias, seed=config.seed,
         process_index=jax.process_index(), process_count=jax.process_count(), start_step=start_step,
@@ -109,15 +130,15 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
   lpips = load_lpips(config.loss.lpips_weights) if config.loss.lpips_weight > 0 else None
   trainer = Trainer(config, lpips=lpips)
   workdir = Path(workdir)
-  encoder = trainer.read_encoder() if config.encoder_weights and not checkpoint.saved_steps(workdir) else None
+  given = {} if checkpoint.saved_steps(workdir) else trainer.read_weights()
   checkpoints = checkpoint.manager(workdir, keep_every=config.keep_every)
   with checkpoints, jax.set_mesh(trainer.mesh):
     state = trainer.last_state(checkpoints)
     if jax.process_index() == 0:
       begins = 'a fresh run' if state is None else f'resuming after step {int(state["step"])}'
-      print(f'{workdir}: {begins}', file=sys.stderr)
+      print(f'{workdir}: {begins}' + (f'; LPIPS by {lpips.source}' if lpips else ''), file=sys.stderr)
       checkpoint.write_config(workdir, config)
-    state = trainer.first_state(encoder) if state is None else state
+    state = trainer.first_state(given) if state is None else state
     return _loop(trainer, state, workdir, checkpoints, time_limit_seconds)
 
 
@@ -192,7 +213,8 @@ class Evaluator:
     if self.views is None:
       self.views = input_pipeline.load_views(
           data.path, data.eval_split, image_size=self.config.model.image_size, size=data.eval_size,
-          indices=range(data.eval_objects), background=data.background)
+          indices=range(data.eval_objects), input_background=data.input_background,
+          input_position=self.model.input_position)
     pixels = evaluation.predict(state_lib.with_parameters(self.model, state['params']), self.views)
     scores = evaluation.evaluate(pixels, self.views, self.lpips)
     scores = {f'eval_{name}': value for name, value in scores.items() if name != 'per_object'}
@@ -212,8 +234,10 @@ def check(config: ConfigDict) -> None:
     raise ValueError(
         f'config.batch_size = {config.batch_size} must be a multiple of config.gradient_accumulation x devices = '
         f'{config.gradient_accumulation} x {jax.device_count()}')
-  if config.loss.lpips_weight < 0 or config.loss.mask_weight < 0:
-    raise ValueError(f'weights of the loss must not be negative: {config.loss.to_dict()}')
+  if negative := [name for name, value in config.loss.items() if name.endswith('_weight') and value < 0]:
+    raise ValueError(f'weights of the loss must not be negative: config.loss.{negative[0]} = {config.loss[negative[0]]}')
+  if not data.background:
+    raise ValueError('config.data.background = () must name a grey at least, such as (1.0,)')
   if not 1 <= data.window <= data.resize_min <= data.resize_max:
     raise ValueError(
         f'1 <= config.data.window <= resize_min <= resize_max must hold, not '

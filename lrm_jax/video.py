@@ -1,5 +1,6 @@
 """Turntables: a model's planes seen from all around, as H.264 video."""
 
+from collections.abc import Sequence
 from pathlib import Path
 import subprocess
 
@@ -11,15 +12,15 @@ from lrm_jax import cameras, images
 ELEVATION = 20.0  # degrees above the horizon
 
 
-def turntable_cameras(num_frames: int, intrinsics: np.ndarray, distance: float = cameras.INPUT_DISTANCE):
-  """Returns camera_to_world [1, V, 4, 4] and intrinsics [1, V, 4] of one turn that starts at the input view."""
-  poses = cameras.orbit(num_frames, distance, ELEVATION)
+def turntable_cameras(num_frames: int, intrinsics: np.ndarray, position: Sequence[float] = cameras.INPUT_POSITION):
+  """Returns camera_to_world [1, V, 4, 4] and intrinsics [1, V, 4] of one turn that starts above the input view's `position`."""
+  poses = cameras.orbit(num_frames, position, ELEVATION)
   return poses[None].astype(np.float32), np.tile(intrinsics, (1, num_frames, 1)).astype(np.float32)
 
 
-def depth_frames(depth: np.ndarray, opacity: np.ndarray) -> np.ndarray:
-  """Returns pictures [V, H, W, 3] of depth: the range is that of the cube around the middle of the scene."""
-  return images.depth_to_color(depth, opacity, cameras.INPUT_DISTANCE - 0.9, cameras.INPUT_DISTANCE + 0.9)
+def depth_frames(depth: np.ndarray, opacity: np.ndarray, distance: float = 2.0) -> np.ndarray:
+  """Returns pictures [V, H, W, 3] of depth: the range is that of an object in the middle, `distance` away."""
+  return images.depth_to_color(depth, opacity, distance - 0.9, distance + 0.9)
 
 
 def write_video(frames: np.ndarray, path: str | Path, *, frames_per_second: int = 24) -> None:

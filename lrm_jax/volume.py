@@ -6,8 +6,10 @@ sum_i w_i + exp(-sum_i tau_i) = 1: what the volume does not cover is background.
 Source: Mildenhall et al. 2020 (NeRF), equation 3. All in float32; S samples a ray.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -41,6 +43,21 @@ def composite(
       depth=jnp.einsum('...s,...s->...', weights, distances),
       opacity=-jnp.expm1(-jnp.sum(density * delta, axis=-1)),
   )
+
+
+def composite_intervals(
+    raw_density: Float[Array, '*r s'], color: Float[Array, '*r s 3'], distances: Float[Array, '*r s'],
+    activation: Callable,
+) -> tuple[Pixels, Float[Array, '*r i']]:
+  """Returns (pixels over black, weights) of rays cut at S distances into i = S - 1 intervals.
+
+  Colour, distance and density before its `activation` are, in an interval, the mean of both its ends.
+  Source: OpenLRM's renderer (SPEC.md), after mip-NeRF.
+  """
+  middle = lambda x, axis: (jax.lax.slice_in_dim(x, 0, -1, axis=axis) + jax.lax.slice_in_dim(x, 1, None, axis=axis)) / 2
+  density, delta = activation(middle(raw_density, -1)), jnp.diff(distances)
+  pixels = composite(density, middle(color, -2), middle(distances, -1), delta)
+  return pixels, ray_weights(density, delta)
 
 
 def over(pixels: Pixels, background: Float[Array, '*#r 3'] | Float[Array, '*#r'] | float) -> Pixels:

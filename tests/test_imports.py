@@ -15,7 +15,7 @@ LAYERS = (
     {'errors', 'types', 'cameras', 'rays', 'volume', 'resize', 'images', 'sharding'},
     {'models'},
     {'losses', 'optimizer', 'input_pipeline', 'state', 'cost', 'checkpoint', 'metrics', 'progress', 'mesh', 'video',
-     'preprocess', 'reconstructor', 'evaluation', 'page', 'weights'},
+     'preprocess', 'reconstructor', 'sources', 'evaluation', 'page', 'weights'},
     {'train', 'reconstruct', 'evaluate', 'export', 'quickstart'},
 )
 # Packages that layers may not know, beside what the layers before them may not.

@@ -10,8 +10,9 @@ from lrm_jax import cameras, images, input_pipeline
 
 SETTINGS = dict(image_size=16, window=12, resize_min=14, resize_max=30, num_side_views=2)
 MAKE = input_pipeline.MakeExample(
-    **SETTINGS, background=1.0, normalise_cameras=True, mirror=False, permute_colors=False,
-    frontal_input_probability=0.0, foreground_bias=0.0)
+    **SETTINGS, background=(1.0,), input_background=1.0, input_position=cameras.INPUT_POSITION,
+    normalise_cameras=True, mirror=False, permute_colors=False, frontal_input_probability=0.0,
+    foreground_bias=0.0)
 POINT = np.array([0.21, -0.13, 0.17])
 
 
@@ -108,7 +109,7 @@ def test_the_input_view_is_the_first_target_and_stands_before_the_object(dataset
 
 
 def test_keys_shapes_and_kinds(dataset):
-  batch, = take(dataset, 1, background=0.25)
+  batch, = take(dataset, 1, background=(0.25,), input_background=0.25)
   shapes = {
       'image': (4, 16, 16, 3), 'camera_to_world': (4, 4, 4), 'intrinsics': (4, 4), 'target_color': (4, 3, 12, 12, 3),
       'target_opacity': (4, 3, 12, 12), 'target_camera_to_world': (4, 3, 4, 4), 'target_intrinsics': (4, 3, 4),
@@ -177,7 +178,7 @@ def test_the_frontal_view_is_the_input_as_often_as_asked(dots):
 
 
 def test_colours_are_permuted_alike_in_all_views(dots):
-  make = dataclasses.replace(MAKE, permute_colors=True, background=0.0, window=30, resize_min=30, resize_max=30)
+  make = dataclasses.replace(MAKE, permute_colors=True, background=(0.0,), input_background=0.0, window=30, resize_min=30, resize_max=30)
   carriers = set()
   for seed in range(20):
     example = make.random_map((0, dots), np.random.default_rng(seed))
@@ -235,7 +236,7 @@ def test_what_is_no_dataset_is_said(dataset, tmp_path):
 
 
 def test_evaluation_takes_every_view_from_before_the_object(dataset):
-  views = input_pipeline.load_views(dataset, 'test', image_size=16, size=24, indices=[1, 0, 7], background=0.5)
+  views = input_pipeline.load_views(dataset, 'test', image_size=16, size=24, indices=[1, 0, 7], background=0.5, input_background=0.5)
   source = input_pipeline.open_split(dataset, 'test')
   assert views['image'].shape == (2, 16, 16, 3)
   assert views['color'].shape == (2, 5, 24, 24, 3) and views['opacity'].shape == (2, 5, 24, 24)

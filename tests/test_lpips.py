@@ -1,32 +1,37 @@
-"""LPIPS: a distance between pictures, equal to its definition computed plainly in NumPy."""
+"""LPIPS: a distance between pictures, equal in value and in gradient to its definition computed plainly in float64."""
 
 import functools
+import json
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lrm_jax import cameras, evaluate
 from lrm_jax.models import lpips
+from lrm_jax.volume import Pixels
+from lrm_jax.weights import vgg
 
-CHANNELS = (64, 128, 256, 512, 512)
 # The network is an argument: constants of this size take long to compile.
 compare = jax.jit(lambda network, x, y: network(x, y))
+distance_and_gradients = jax.jit(jax.value_and_grad(
+    lambda x, y, network: (jnp.sum(d := network(x, y)), d), argnums=(0, 1), has_aux=True))
 
 
 @pytest.fixture(scope='module')
 def weights():
   """Random weights in the published names and shapes; heads are not negative, as the trained ones."""
-  rng = np.random.default_rng(0)
-  result, inputs = {}, 3
-  for stage, outputs in zip(lpips.STAGES, CHANNELS):
-    for layer in stage:
-      kernel = rng.standard_normal((outputs, inputs, 3, 3), dtype=np.float32)
-      result[f'features.{layer}.weight'] = kernel * np.float32(np.sqrt(2 / (9 * inputs)))
-      result[f'features.{layer}.bias'] = 0.1 * rng.standard_normal(outputs, dtype=np.float32)
-      inputs = outputs
-  return result | {
-      f'lin{k}.model.1.weight': rng.uniform(0, 1, (1, c, 1, 1)).astype(np.float32) for k, c in enumerate(CHANNELS)}
+  rng, result = np.random.default_rng(0), {}
+  for name, shape in lpips.shapes().items():
+    if name.startswith('lin'):
+      result[name] = rng.uniform(0, 1, shape).astype(np.float32)
+    else:
+      scale = np.sqrt(2 / np.prod(shape[1:])) if name.endswith('weight') else 0.1
+      result[name] = rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)
+  return result
 
 
 @pytest.fixture(scope='module')
@@ -39,31 +44,73 @@ def pictures():
   return np.random.default_rng(1).uniform(size=(2, 2, 20, 18, 3)).astype(np.float32)
 
 
-def plain_lpips(weights, x, y):
-  """Returns the distance of two pictures [H, W, 3], as the paper defines it, in float64."""
-  shift, scale = np.array([-0.030, -0.088, -0.188]), np.array([0.458, 0.448, 0.450])
-  x, y = (2 * np.stack([x, y]).astype(np.float64) - 1 - shift) / scale
-  total, pair = 0.0, np.stack([x, y])
+def scaled(pictures):
+  """Returns what torchvision's networks take, as the lpips package says it: of -1..1, shifted and scaled."""
+  return (2 * pictures - 1 - jnp.array([-0.030, -0.088, -0.188])) / jnp.array([0.458, 0.448, 0.450])
+
+
+def caffe(pictures):
+  """Returns what Caffe's networks take: blue, green, red in 0..255, less their mean."""
+  return 255 * pictures[..., ::-1] - jnp.array([103.939, 116.779, 123.68])
+
+
+def plain_lpips(weights, x, y, prepare=scaled):
+  """Returns the distances of pictures [B, H, W, 3], as the lpips package defines them."""
+  total, pair = 0.0, prepare(jnp.stack([x, y]))
   for k, stage in enumerate(lpips.STAGES):
     if k:
-      height, width = pair.shape[1] // 2 * 2, pair.shape[2] // 2 * 2
-      quarters = [pair[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
-      pair = np.max(quarters, axis=0)
+      height, width = pair.shape[2] // 2 * 2, pair.shape[3] // 2 * 2
+      pair = functools.reduce(jnp.maximum, [pair[:, :, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)])
     for layer in stage:
-      padded = np.pad(pair, ((0, 0), (1, 1), (1, 1), (0, 0)))
-      windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
-      kernel = weights[f'features.{layer}.weight']
-      pair = np.tensordot(windows, kernel, axes=((3, 4, 5), (1, 2, 3))) + weights[f'features.{layer}.bias']
-      pair = np.maximum(pair, 0)
-    unit = pair / np.linalg.norm(pair, axis=-1, keepdims=True)
+      padded = jnp.pad(pair, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
+      kernel, (height, width) = weights[f'features.{layer}.weight'], pair.shape[2:4]
+      around = jnp.stack([padded[:, :, i:i + height, j:j + width] for i in range(3) for j in range(3)], axis=-1)
+      pair = jnp.tensordot(around, kernel.reshape(*kernel.shape[:2], 9), axes=((4, 5), (1, 2)))
+      pair = jnp.maximum(pair + weights[f'features.{layer}.bias'], 0)
+    unit = pair / (jnp.linalg.norm(pair, axis=-1, keepdims=True) + 1e-10)
     head = weights[f'lin{k}.model.1.weight'].reshape(-1)
-    total += np.mean(np.square(unit[0] - unit[1]) @ head)
+    total += jnp.mean(jnp.square(unit[0] - unit[1]) @ head, axis=(1, 2))
   return total
 
 
-def test_it_is_the_distance_of_the_paper(weights, distance, pictures):
-  expected = [plain_lpips(weights, *pair) for pair in zip(*pictures)]
-  np.testing.assert_allclose(distance(*pictures), expected, rtol=1e-4)
+def plainly(weights, pictures, prepare=scaled):
+  """Returns (distances, gradients to both pictures) in float64."""
+  with jax.enable_x64(True):
+    wide = {name: jnp.asarray(array, jnp.float64) for name, array in weights.items()}
+    plain = lambda x, y, wide: (jnp.sum(d := plain_lpips(wide, x, y, prepare)), d)
+    (_, distances), gradients = jax.jit(jax.value_and_grad(plain, argnums=(0, 1), has_aux=True))(
+        *pictures.astype(np.float64), wide)
+    return np.asarray(distances), [np.asarray(gradient) for gradient in gradients]
+
+
+def close(found, expected, tolerance):
+  """Numbers agree: each distance to its own size, gradients to that of the largest."""
+  np.testing.assert_allclose(found[0], expected[0], rtol=tolerance)
+  for gradient, wanted in zip(found[1], expected[1]):
+    np.testing.assert_allclose(gradient, wanted, atol=tolerance * np.max(np.abs(wanted)))
+
+
+def test_it_is_the_distance_of_the_lpips_package_and_so_are_its_gradients(weights, pictures):
+  expected = plainly(weights, pictures)
+  network = lpips.LPIPS(weights)
+  (_, distances), gradients = distance_and_gradients(*pictures, network)
+  assert distances.dtype == np.float32
+  close((distances, gradients), expected, 1e-5)
+  with jax.enable_x64(True):  # The rest is the rounding of float32: with wide pictures it goes.
+    (_, distances), gradients = distance_and_gradients(*pictures.astype(np.float64), network)
+  close((distances, gradients), expected, 1e-6)
+
+
+def test_caffes_network_sees_blue_green_red_less_its_mean_and_that_mean_around_the_picture(weights, pictures):
+  theirs = weights | {'features.0.weight': weights['features.0.weight'] / 64}
+  names = {f'features.{index}': f'conv{block}_{number}' for block, stage in enumerate(lpips.STAGES, start=1)
+           for number, index in enumerate(stage, start=1)}
+  renamed = {f'{names[stem]}.{part}': theirs[f'{stem}.{part}'] for stem in names for part in ('weight', 'bias')}
+  network = lpips.LPIPS(vgg.load(renamed) | vgg.load({f'lin{k}.model.1.weight': theirs[f'lin{k}.model.1.weight']
+                                                      for k in range(5)}), mean=vgg.CAFFE_MEAN)
+  expected = plainly(theirs, pictures, caffe)
+  (_, distances), gradients = distance_and_gradients(*pictures, network)
+  close((distances, gradients), expected, 1e-5)
 
 
 def test_it_is_a_distance(distance, pictures):
@@ -90,23 +137,27 @@ def test_small_pictures_are_refused(distance):
     distance(np.zeros((1, 8, 8, 3)), np.zeros((1, 8, 8, 3)))
 
 
-def test_weights_come_from_a_file(weights, distance, pictures, tmp_path):
-  path = tmp_path / 'vgg.npz'
-  np.savez(path, **weights, unused=np.zeros(2))
-  np.testing.assert_allclose(compare(lpips.load_lpips(path), *pictures), distance(*pictures), rtol=1e-5)
+def test_the_network_without_weights_has_the_shapes_of_one_with(weights):
+  shapes = lambda network: [leaf.shape for leaf in jax.tree.leaves(network)]
+  assert shapes(lpips.abstract_lpips()) == shapes(lpips.LPIPS(weights))
 
 
-@pytest.mark.parametrize('path', ['', 'nowhere.npz'])
-def test_missing_weights_are_said_with_the_cure(path):
-  with pytest.raises(ValueError, match=r'VGG16 weights.*describes.*lpips_weight=0'):
-    lpips.load_lpips(path)
+def test_figures_say_which_network_they_are_of(dataset, tmp_path, capsys, monkeypatch):
+  def network(x, y):
+    return jnp.mean(jnp.square(x - y), axis=(1, 2, 3))
 
+  def predict(model, views):
+    del model
+    return Pixels(views['color'], views['opacity'], views['opacity'])  # Depth is not looked at.
 
-def test_broken_weights_are_said(weights, tmp_path):
-  path = tmp_path / 'vgg.npz'
-  np.savez(path, **{'features.0.weight': weights['features.0.weight']})
-  with pytest.raises(ValueError, match='lacks features.0.bias'):
-    lpips.load_lpips(path)
-  path.write_bytes(path.read_bytes()[:100])
-  with pytest.raises(ValueError, match='only part of one'):
-    lpips.load_lpips(path)
+  network.source = 'some.npz: a network'
+  monkeypatch.setattr(evaluate, 'load_lpips', lambda paths: network)
+  monkeypatch.setattr(evaluate, 'from_pretrained', lambda source: types.SimpleNamespace(
+      image_size=16, model=types.SimpleNamespace(input_position=cameras.INPUT_POSITION), input_background=1.0))
+  monkeypatch.setattr(evaluate.evaluation, 'predict', predict)
+  monkeypatch.setattr(sys, 'argv', ['evaluate', f'--data={dataset}', '--size=16', '--lpips_weights=some.npz',
+                                    f'--json={tmp_path / "figures.json"}'])
+  evaluate.main()
+  assert 'lpips by some.npz: a network\n' in capsys.readouterr().out
+  figures = json.loads((tmp_path / 'figures.json').read_text())
+  assert figures['lpips_network'] == 'some.npz: a network' and figures['rows']['model']['lpips'] == 0

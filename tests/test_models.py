@@ -143,7 +143,7 @@ def test_the_base_model_runs_here_in_both_precisions():
   inputs = scene(batch=1, size=512)[:3]
   planes = {}
   for dtype in ('float32', 'bfloat16'):
-    model = jax.jit(lambda: LRM(**{**kwargs, 'dtype': dtype}, rngs=nnx.Rngs(0)))()
+    model = jax.jit(lambda: state.build_model({**kwargs, 'dtype': dtype}, nnx.Rngs(0)))()
     planes[dtype] = np.asarray(encode(model, *inputs))
     del model
   assert planes['float32'].shape == (1, 3, 64, 64, 80)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import lrm_jax
-from lrm_jax import evaluation, input_pipeline, reconstructor
+from lrm_jax import evaluation, input_pipeline, sources
 
 DATA = Path(__file__).parents[1] / 'data/embedded/object_views/1.0.0'
 
@@ -17,7 +17,7 @@ def model():
 
 
 def test_it_is_small_enough_to_ship():
-  assert sum(path.stat().st_size for path in reconstructor.find('quickstart').rglob('*')) < 12e6
+  assert sum(path.stat().st_size for path in sources.find('quickstart').rglob('*')) < 12e6
 
 
 def test_it_makes_one_coloured_mesh_of_one_picture(model):

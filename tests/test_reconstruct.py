@@ -20,6 +20,7 @@ import lrm_jax
 from lrm_jax import cameras, checkpoint, mesh as mesh_lib, reconstruct, reconstructor, state, video
 from lrm_jax.errors import run_main
 from lrm_jax.models.lrm import LRM
+from lrm_jax.models.triplane_model import TriplaneModel
 
 ROOT = Path(__file__).parents[1]
 
@@ -105,11 +106,11 @@ def test_wrong_arguments_are_told(model, planes, call, message):
 def test_a_model_that_is_not_there_is_told(tmp_path):
   with pytest.raises(FileNotFoundError, match='nowhere is no directory and no model that ships'):
     lrm_jax.from_pretrained('nowhere')
-  with pytest.raises(FileNotFoundError, match='no config.json'):
+  with pytest.raises(FileNotFoundError, match='holds no model that is known.*config.json'):
     lrm_jax.from_pretrained(tmp_path)
 
 
-class Wall(nnx.Module):
+class Wall(TriplaneModel):
   """A stand-in for a model whose every picture is a red box to the right of the middle, as the input camera sees it."""
 
   image_size = 16

@@ -54,7 +54,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(config, tmp_path):
 def test_what_was_trained_can_be_read_from_the_run(config, tmp_path):
   train_lib.train(config, tmp_path)
   model, restored, step = checkpoint.restore(tmp_path)
-  assert step == 6 and restored.to_dict() == config.to_dict()
+  assert step == 6 and restored.to_dict() == json.loads(json.dumps(config.to_dict()))
   assert model.image_size == TINY_MODEL['image_size']
   assert checkpoint.restore(tmp_path, step=3)[2] == 3
   with pytest.raises(FileNotFoundError, match='step 5'):
@@ -70,7 +70,7 @@ def test_what_was_trained_can_be_read_from_the_run(config, tmp_path):
     other.update_from_flattened_dict(change)
     with pytest.raises(ValueError, match=words):
       train_lib.train(other, tmp_path)
-  assert checkpoint.read_config(tmp_path).to_dict() == config.to_dict()
+  assert checkpoint.read_config(tmp_path).to_dict() == json.loads(json.dumps(config.to_dict()))
 
 
 def test_an_exported_model_is_the_trained_one_in_half_the_precision(config, tmp_path):

@@ -15,12 +15,14 @@ import numpy as np
 
 from lrm_jax.models import layers
 from lrm_jax.models.encoder import sinusoids
-from lrm_jax.models.triplane import PLANE_AXES
+from lrm_jax.models.triplane import PLANE_AXES, PlaneAxes
 
 
-def camera_feature(camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4']) -> Float[Array, 'B 20']:
-  """Returns the 20 numbers that tell a camera: the pose, flattened, then fx, fy, cx, cy."""
-  return jnp.concatenate([rearrange(camera_to_world, 'b i j -> b (i j)'), intrinsics], axis=-1)
+def camera_feature(
+    camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4'], rows: int = 4
+) -> Float[Array, 'B F']:
+  """Returns the numbers that tell a camera: the first `rows` rows of its pose, then fx, fy, cx, cy; F = 4 rows + 4."""
+  return jnp.concatenate([rearrange(camera_to_world[:, :rows], 'b i j -> b (i j)'), intrinsics], axis=-1)
 
 
 class Block(nnx.Module):
@@ -46,18 +48,23 @@ class Block(nnx.Module):
 class TriplaneDecoder(nnx.Module):
   """Triplane tokens -> blocks -> planes of `upsample` times their resolution.
 
-  `sinusoidal_tokens` starts the learned tokens at sines of where their plane's texels lie in the cube, and not
-  at noise N(0, 1 / width) as the paper does: a small model in minutes has no time to find that out.
+  Of a pose the first `pose_rows` rows are told: 4 in the paper, 3 where the last, which is always 0, 0, 0, 1, is left
+  out. `plane_axes` are the planes' axes, which only `sinusoidal_tokens` asks for: they start the learned tokens at
+  sines of where their plane's texels lie in the cube, and not at noise N(0, 1 / width) as the paper does: a small
+  model in minutes has no time to find that out.
   """
 
   def __init__(
       self, *, context_width: int, camera_width: int, width: int, depth: int, num_heads: int, resolution: int,
-      upsample: int, channels: int, sinusoidal_tokens: bool, remat: bool, dtype, rngs: nnx.Rngs,
+      upsample: int, channels: int, pose_rows: int = 4, plane_axes: PlaneAxes = PLANE_AXES,
+      sinusoidal_tokens: bool = False, remat: bool, dtype, rngs: nnx.Rngs,
   ):
     self.resolution, self.upsample, self.remat, self.dtype = resolution, upsample, remat, dtype
-    self.camera_embedding = layers.MLP(20, camera_width, camera_width, activation=nnx.silu, dtype=dtype, rngs=rngs)
+    self.pose_rows = pose_rows
+    self.camera_embedding = layers.MLP(
+        4 * pose_rows + 4, camera_width, camera_width, activation=nnx.silu, dtype=dtype, rngs=rngs)
     noise = jax.random.normal(rngs.params(), (1, 3 * resolution**2, width)) * width**-0.5
-    self.tokens = nnx.Param(noise + _where_texels_lie(resolution, width) if sinusoidal_tokens else noise)
+    self.tokens = nnx.Param(noise + _where_texels_lie(resolution, width, plane_axes) if sinusoidal_tokens else noise)
     self.blocks = layers.stack(
         depth, lambda rngs: Block(width, context_width, camera_width, num_heads, dtype=dtype, rngs=rngs), rngs=rngs)
     self.norm = layers.LayerNorm(width, rngs=rngs)
@@ -69,21 +76,34 @@ class TriplaneDecoder(nnx.Module):
       self, context: Float[Array, 'B M E'], camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4']
   ) -> Float[Array, 'B 3 P P C']:
     """Returns the planes [B, plane, row, column, channel], float32."""
-    camera = self.camera_embedding(camera_feature(camera_to_world, intrinsics).astype(self.dtype))
+    x = self.transform(context, self.embed_camera(camera_to_world, intrinsics))
+    x = self.upsampler(x.astype(self.dtype)).astype(jnp.float32)
+    return to_planes(x, self.resolution, self.upsample) + self.upsampler_bias[...]
+
+  def embed_camera(
+      self, camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4']
+  ) -> Float[Array, 'B K']:
+    """Returns the camera embedding."""
+    return self.camera_embedding(camera_feature(camera_to_world, intrinsics, self.pose_rows).astype(self.dtype))
+
+  def transform(self, context: Float[Array, 'B M E'], camera: Float[Array, 'B K']) -> Float[Array, 'B N D']:
+    """Returns the triplane tokens after all blocks and the last norm, float32."""
     x = jnp.broadcast_to(self.tokens[...], (len(context), *self.tokens.shape[1:])).astype(self.dtype)
-    x = layers.scan(self.blocks, x, context, camera, remat=self.remat)
-    x = self.upsampler(self.norm(x).astype(self.dtype)).astype(jnp.float32)
-    planes = rearrange(
-        x, 'b (plane h w) (p q c) -> b plane (h p) (w q) c', plane=3, h=self.resolution, p=self.upsample, q=self.upsample)
-    return planes + self.upsampler_bias[...]
+    return self.norm(layers.scan(self.blocks, x, context, camera, remat=self.remat))
 
 
-def _where_texels_lie(resolution: int, width: int) -> np.ndarray:
+def to_planes(x: Float[Array, 'B N T'], resolution: int, upsample: int) -> Float[Array, 'B 3 P P C']:
+  """Returns the planes of tokens that each hold the texels of their place, row by row, T = upsample^2 C."""
+  return rearrange(
+      x, 'b (plane h w) (p q c) -> b plane (h p) (w q) c', plane=3, h=resolution, p=upsample, q=upsample)
+
+
+def _where_texels_lie(resolution: int, width: int, plane_axes: PlaneAxes) -> np.ndarray:
   """Returns [1, N, width]: sines of each token's position in the cube, and a marker of the axis it lacks."""
   centre = (np.arange(resolution) + 0.5) / resolution * 2 - 1
   row, column = np.meshgrid(centre, centre, indexing='ij')
   tokens = []
-  for along_width, along_height in PLANE_AXES:
+  for along_width, along_height in plane_axes:
     position = np.zeros((resolution, resolution, 3))
     position[..., along_width], position[..., along_height] = column, row
     waves = sinusoids(position, width // 6 * 6).reshape(resolution, resolution, 3, -1)

@@ -23,10 +23,10 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 class Block(nnx.Module):
   """x + attention(LN(x)), then x + MLP(LN(x))."""
 
-  def __init__(self, width: int, num_heads: int, *, dtype, rngs: nnx.Rngs):
-    self.norm1 = layers.LayerNorm(width, rngs=rngs)
+  def __init__(self, width: int, num_heads: int, *, norm_epsilon: float, dtype, rngs: nnx.Rngs):
+    self.norm1 = layers.LayerNorm(width, epsilon=norm_epsilon, rngs=rngs)
     self.attention = layers.SelfAttention(width, num_heads, bias=True, dtype=dtype, rngs=rngs)
-    self.norm2 = layers.LayerNorm(width, rngs=rngs)
+    self.norm2 = layers.LayerNorm(width, epsilon=norm_epsilon, rngs=rngs)
     self.mlp = layers.MLP(width, 4 * width, activation=layers.exact_gelu, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Float[Array, 'B N D']) -> Float[Array, 'B N D']:
@@ -37,43 +37,62 @@ class Block(nnx.Module):
 class ViT(nnx.Module):
   """DINO ViT of any width, depth and patch.
 
-  `table_size` is the number of patches along a side that the position table was made for (DINO: 224 / patch).
+  `table_size` is the number of patches along a side that the position table was made for (DINO: 224 / patch). Read at
+  n patches, it is stretched by (n + `interpolate_offset`) / table_size: 0.1 in DINO's own code, and in the Hugging
+  Face library of 2023 that OpenLRM and TripoSR were trained with; 0 in later ones.
   `sinusoidal_positions` starts that table at sines, for training from scratch in little time.
   """
 
   def __init__(
       self, *, patch_size: int, width: int, depth: int, num_heads: int, table_size: int,
-      sinusoidal_positions: bool, remat: bool, dtype, rngs: nnx.Rngs,
+      interpolate_offset: float = 0.0, norm_epsilon: float = 1e-6, sinusoidal_positions: bool = False, remat: bool,
+      dtype, rngs: nnx.Rngs,
   ):
     self.patch_size, self.table_size, self.remat = patch_size, table_size, remat
-    self.dtype = dtype
+    self.interpolate_offset, self.dtype = interpolate_offset, dtype
     small = nnx.initializers.truncated_normal(0.02)
     self.patch_embedding = nnx.Linear(3 * patch_size**2, width, dtype=dtype, rngs=rngs)
     self.class_token = nnx.Param(small(rngs.params(), (1, 1, width)))
     table = small(rngs.params(), (1, 1 + table_size**2, width))
     self.position_embedding = nnx.Param(table + _where_patches_lie(table_size, width) if sinusoidal_positions else table)
-    self.blocks = layers.stack(depth, lambda rngs: Block(width, num_heads, dtype=dtype, rngs=rngs), rngs=rngs)
-    self.norm = layers.LayerNorm(width, rngs=rngs)
+    self.blocks = layers.stack(
+        depth, lambda rngs: Block(width, num_heads, norm_epsilon=norm_epsilon, dtype=dtype, rngs=rngs), rngs=rngs)
+    self.norm = layers.LayerNorm(width, epsilon=norm_epsilon, rngs=rngs)
 
   def __call__(self, image: Float[Array, 'B H W 3']) -> Float[Array, 'B N D']:
     """Returns the tokens of pictures in 0..1: the class token, then the patches row by row."""
     pixels = (image - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)
-    patches = rearrange(pixels, 'b (h p) (w q) c -> b (h w) (p q c)', p=self.patch_size, q=self.patch_size)
-    x = self.patch_embedding(patches)
-    x = jnp.concatenate([jnp.broadcast_to(self.class_token[...], (len(x), 1, x.shape[-1])), x], axis=1)
+    x = with_class_token(self.class_token[...], self.patch_embedding(patches(pixels, self.patch_size)))
     x = (x + self.positions(image.shape[1] // self.patch_size)).astype(self.dtype)
     x = layers.scan(self.blocks, x, remat=self.remat)
     return self.norm(x).astype(self.dtype)
 
   def positions(self, size: int) -> Float[Array, '1 N D']:
     """Returns the position embeddings for size x size patches: the table, resized by bicubic interpolation."""
-    table = self.position_embedding[...]
     if size == self.table_size:
-      return table
-    matrix = cubic_matrix(self.table_size, size)
-    patches = rearrange(table[:, 1:], '1 (h w) d -> h w d', h=self.table_size)
-    patches = jnp.einsum('ih,jw,hwd->ijd', matrix, matrix, patches, precision=jax.lax.Precision.HIGHEST)
-    return jnp.concatenate([table[:, :1], rearrange(patches, 'h w d -> 1 (h w) d')], axis=1)
+      return self.position_embedding[...]
+    scale = (size + self.interpolate_offset) / self.table_size
+    return resized(self.position_embedding[...], cubic_matrix(self.table_size, size, scale=scale))
+
+
+def patches(image: Float[Array, 'B H W 3'], size: int) -> Float[Array, 'B N P']:
+  """Returns the pixels of each patch of size x size, patches row by row, in each row by row, P = 3 size^2."""
+  return rearrange(image, 'b (h p) (w q) c -> b (h w) (p q c)', p=size, q=size)
+
+
+def with_class_token(token: Float[Array, '1 1 D'], x: Float[Array, 'B N D']) -> Float[Array, 'B M D']:
+  """Returns the tokens with the class token before them, M = N + 1."""
+  return jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, x.shape[-1])), x], axis=1)
+
+
+def resized(table: Float[Array, '1 N D'], matrix: np.ndarray) -> Float[Array, '1 M D']:
+  """Returns a position table whose patches are interpolated by `matrix` [n, T] along both sides, M = 1 + n^2.
+
+  The first row, of the class token, stays as it is.
+  """
+  grid = rearrange(table[:, 1:], '1 (h w) d -> h w d', h=matrix.shape[1])
+  grid = jnp.einsum('ih,jw,hwd->ijd', matrix, matrix, grid, precision=jax.lax.Precision.HIGHEST)
+  return jnp.concatenate([table[:, :1], rearrange(grid, 'h w d -> 1 (h w) d')], axis=1)
 
 
 def _where_patches_lie(size: int, width: int) -> np.ndarray:

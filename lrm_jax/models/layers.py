@@ -18,10 +18,12 @@ from lrm_jax.models.attention import attend
 class SelfAttention(nnx.Module):
   """Multi-head attention of tokens to each other."""
 
-  def __init__(self, width: int, num_heads: int, *, bias: bool, dtype, rngs: nnx.Rngs):
+  def __init__(
+      self, width: int, num_heads: int, *, bias: bool, out_bias: bool | None = None, dtype, rngs: nnx.Rngs
+  ):
     self.num_heads = num_heads
     self.qkv = nnx.Linear(width, 3 * width, use_bias=bias, dtype=dtype, rngs=rngs)
-    self.out = nnx.Linear(width, width, use_bias=bias, dtype=dtype, rngs=rngs)
+    self.out = nnx.Linear(width, width, use_bias=bias if out_bias is None else out_bias, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Float[Array, 'B N D']) -> Float[Array, 'B N D']:
     q, k, v = rearrange(self.qkv(x), 'b n (three h d) -> three b n h d', three=3, h=self.num_heads)
@@ -31,11 +33,14 @@ class SelfAttention(nnx.Module):
 class CrossAttention(nnx.Module):
   """Multi-head attention of tokens to a context of another width."""
 
-  def __init__(self, width: int, context_width: int, num_heads: int, *, bias: bool, dtype, rngs: nnx.Rngs):
+  def __init__(
+      self, width: int, context_width: int, num_heads: int, *, bias: bool, out_bias: bool | None = None, dtype,
+      rngs: nnx.Rngs,
+  ):
     self.num_heads = num_heads
     self.q = nnx.Linear(width, width, use_bias=bias, dtype=dtype, rngs=rngs)
     self.kv = nnx.Linear(context_width, 2 * width, use_bias=bias, dtype=dtype, rngs=rngs)
-    self.out = nnx.Linear(width, width, use_bias=bias, dtype=dtype, rngs=rngs)
+    self.out = nnx.Linear(width, width, use_bias=bias if out_bias is None else out_bias, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Float[Array, 'B N D'], context: Float[Array, 'B M E']) -> Float[Array, 'B N D']:
     q = rearrange(self.q(x), 'b n (h d) -> b n h d', h=self.num_heads)

@@ -7,6 +7,8 @@ Source: LRM, section 3.3.
 Legend: P texels, C channels, F width of the MLP.
 """
 
+from collections.abc import Callable
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -16,16 +18,23 @@ from lrm_jax.models import layers
 
 
 class NeRFMLP(nnx.Module):
-  """`depth` linear layers with ReLU between them -> density (softplus, times `density_scale`) and colour (sigmoid).
+  """`depth` linear layers with an activation between them -> density (0 or more) and colour.
 
-  `depth` counts every linear layer, the first (folded) and the last (4 outputs) too.
+  `depth` counts every linear layer, the first (folded) and the last (4 outputs) too. Density is `density_scale` times
+  the `density_activation` of the output minus 1, so that a fresh model is thin rather than fog. Colour is a sigmoid,
+  stretched by `color_padding` at both ends, so that black and white can be reached.
   """
 
-  def __init__(self, channels: int, width: int, depth: int, *, density_scale: float, dtype, rngs: nnx.Rngs):
+  def __init__(
+      self, channels: int, width: int, depth: int, *, activation: Callable = jax.nn.relu,
+      density_activation: Callable = jax.nn.softplus, density_scale: float = 1.0, color_padding: float = 0.0, dtype,
+      rngs: nnx.Rngs,
+  ):
     if depth < 2:
       raise ValueError(f'nerf_{depth=} must be at least 2: a first layer and one that puts out density and colour')
     he = nnx.initializers.he_normal()
-    self.density_scale, self.dtype = density_scale, dtype
+    self.activation, self.density_activation = activation, density_activation
+    self.density_scale, self.color_padding, self.dtype = density_scale, color_padding, dtype
     self.first = nnx.Linear(3 * channels, width, kernel_init=he, dtype=dtype, rngs=rngs)
     self.hidden = layers.stack(
         depth - 2, lambda rngs: nnx.Linear(width, width, kernel_init=he, dtype=dtype, rngs=rngs), rngs=rngs)
@@ -42,10 +51,19 @@ class NeRFMLP(nnx.Module):
     return self.after_first(features.astype(self.dtype) @ self.first.kernel[...].astype(self.dtype))
 
   def after_first(self, features: Float[Array, '*q F']) -> tuple[Float[Array, '*q'], Float[Array, '*q 3']]:
-    """Returns (density >= 0 per world unit, colour in 0..1) of sums of samples of folded planes, float32."""
-    x = jax.nn.relu(features + self.first.bias[...]).astype(self.dtype)
+    """Returns (density >= 0 per world unit, colour) of sums of samples of folded planes, float32."""
+    raw_density, color = self.raw_after_first(features)
+    return self.density(raw_density), color
+
+  def raw_after_first(self, features: Float[Array, '*q F']) -> tuple[Float[Array, '*q'], Float[Array, '*q 3']]:
+    """Returns (what `density` takes, colour) of sums of samples of folded planes, float32."""
+    x = self.activation(features + self.first.bias[...]).astype(self.dtype)
     for layer in range(self.depth - 2):
-      x = jax.nn.relu(jax.tree.map(lambda leaf: leaf[layer], self.hidden)(x))
+      x = self.activation(jax.tree.map(lambda leaf: leaf[layer], self.hidden)(x))
     out = self.last(x)
-    # Softplus of s - 1, so that a fresh model is thin rather than fog.
-    return self.density_scale * jax.nn.softplus(out[..., 0] - 1), jax.nn.sigmoid(out[..., 1:])
+    color = jax.nn.sigmoid(out[..., 1:]) * (1 + 2 * self.color_padding) - self.color_padding
+    return out[..., 0], color
+
+  def density(self, raw: Float[Array, '*q']) -> Float[Array, '*q']:
+    """Returns the density of the first output."""
+    return self.density_scale * self.density_activation(raw - 1)

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lrm_jax import rays, volume
-from lrm_jax.models import triplane
 from lrm_jax.types import Key
+
+_EMPTY = -float(jnp.finfo(jnp.float32).max) / 8  # A density before its activation: 0 after it, and means with it too.
 
 
 def march(
@@ -32,14 +33,67 @@ def march(
   return jax.vmap(volume.composite)(density, color, distances, delta)
 
 
+def march_twice(
+    field: Callable, density: Callable, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'],
+    keys: Key | None, *, num_samples: int,
+) -> volume.Pixels:
+  """Returns the pixels [R] over black by OpenLRM's rule: half of the samples evenly, half where those found something.
+
+  `field` maps points to (density before its activation, colour), `density` is that activation. What lies outside of
+  the cube [-1, 1]^3, its faces not, counts as empty. Unlike OpenLRM's, a ray that starts in the cube does not see what
+  lies behind it. Source: SPEC.md.
+  """
+  half = num_samples // 2
+  near, far = rays.intersect_cube(origins, directions)
+  evenly = lambda near, far, key: rays.sample_ends(near, far, half, key)
+  at_random = lambda key: jax.random.uniform(jax.random.fold_in(key, 1), (half,))
+  uniform = (jnp.arange(half) + 0.5) / half
+
+  def look(distances):
+    points = origins[:, None] + rays.rounded(distances[..., None] * directions[:, None])
+    raw, color = field(points)
+    inside = jnp.all(jnp.abs(points) <= 1, axis=-1)
+    return jnp.where(inside, raw, _EMPTY), jnp.where(inside[..., None], color, 0)
+
+  coarse = jax.vmap(evenly)(near, far, keys)
+  raw, color = look(coarse)
+  _, weights = volume.composite_intervals(raw, color, coarse, density)
+  uniform = jnp.broadcast_to(uniform, (len(origins), half)) if keys is None else jax.vmap(at_random)(keys)
+  fine = rays.sample_where_weights_are(coarse, weights, uniform)
+  seen = (jnp.concatenate([a, b], axis=1) for a, b in zip((coarse, raw, color), (fine, *look(fine))))
+  distances, raw, color = seen
+  order = jnp.argsort(distances, axis=1)
+  distances, raw = (jnp.take_along_axis(x, order, axis=1) for x in (distances, raw))
+  color = jnp.take_along_axis(color, order[..., None], axis=1)
+  return volume.composite_intervals(raw, color, distances, density)[0]
+
+
+def march_normalised(
+    field: Callable, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key | None, *,
+    num_samples: int, half_size: float,
+) -> volume.Pixels:
+  """Returns the pixels [R] over black by TripoSR's rule: each step counts as 1 / num_samples, however long it is.
+
+  The cube is a thousandth smaller than [-half_size, half_size]^3, and rays through less than 0.01 of it see nothing.
+  Source: SPEC.md.
+  """
+  near, far = rays.intersect_cube(origins, directions, 0.999 * half_size)
+  sample = lambda near, far, key: rays.sample_distances(near, far, num_samples, key)
+  distances, _ = jax.vmap(sample)(near, far, keys)
+  density, color = field(origins[:, None] + distances[..., None] * directions[:, None])
+  delta = jnp.where(far - near > 0.01, 1 / num_samples, 0.0)[:, None]
+  return volume.composite(density, color, distances, delta)
+
+
 def render_rays(
-    planes: Float[Array, 'B 3 P P F'], after_first: Callable, origins: Float[Array, 'B R 3'],
-    directions: Float[Array, 'B R 3'], key: Key | None = None, *, num_samples: int, rays_per_chunk: int,
+    planes: Float[Array, 'B 3 P P F'], trace: Callable, origins: Float[Array, 'B R 3'],
+    directions: Float[Array, 'B R 3'], key: Key | None = None, *, rays_per_chunk: int,
 ) -> volume.Pixels:
   """Returns the pixels [B, R] of all rays over black.
 
-  `after_first` is the rest of the NeRF MLP. At most `rays_per_chunk` rays of each object are in flight; the last
-  chunk is filled up with rays of no length. Stratified with a `key`, deterministic without.
+  `trace` maps (planes of one object, origins [R, 3], directions [R, 3], keys [R] or None) to the pixels of its rays.
+  At most `rays_per_chunk` rays of each object are in flight; the last chunk is filled up with rays of no length.
+  Stratified with a `key`, deterministic without.
   """
   num_rays = origins.shape[1]
   chunk = min(rays_per_chunk, num_rays)
@@ -50,10 +104,7 @@ def render_rays(
     x = jnp.pad(x, ((0, 0), (0, num_chunks * chunk - num_rays), (0, 0)))
     return x.reshape(len(x), num_chunks, chunk, -1)
 
-  def one_chunk(planes, rays_and_keys):
-    return march(
-        lambda points: after_first(triplane.sample_sum(planes, points)), *rays_and_keys, num_samples=num_samples)
-
+  one_chunk = lambda planes, rays_and_keys: trace(planes, *rays_and_keys)
   chunks = (split(origins), split(directions), keys)
   if _one_object_at_a_time():
     one_object = lambda planes, chunks: jax.lax.map(jax.checkpoint(functools.partial(one_chunk, planes)), chunks)

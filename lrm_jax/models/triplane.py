@@ -6,6 +6,7 @@ Source: Chan et al. 2022 (EG3D); LRM, section 3.3.
 Legend: Q points, P texels along a side, C channels.
 """
 
+from collections.abc import Sequence
 import functools
 
 import jax
@@ -13,7 +14,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 # Which world axes run along the width and the height of each plane. Weights from elsewhere have other orders.
-PLANE_AXES = ((0, 1), (0, 2), (1, 2))
+PlaneAxes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+PLANE_AXES: PlaneAxes = ((0, 1), (0, 2), (1, 2))
+
+
+def plane_axes(names: Sequence[str]) -> PlaneAxes:
+  """Returns the axes of planes told by name: ('xy', 'xz', 'yz') is PLANE_AXES.
+
+  Raises ValueError where they are not the three planes of space, each once.
+  """
+  if sorted(''.join(sorted(name)) for name in names) != ['xy', 'xz', 'yz']:
+    raise ValueError(f'plane_axes = {tuple(names)} must be three planes of x, y, z, such as xy, xz, yz')
+  return tuple(('xyz'.index(name[0]), 'xyz'.index(name[1])) for name in names)
 
 
 def with_frame(planes: Float[Array, '3 P P C']) -> Float[Array, 'T C']:
@@ -22,7 +34,7 @@ def with_frame(planes: Float[Array, '3 P P C']) -> Float[Array, 'T C']:
 
 
 def corners(
-    points: Float[Array, '*q 3'], size: int, axes: tuple[tuple[int, int], ...] = PLANE_AXES
+    points: Float[Array, '*q 3'], size: int, axes: PlaneAxes = PLANE_AXES
 ) -> list[tuple[Int[Array, '*q'], Float[Array, '*q']]]:
   """Returns (index into the table of `with_frame`, weight) of the 12 texels around each point, 4 a plane.
 
@@ -47,7 +59,7 @@ def _first_texels(points, size):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def sample_sum(
-    planes: Float[Array, '3 P P C'], points: Float[Array, '*q 3'], axes: tuple[tuple[int, int], ...] = PLANE_AXES
+    planes: Float[Array, '3 P P C'], points: Float[Array, '*q 3'], axes: PlaneAxes = PLANE_AXES
 ) -> Float[Array, '*q C']:
   """Returns the sum over the three planes of their features at `points`. Differentiable in reverse mode.
 
@@ -80,7 +92,7 @@ sample_sum.defvjp(_forward, _backward)
 
 def scatter_sum(
     points: Float[Array, '*q 3'], gradient: Float[Array, '*q C'], size: int,
-    axes: tuple[tuple[int, int], ...] = PLANE_AXES,
+    axes: PlaneAxes = PLANE_AXES,
 ) -> Float[Array, '3 {size} {size} C']:
   """Returns the planes to which every point has added its `gradient`: the transpose of `sample_sum` in the planes.
 
@@ -103,7 +115,7 @@ def scatter_sum(
 
 
 def sample_concatenated(
-    planes: Float[Array, '3 P P C'], points: Float[Array, '*q 3'], axes: tuple[tuple[int, int], ...] = PLANE_AXES
+    planes: Float[Array, '3 P P C'], points: Float[Array, '*q 3'], axes: PlaneAxes = PLANE_AXES
 ) -> Float[Array, '*q D']:
   """Returns the features of the three planes at `points` side by side, D = 3 C: plane by plane."""
   table = with_frame(planes)

@@ -1,0 +1,27 @@
+"""OpenLRM 1.1 small: DINOv2 ViT-S/14 with registers, 12 layers of width 512, 3 planes of 64 x 64 x 32 [SPEC.md].
+
+  python -m lrm_jax.train --config=configs/openlrm_small.py --workdir=runs/openlrm_small --config.data.path=DIR \
+      --config.loss.lpips_weights=FILE [--config.encoder_weights=FILE | --config.init_from=DIR]
+
+Hardware: none of ours has trained it yet. To expect: 111,390,948 parameters; `--dry_run` prints memory and operations.
+What is not set here is as in configs/openlrm_base.py.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import openlrm_base
+
+
+def get_config() -> ConfigDict:
+  config = openlrm_base.get_config()
+  model, data = config.model, config.data
+  model.image_size = 224  # px: 16 x 16 patches
+  model.encoder_width = 384
+  model.encoder_num_heads = 6
+  model.decoder_width = 512
+  model.decoder_num_heads = 8
+  model.triplane_channels = 32
+  data.window = 64  # px
+  data.resize_min = 64  # px
+  data.resize_max = 192  # px
+  return config

@@ -1,0 +1,89 @@
+"""What all our models have in common: a picture becomes planes, and planes are looked at and asked.
+
+A model has an `encoder`, a `decoder` and a `nerf`, and says in `encode` and `trace` how they are used: LRM
+(lrm_jax/models/lrm.py), OpenLRM, TripoSR. Conventions: lrm_jax/cameras.py.
+Legend: B batch, V views, H W image, P texels along a plane's side, C channels, F those of folded planes, Q points, R rays.
+"""
+
+from einops import rearrange
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lrm_jax import cameras, rays, volume
+from lrm_jax.models import triplane
+from lrm_jax.models.renderer import render_rays
+from lrm_jax.sharding import on_batch
+from lrm_jax.types import Key
+
+Background = Float[Array, 'B V 3'] | Float[Array, ''] | float  # Of each view, or one grey for all, in 0..1.
+
+
+class TriplaneModel(nnx.Module):
+  """The camera of the input view stands at `input_position` and looks at the origin; planes fill the cube
+  [-half_size, half_size]^3; the surface of a mesh is where the density is `surface_density`, and None: where its
+  outline is that of the volume. `image_size` is what pictures have in training, in pixels; with `any_image_size` it is
+  what no file tells, and other multiples of the patches are welcome.
+  """
+
+  input_position = cameras.INPUT_POSITION
+  half_size = 1.0
+  surface_density: float | None = None
+  any_image_size = False
+  plane_axes = triplane.PLANE_AXES
+  pixel_rays = staticmethod(rays.pixel_rays)
+
+  def __call__(
+      self, image: Float[Array, 'B H W 3'], camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4'],
+      target_camera_to_world: Float[Array, 'B V 4 4'], target_intrinsics: Float[Array, 'B V 4'], size: int,
+      background: Background = 1.0, key: Key | None = None,
+  ) -> volume.Pixels:
+    """Returns colour [B, V, size, size, 3], depth and opacity of the target views of pictures in 0..1."""
+    planes = self.encode(image, camera_to_world, intrinsics)
+    return self.render(planes, target_camera_to_world, target_intrinsics, size, background, key)
+
+  def encode(
+      self, image: Float[Array, 'B H W 3'], camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4']
+  ) -> Float[Array, 'B 3 P P C']:
+    """Returns the planes of pictures in 0..1, of `image_size`, taken by these cameras."""
+    raise NotImplementedError
+
+  def render(
+      self, planes: Float[Array, 'B 3 P P C'], camera_to_world: Float[Array, 'B V 4 4'], intrinsics: Float[Array, 'B V 4'],
+      size: int, background: Background = 1.0, key: Key | None = None,
+  ) -> volume.Pixels:
+    """Returns colour [B, V, size, size, 3], depth and opacity; stratified with a key, deterministic without."""
+    origins, directions = self.pixel_rays(camera_to_world, intrinsics, size)
+    flat = lambda x: on_batch(rearrange(x, 'b v h w c -> b (v h w) c'))
+    pixels = render_rays(
+        self.nerf.fold(planes), self.trace, flat(origins), flat(directions), key, rays_per_chunk=self.rays_per_chunk)
+    pixels = jax.tree.map(lambda x: x.reshape(origins.shape[:4] + x.shape[2:]), pixels)
+    return volume.over(pixels, background if jnp.ndim(background) == 0 else background[:, :, None, None, :])
+
+  def query(
+      self, planes: Float[Array, 'B 3 P P C'], points: Float[Array, 'B Q 3']
+  ) -> tuple[Float[Array, 'B Q'], Float[Array, 'B Q 3']]:
+    """Returns (density >= 0, colour in 0..1) at points of the cube; outside of it as a plane of zeros says."""
+    return self.nerf.after_first(jax.vmap(self.features)(self.nerf.fold(planes), points))
+
+  def features(self, folded: Float[Array, '3 P P F'], points: Float[Array, '*q 3']) -> Float[Array, '*q F']:
+    """Returns the sums of samples of one object's folded planes at points of the world."""
+    points = points if self.half_size == 1.0 else points / self.half_size
+    return triplane.sample_sum(folded, points, self.plane_axes)
+
+  def trace(
+      self, folded: Float[Array, '3 P P F'], origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'],
+      keys: Key | None,
+  ) -> volume.Pixels:
+    """Returns the pixels [R] over black of rays through one object's folded planes."""
+    raise NotImplementedError
+
+
+def check_sizes(image_size: int, patch_size: int, **networks: tuple[int, int]) -> None:
+  """Raises ValueError where patches do not fill the picture, or heads the width of a network (width, heads)."""
+  for name, (width, heads) in networks.items():
+    if width % heads:
+      raise ValueError(f'{name}_{width=} must be a multiple of {name}_num_heads={heads}')
+  if image_size % patch_size:
+    raise ValueError(f'{image_size=} must be a multiple of {patch_size=}')

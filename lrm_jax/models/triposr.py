@@ -1,0 +1,134 @@
+"""TripoSR's model: no camera is asked for; another decoder, another NeRF, and steps along rays that all count the same.
+
+The world turns with the picture: its camera looks along -x from `input_position`, wherever it stood.
+Source: SPEC.md; Tochilkin et al. 2024 (TripoSR); Shazeer 2020 (GEGLU).
+Legend: B batch, N triplane tokens (3 R R, plane by plane, row by row), M image tokens, D width, P texels, C channels.
+"""
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lrm_jax import volume
+from lrm_jax.models import layers, renderer
+from lrm_jax.models.decoder import to_planes
+from lrm_jax.models.encoder import ViT
+from lrm_jax.models.nerf import NeRFMLP
+from lrm_jax.models.triplane_model import TriplaneModel, check_sizes
+from lrm_jax.sharding import on_batch
+from lrm_jax.types import Key
+
+NUM_GROUPS = 32  # Of the decoder's first norm.
+
+
+class GEGLU(nnx.Module):
+  """Linear, value * GELU(gate), linear."""
+
+  def __init__(self, width: int, hidden: int, *, dtype, rngs: nnx.Rngs):
+    self.expand = nnx.Linear(width, 2 * hidden, dtype=dtype, rngs=rngs)
+    self.contract = nnx.Linear(hidden, width, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: Float[Array, 'B N D']) -> Float[Array, 'B N D']:
+    value, gate = jnp.split(self.expand(x), 2, axis=-1)
+    return self.contract(value * layers.exact_gelu(gate))
+
+
+class Block(nnx.Module):
+  """Self-attention, cross-attention, MLP; before each a norm, around each a residual."""
+
+  def __init__(self, width: int, context_width: int, num_heads: int, *, dtype, rngs: nnx.Rngs):
+    norm = lambda: layers.LayerNorm(width, epsilon=1e-5, rngs=rngs)
+    biases = dict(bias=False, out_bias=True)
+    self.norm1 = norm()
+    self.self_attention = layers.SelfAttention(width, num_heads, **biases, dtype=dtype, rngs=rngs)
+    self.norm2 = norm()
+    self.cross_attention = layers.CrossAttention(width, context_width, num_heads, **biases, dtype=dtype, rngs=rngs)
+    self.norm3 = norm()
+    self.mlp = GEGLU(width, 4 * width, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: Float[Array, 'B N D'], context: Float[Array, 'B M E']) -> Float[Array, 'B N D']:
+    x = x + self.self_attention(self.norm1(x).astype(x.dtype))
+    x = x + self.cross_attention(self.norm2(x).astype(x.dtype), context)
+    return x + self.mlp(self.norm3(x).astype(x.dtype))
+
+
+class TripoSRDecoder(nnx.Module):
+  """Triplane tokens -> norm, linear, blocks, linear, and the tokens themselves added -> planes."""
+
+  def __init__(
+      self, *, context_width: int, width: int, depth: int, num_heads: int, resolution: int, upsample: int,
+      channels: int, remat: bool, dtype, rngs: nnx.Rngs,
+  ):
+    if width % NUM_GROUPS:
+      raise ValueError(f'decoder_{width=} must be a multiple of {NUM_GROUPS}: its first norm takes so many groups')
+    self.resolution, self.upsample, self.remat, self.dtype = resolution, upsample, remat, dtype
+    self.tokens = nnx.Param(jax.random.normal(rngs.params(), (1, 3 * resolution**2, width)) * width**-0.5)
+    self.norm = nnx.GroupNorm(
+        width, num_groups=NUM_GROUPS, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+    self.first = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+    self.blocks = layers.stack(
+        depth, lambda rngs: Block(width, context_width, num_heads, dtype=dtype, rngs=rngs), rngs=rngs)
+    self.last = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+    self.upsampler = nnx.Linear(width, upsample**2 * channels, use_bias=False, dtype=dtype, rngs=rngs)
+    self.upsampler_bias = nnx.Param(jnp.zeros(channels))
+
+  def __call__(self, context: Float[Array, 'B M E']) -> Float[Array, 'B 3 P P C']:
+    """Returns the planes [B, plane, row, column, channel], float32."""
+    x = self.upsampler(self.transform(context).astype(self.dtype)).astype(jnp.float32)
+    return to_planes(x, self.resolution, self.upsample) + self.upsampler_bias[...]
+
+  def transform(self, context: Float[Array, 'B M E']) -> Float[Array, 'B N D']:
+    """Returns the triplane tokens after all blocks, float32."""
+    x = self.first(self.norm(self.tokens[...]).astype(self.dtype))  # The same for all pictures, so far.
+    x = jnp.broadcast_to(x, (len(context), *x.shape[1:]))
+    x = layers.scan(self.blocks, x, context, remat=self.remat)
+    return self.last(x).astype(jnp.float32) + self.tokens[...]
+
+
+class TripoSR(TriplaneModel):
+  """TripoSR of any size; `radius` is half the side of its cube, `nerf_depth` counts all linear layers (10)."""
+
+  any_image_size = True
+  surface_density = 25.0
+  input_position = (1.9, 0.0, 0.0)
+
+  def __init__(
+      self, *, image_size: int, patch_size: int, encoder_width: int, encoder_depth: int, encoder_num_heads: int,
+      encoder_table_size: int, decoder_width: int, decoder_depth: int, decoder_num_heads: int,
+      triplane_resolution: int, triplane_upsample: int, triplane_channels: int, nerf_width: int, nerf_depth: int,
+      num_samples: int, rays_per_chunk: int, radius: float = 0.87, remat: bool = False, dtype: str = 'float32',
+      rngs: nnx.Rngs,
+  ):
+    check_sizes(image_size, patch_size, encoder=(encoder_width, encoder_num_heads), decoder=(decoder_width, decoder_num_heads))
+    self.image_size, self.num_samples, self.rays_per_chunk = image_size, num_samples, rays_per_chunk
+    self.half_size = radius
+    dtype = jnp.dtype(dtype)
+    self.encoder = ViT(
+        patch_size=patch_size, width=encoder_width, depth=encoder_depth, num_heads=encoder_num_heads,
+        table_size=encoder_table_size, interpolate_offset=0.1, norm_epsilon=1e-12, remat=remat, dtype=dtype, rngs=rngs)
+    # Its files have the pooler of the ViT that it began from. No token passes it; it is kept so that none is lost.
+    self.pooler = nnx.Linear(encoder_width, encoder_width, rngs=rngs)
+    self.decoder = TripoSRDecoder(
+        context_width=encoder_width, width=decoder_width, depth=decoder_depth, num_heads=decoder_num_heads,
+        resolution=triplane_resolution, upsample=triplane_upsample, channels=triplane_channels, remat=remat,
+        dtype=dtype, rngs=rngs)
+    self.nerf = NeRFMLP(
+        triplane_channels, nerf_width, nerf_depth, activation=jax.nn.silu, density_activation=jnp.exp, dtype=dtype,
+        rngs=rngs)
+
+  def encode(
+      self, image: Float[Array, 'B H W 3'], camera_to_world: Float[Array, 'B 4 4'] | None = None,
+      intrinsics: Float[Array, 'B 4'] | None = None,
+  ) -> Float[Array, 'B 3 P P C']:
+    """Returns the planes of pictures in 0..1, of `image_size`; the camera is not asked for."""
+    return on_batch(self.decoder(on_batch(self.encoder(image))))
+
+  def trace(
+      self, folded: Float[Array, '3 P P F'], origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'],
+      keys: Key | None,
+  ) -> volume.Pixels:
+    """Returns the pixels [R] over black of rays through one object's folded planes."""
+    field = lambda points: self.nerf.after_first(self.features(folded, points))
+    return renderer.march_normalised(
+        field, origins, directions, keys, num_samples=self.num_samples, half_size=self.half_size)

@@ -1,0 +1,183 @@
+"""Models of others: in by their files, out in their formats, trained on from; what does not fit is told in one sentence."""
+
+import importlib
+import json
+import math
+import subprocess
+import sys
+
+from flax import nnx, traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+import yaml
+
+import lrm_jax
+from configs import triposr as triposr_config
+from lrm_jax import checkpoint, export, sources, state, train as train_lib
+from lrm_jax.weights import openlrm
+from tests.conftest import TINY_MODEL
+
+OPENLRM = TINY_MODEL | dict(architecture='openlrm', nerf_width=64, nerf_depth=4, encoder_width=28, encoder_interpolate_offset=0.1)
+TRIPOSR = {name: value for name, value in TINY_MODEL.items() if name != 'camera_width'} | dict(
+    architecture='triposr', nerf_depth=4, decoder_width=32)
+
+
+def random_run(model_kwargs, directory, seed=0):
+  """Writes a run directory of a model with random parameters, float32; returns it."""
+  from ml_collections import ConfigDict
+
+  rng = np.random.default_rng(seed)
+  params = state.parameters(state.build_model(model_kwargs, nnx.Rngs(0)))
+  params = jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), jnp.float32), params)
+  config = ConfigDict({'model': model_kwargs, 'data': {'fov': 50.0}})
+  checkpoint.write_model(directory, params, config, step=1, dtype=jnp.float32)
+  return directory
+
+
+def arrays(model):
+  return {path: np.asarray(x) for path, x in sources.flat_parameters(model).items()}
+
+
+@pytest.mark.parametrize('config, count', [
+    ('openlrm_small', 111_390_948), ('openlrm_base', 260_201_972), ('openlrm_large', 452_138_004), ('triposr', 419_275_628)])
+def test_configurations_have_the_published_number_of_parameters(config, count):
+  shapes = sources.shapes(importlib.import_module(f'configs.{config}').get_config())
+  assert sum(math.prod(shape) for shape in shapes.values()) == count
+
+
+@pytest.mark.parametrize('format, sizes', [('openlrm', OPENLRM), ('triposr', TRIPOSR), ('openlrm', OPENLRM | dict(
+    encoder='dinov2', encoder_registers=4, encoder_width=32))], ids=['openlrm', 'triposr', 'openlrm_packed_dinov2'])
+def test_out_and_in_again_is_the_same_model(format, sizes, tmp_path, rng):
+  run = random_run(sizes, tmp_path / 'run')
+  export.export(run, tmp_path / 'out', format=format)
+  before, after = lrm_jax.from_pretrained(run), lrm_jax.from_pretrained(tmp_path / 'out')
+  expected = arrays(before.model)
+  for path, array in arrays(after.model).items():
+    np.testing.assert_array_equal(array, expected[path])
+  names = load_file(tmp_path / 'out/model.safetensors').keys()
+  packed = any(name.endswith('cross_attn.in_proj_weight') for name in names)
+  assert packed == (format == 'openlrm' and sizes['encoder_width'] == sizes['decoder_width'])
+  images = rng.uniform(size=(1, 16, 16, 3)).astype(np.float32)
+  camera = dict(intrinsics=np.tile(before.intrinsics, (1, 1)))
+  planes = before.encode(images, **camera)
+  np.testing.assert_allclose(after.encode(images, **camera), planes, atol=1e-4 * np.abs(planes).max())
+
+
+def test_a_camera_of_20_numbers_is_folded_into_16(tmp_path, rng):
+  sizes = TINY_MODEL | dict(nerf_width=64, nerf_depth=4, plane_axes=('xy', 'xz', 'zy'), color_padding=0.001,
+                            encoder_interpolate_offset=0.1, encoder_norm_epsilon=1e-12)
+  export.export(random_run(sizes, tmp_path / 'run'), tmp_path / 'out', format='openlrm')
+  before, after = lrm_jax.from_pretrained(tmp_path / 'run'), lrm_jax.from_pretrained(tmp_path / 'out')
+  images = rng.uniform(size=(2, 16, 16, 3)).astype(np.float32)
+  camera = dict(intrinsics=np.tile(before.intrinsics, (2, 1)))
+  planes = before.encode(images, **camera)
+  # The number of heads is in no tensor: 24 / 2 is not 64, so the configuration tells it.
+  np.testing.assert_allclose(after.encode(images, **camera), planes, atol=1e-5 * np.abs(planes).max())
+  points = rng.uniform(-1, 1, (2, 50, 3))
+  for a, b in zip(before.query(planes, points), after.query(planes, points)):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_what_a_format_cannot_express_is_refused_by_name(tmp_path):
+  with pytest.raises(ValueError, match='nerf_depth is 3.*plane_axes.*density_scale is 10.0') as info:
+    export.export('quickstart', tmp_path / 'out', format='openlrm')
+  assert not (tmp_path / 'out').exists(), info
+  with pytest.raises(ValueError, match="architecture is 'lrm'"):
+    export.export('quickstart', tmp_path / 'out', format='triposr')
+  with pytest.raises(ValueError, match='--format=onnx is unknown'):
+    export.export('quickstart', tmp_path / 'out', format='onnx')
+
+
+@pytest.fixture
+def triposr_directory(tmp_path):
+  export.export(random_run(TRIPOSR, tmp_path / 'run'), tmp_path / 'triposr', format='triposr')
+  return tmp_path / 'triposr'
+
+
+def test_all_that_does_not_fit_is_told_at_once(triposr_directory):
+  tensors = load_file(triposr_directory / 'model.safetensors')
+  del tensors['backbone.proj_in.bias']
+  tensors['extra'] = np.zeros(3, np.float32)
+  tensors['backbone.norm.bias'] = np.zeros(7, np.float32)
+  save_file(tensors, triposr_directory / 'model.safetensors')
+  with pytest.raises(ValueError) as info:
+    lrm_jax.from_pretrained(triposr_directory)
+  for words in ('model.safetensors', 'backbone.proj_in.bias is missing', 'extra (3,) is unexpected', '(7,)', '(32,)'):
+    assert words in str(info.value)
+
+
+def test_an_unknown_kind_lists_what_was_looked_for(tmp_path):
+  (tmp_path / 'notes.txt').write_text('hello')
+  with pytest.raises(FileNotFoundError) as info:
+    lrm_jax.from_pretrained(tmp_path)
+  for words in ('checkpoints/', 'model.safetensors', 'config.yaml', 'model.ckpt', 'notes.txt'):
+    assert words in str(info.value)
+
+
+@pytest.mark.parametrize('source', ['hf://nobody', 'hf://a/b/c', 'hf:///x'])
+def test_names_on_the_hub_have_an_owner(source):
+  with pytest.raises(ValueError, match='write hf://owner/name'):
+    lrm_jax.from_pretrained(source)
+
+
+def test_what_is_on_the_hub_is_read_from_its_cache(triposr_directory, tmp_path, monkeypatch):
+  """Offline, as a user without a network has it: what huggingface_hub has stored is found by its name."""
+  import huggingface_hub
+
+  commit, repository = 'a' * 40, tmp_path / 'hub/models--somebody--triposr'
+  (repository / 'refs').mkdir(parents=True)
+  (repository / 'refs/main').write_text(commit)
+  (repository / 'snapshots').mkdir()
+  triposr_directory.rename(repository / 'snapshots' / commit)
+  original = huggingface_hub.snapshot_download
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download',
+                      lambda name, **kwargs: original(name, cache_dir=tmp_path / 'hub', local_files_only=True, **kwargs))
+  assert lrm_jax.from_pretrained('hf://somebody/triposr').half_size == 0.87
+  with pytest.raises(ValueError, match='hf://somebody/other could not be had'):
+    lrm_jax.from_pretrained('hf://somebody/other')
+
+
+def test_triposr_is_trained_on_from_its_weights(triposr_directory, dataset, tmp_path):
+  config = triposr_config.get_config()
+  config.model.update({name: value for name, value in TRIPOSR.items()})
+  config.data.update(dict(path=dataset, window=8, resize_min=8, resize_max=12, eval_objects=2, eval_size=16, num_workers=0))
+  config.update(dict(num_train_steps=4, batch_size=4, log_every=1, checkpoint_every=4, eval_every=4, init_from=str(triposr_directory)))
+  config.loss.lpips_weight = 0.0
+  config.optimizer.warmup_steps = 1
+  trainer = train_lib.Trainer(config, lpips=None)
+  expected = arrays(lrm_jax.from_pretrained(triposr_directory).model)
+  first = traverse_util.flatten_dict(trainer.first_state(trainer.read_weights())['params'], sep='/')
+  for path, array in expected.items():
+    np.testing.assert_array_equal(first[path], array)
+  assert np.isfinite(train_lib.train(config, tmp_path / 'tuned')['eval_psnr'])
+  after = arrays(lrm_jax.from_pretrained(tmp_path / 'tuned').model)
+  moved = {path for path in expected if not np.array_equal(after[path], expected[path])}
+  assert {'encoder/blocks/mlp/expand/kernel', 'decoder/tokens', 'nerf/last/kernel'} <= moved
+  export.export(tmp_path / 'tuned', tmp_path / 'again', format='triposr')
+  assert yaml.safe_load((tmp_path / 'again/config.yaml').read_text())['cond_image_size'] == 16
+  config.model.decoder_width = 64
+  with pytest.raises(ValueError, match='of another model than config.model describes'):
+    train_lib.Trainer(config, lpips=None).read_weights()
+
+
+def test_the_command_writes_and_refuses(tmp_path):
+  run = random_run(OPENLRM, tmp_path / 'run')
+  call = lambda *args: subprocess.run(
+      [sys.executable, '-m', 'lrm_jax.export', *args], capture_output=True, text=True, check=False)
+  result = call(f'--checkpoint={run}', f'--out={tmp_path / "out"}', '--format=openlrm')
+  assert result.returncode == 0, result.stderr
+  assert json.loads((tmp_path / 'out/config.json').read_text())['transformer_dim'] == 32
+  result = call('--checkpoint=quickstart', f'--out={tmp_path / "no"}', '--format=openlrm')
+  assert result.returncode == 2 and 'Traceback' not in result.stderr and 'config.model.nerf_depth' in result.stderr
+
+
+def test_the_camera_is_folded_exactly(rng):
+  kernel, bias = rng.normal(size=(20, 5)), rng.normal(size=5)
+  names = [f'decoder/camera_embedding/expand/{name}' for name in ('kernel', 'bias')]
+  folded = openlrm.fold_camera(dict(zip(names, (kernel, bias))))
+  feature = rng.normal(size=20)
+  feature[12:16] = 0, 0, 0, 1
+  np.testing.assert_allclose(np.delete(feature, slice(12, 16)) @ folded[names[0]] + folded[names[1]], feature @ kernel + bias)
