@@ -41,8 +41,11 @@ def forward_operations(model: ConfigDict, num_rays: int) -> dict[str, float]:
   encoder += 2 * image_tokens * 3 * model.patch_size**2 * encoder_width
   decoder = model.decoder_depth * (
       4 * tokens * width**2 + 4 * image_tokens * encoder_width * width + attention(tokens, image_tokens, width)
-      + 8 * tokens * width**2 + attention(tokens, tokens, width) + 16 * tokens * width**2
-      + 3 * 4 * model.camera_width * width)
+      + 8 * tokens * width**2 + attention(tokens, tokens, width))
+  if model.get('architecture') == 'triposr':
+    decoder += model.decoder_depth * 24 * tokens * width**2 + 4 * tokens * width**2  # GEGLU; a linear map at both ends.
+  else:
+    decoder += model.decoder_depth * (16 * tokens * width**2 + 3 * 4 * model.camera_width * width)
   decoder += 2 * tokens * width * model.triplane_upsample**2 * model.triplane_channels
   texels = tokens * model.triplane_upsample**2
   fold = 2 * texels * model.triplane_channels * model.nerf_width
