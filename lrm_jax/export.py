@@ -11,6 +11,9 @@ from pathlib import Path
 import shutil
 import tempfile
 
+import jax
+import jax.numpy as jnp
+
 from lrm_jax import checkpoint, sources, state as state_lib
 from lrm_jax.errors import run_main
 from lrm_jax.weights import openlrm, triposr
@@ -40,11 +43,18 @@ def export(source: str | Path, out: str | Path, step: int | None = None, *, form
     if format in _FOREIGN:
       _FOREIGN[format].write(fresh, config.to_dict(), sources.flat_parameters(model))
     else:
-      checkpoint.write_model(fresh, state_lib.parameters(model), config, step)
+      checkpoint.write_model(fresh, jax.tree.map(_halved, state_lib.parameters(model)), config, step)
       if (source / 'metrics.jsonl').is_file():
         shutil.copyfile(source / 'metrics.jsonl', fresh / 'metrics.jsonl')
     fresh.replace(out)
   return out
+
+
+def _halved(array: jax.Array) -> jax.Array:
+  """Returns an array in bfloat16, and lets the one it was made of go: a model may be as large as half of the memory."""
+  half = array.astype(jnp.bfloat16).block_until_ready()
+  array.delete()
+  return half
 
 
 def main() -> None:

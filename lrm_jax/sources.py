@@ -39,7 +39,7 @@ def load(source: str | Path, step: int | None = None) -> tuple[TriplaneModel, Co
   params = {}
   while arrays:  # Each is let go as soon as JAX has it.
     path, array = arrays.popitem()
-    params[path] = jnp.asarray(array)
+    params[path] = jnp.asarray(array).block_until_ready()
   return state_lib.with_parameters(model, traverse_util.unflatten_dict(params, sep='/')), config, 0
 
 
