@@ -8,6 +8,7 @@ The data position is not stored: it is the step times the batch size, whatever t
 Shipped models have the same layout, with the parameters alone, in bfloat16.
 """
 
+from collections.abc import Mapping
 import json
 from pathlib import Path
 
@@ -109,6 +110,12 @@ def write_model(directory: str | Path, params: dict, config: ConfigDict, step: i
     checkpointer.save(_checkpoints(directory) / str(step) / 'params', small, force=True)
 
 
+def differences(there: Mapping[str, tuple], here: Mapping[str, tuple]) -> list[str]:
+  """Returns what differs between {name: shape} of parameters that are found and of those that are wanted, in words."""
+  names = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+  return [f'{name} is {there.get(name, "missing")} there, {here.get(name, "not wanted")} here' for name in names]
+
+
 def _check_shapes(item: Path, wanted) -> None:
   """Raises ValueError, with what differs, where the arrays of a saved item are not those of the tree `wanted`.
 
@@ -118,9 +125,7 @@ def _check_shapes(item: Path, wanted) -> None:
       '/'.join(map(str, path)): tuple(leaf.shape)
       for path, leaf in ocp.tree.to_flat_dict(tree).items() if hasattr(leaf, 'shape')}
   stored, wanted = shapes(ocp.PyTreeCheckpointHandler().metadata(epath.Path(item)).tree), shapes(wanted)
-  differ = [name for name in sorted(stored.keys() | wanted.keys()) if stored.get(name) != wanted.get(name)]
-  if differ:
-    told = [f'{name} is {stored.get(name, "missing")} there, {wanted.get(name, "not wanted")} here' for name in differ]
+  if told := differences(stored, wanted):
     more = f' and {len(told) - 3} others' if len(told) > 3 else ''
     raise ValueError(
         f'{item} is of another model or optimizer than the configuration describes: give another --workdir, or the '

@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from lrm_jax import evaluation, input_pipeline
+from lrm_jax import evaluation, input_pipeline, sources
 from lrm_jax.errors import run_main
 from lrm_jax.reconstructor import from_pretrained
 from lrm_jax.weights.vgg import load_lpips
@@ -24,7 +24,7 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
   parser = argparse.ArgumentParser(prog='lrm_jax.evaluate', description=__doc__.splitlines()[0])
-  parser.add_argument('--checkpoint', default='quickstart', help='a run directory, one of OpenLRM or TripoSR, hf://owner/name, or a model that ships')
+  parser.add_argument('--checkpoint', default='quickstart', help=sources.HELP)
   parser.add_argument('--data', default='data/embedded/object_views/1.0.0', help='directory of a dataset')
   parser.add_argument('--split', default='test')
   parser.add_argument('--train_split', default='train', help='whose mean view is a predictor')
@@ -36,7 +36,7 @@ def main() -> None:
   lpips = load_lpips(args.lpips_weights) if args.lpips_weights else None
   views = input_pipeline.load_views(
       args.data, args.split, image_size=reconstructor.image_size, size=args.size,
-      input_background=reconstructor.input_background, input_position=reconstructor.model.input_position)
+      input_background=reconstructor.input_background, input_position=reconstructor.input_position)
   mean_view = evaluation.mean_training_view(args.data, args.train_split, args.size)
   scores = evaluation.evaluate(evaluation.predict(reconstructor.model, views), views, lpips)
   rows = {'model': scores} | {

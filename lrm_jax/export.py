@@ -59,7 +59,7 @@ def _halved(array: jax.Array) -> jax.Array:
 
 def main() -> None:
   parser = argparse.ArgumentParser(prog='lrm_jax.export', description=__doc__.splitlines()[0])
-  parser.add_argument('--checkpoint', required=True, help='a run directory, one of OpenLRM or TripoSR, hf://owner/name, or a model that ships')
+  parser.add_argument('--checkpoint', required=True, help=sources.HELP)
   parser.add_argument('--out', type=Path, required=True, help='a directory that is new or empty')
   parser.add_argument('--step', type=int, help='of the checkpoint (default: the last)')
   parser.add_argument('--format', default='lrm_jax', help=f'one of {", ".join(FORMATS)} (default: lrm_jax)')

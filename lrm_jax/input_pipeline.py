@@ -63,7 +63,7 @@ class MakeExample(grain.transforms.RandomMap):
     image = images.over(images.resize(pictures[0], self.image_size), self.input_background)
     windows, cut_intrinsics = zip(*(self._window(*view, rng) for view in zip(pictures, intrinsics)))
     windows = np.stack(windows)
-    greys = rng.choice(self.background, len(picked)) if len(self.background) > 1 else np.full(len(picked), self.background)
+    greys = rng.choice(self.background, len(picked))
     example = {
         'image': image, 'camera_to_world': poses[0], 'intrinsics': intrinsics[0],
         'target_color': images.over(windows, greys[:, None, None, None]), 'target_opacity': windows[..., 3],

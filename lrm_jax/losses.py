@@ -1,4 +1,4 @@
-"""What a rendered view is measured by: squared error, perceptual distance, the object's mask; and how smooth planes are.
+"""What a rendered view is measured by: squared error, perceptual distance, the object's mask; how smooth planes are.
 
 Sources: LRM (arXiv 2311.04400), section 3.4: mean over views of MSE + lambda * LPIPS; the squared error of the mask is
 ours; total variation as OpenLRM, cross-entropy of the mask as TripoSR (SPEC.md).
@@ -43,7 +43,7 @@ def reconstruction(
 
 
 def cross_entropy(opacity: Float[Array, '*b'], target: Float[Array, '*b']) -> Float[Array, '']:
-  """Returns the mean of -(t log o + (1 - t) log(1 - o)), opacities kept a thousandth from 0 and 1: gradients stay finite."""
+  """Returns the mean of -(t log o + (1 - t) log(1 - o)); opacities stay 0.001 from 0 and 1, and gradients finite."""
   opacity = jnp.clip(opacity, 1e-3, 1 - 1e-3)
   return -jnp.mean(target * jnp.log(opacity) + (1 - target) * jnp.log1p(-opacity))
 

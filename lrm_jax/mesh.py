@@ -15,6 +15,8 @@ from scipy import ndimage
 from skimage import measure
 import trimesh
 
+from lrm_jax.cameras import INPUT_POSITION
+
 Field = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # points [Q, 3] -> (density [Q], colour [Q, 3])
 
 _POINTS_PER_CALL = 2**17
@@ -101,7 +103,7 @@ def surface_color(
   return np.concatenate(colors)
 
 
-def write_glb(mesh: trimesh.Trimesh, path: str | Path, input_position: Sequence[float] = (0.0, -2.0, 0.0)) -> None:
+def write_glb(mesh: trimesh.Trimesh, path: str | Path, input_position: Sequence[float] = INPUT_POSITION) -> None:
   """Writes a mesh with vertex colours as GLB: y up, in metres, unlit, its colours as they were in the picture.
 
   What the camera of the input view saw, which stood at `input_position`, is its front.

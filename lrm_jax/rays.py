@@ -42,7 +42,8 @@ def intersect_cube(
   faces for practically ever, or misses, and either way no infinity reaches the gradients.
   """
   steps = jnp.where(jnp.abs(directions) < 1e-7, jnp.where(directions < 0, -1e-7, 1e-7), directions)
-  first, second = (-half_size - origins) * (1 / steps), (half_size - origins) * (1 / steps)
+  inverse = 1 / steps  # Times it, not divided by the steps: weights from elsewhere were rounded so.
+  first, second = (-half_size - origins) * inverse, (half_size - origins) * inverse
   near = jnp.maximum(jnp.max(jnp.minimum(first, second), axis=-1), 0.0)
   far = jnp.min(jnp.maximum(first, second), axis=-1)
   hit = far > near

@@ -13,7 +13,7 @@ import tempfile
 import numpy as np
 
 from lrm_jax import mesh as mesh_lib
-from lrm_jax import video
+from lrm_jax import sources, video
 from lrm_jax.errors import run_main
 from lrm_jax.reconstructor import Reconstructor, from_pretrained
 
@@ -30,9 +30,9 @@ def reconstruct(
   out.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f'.{name}.', dir=out) as folder:
     fresh = {kind: Path(folder) / file for kind, file in files.items()}
-    mesh_lib.write_glb(mesh, fresh['mesh'], model.model.input_position)
+    mesh_lib.write_glb(mesh, fresh['mesh'], model.input_position)
     video.write_video(pixels.color[0], fresh['video'])
-    distance = float(np.linalg.norm(model.model.input_position))
+    distance = float(np.linalg.norm(model.input_position))
     video.write_video(video.depth_frames(pixels.depth[0], pixels.opacity[0], distance), fresh['depth'])
     np.savez_compressed(fresh['planes'], planes=np.asarray(planes[0]))
     for kind, path in fresh.items():
@@ -54,7 +54,7 @@ def names_of(paths: list[Path]) -> list[str]:
 def main() -> int | None:
   parser = argparse.ArgumentParser(prog='lrm_jax.reconstruct', description=__doc__.splitlines()[0])
   parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE')
-  parser.add_argument('--checkpoint', default='quickstart', help='a run directory, one of OpenLRM or TripoSR, hf://owner/name, or a model that ships')
+  parser.add_argument('--checkpoint', default='quickstart', help=sources.HELP)
   parser.add_argument('--out', type=Path, default=Path('out'))
   parser.add_argument('--remove_background', action='store_true', help='where the picture has no transparency')
   parser.add_argument('--resolution', type=int, default=128, help='of the mesh: grid points along a side')

@@ -49,8 +49,8 @@ class Reconstructor:
       input_background: float = 1.0,
   ):
     self.model, self.fov, self.step, self.fill, self.input_background = model, fov, step, fill, input_background
-    self.image_size, self.half_size = model.image_size, model.half_size
-    self.input_camera = cameras.input_camera(model.input_position).astype(np.float32)
+    self.image_size, self.half_size, self.input_position = model.image_size, model.half_size, model.input_position
+    self.input_camera = cameras.input_camera(self.input_position).astype(np.float32)
 
   @property
   def intrinsics(self) -> np.ndarray:
@@ -59,7 +59,7 @@ class Reconstructor:
 
   def turntable(self, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns camera_to_world [1, V, 4, 4] and intrinsics [1, V, 4] of one turn around the object."""
-    return video.turntable_cameras(num_frames, self.intrinsics, self.model.input_position)
+    return video.turntable_cameras(num_frames, self.intrinsics, self.input_position)
 
   def prepare(self, path: str | Path, *, remove_background: bool = False) -> preprocess.Prepared:
     """Returns the picture in a file as the model takes it; errors as lrm_jax/preprocess.py tells."""
@@ -78,7 +78,9 @@ class Reconstructor:
     size, step = self.image_size, self.model.encoder.patch_size
     fits = images.ndim == 4 and images.shape[1] == images.shape[2] and images.shape[3] == 3
     fits = fits and (not images.shape[1] % step if self.model.any_image_size else images.shape[1] == size)
-    wanted = f'[B, S, S, 3], S a multiple of {step}, best {size},' if self.model.any_image_size else f'[B, {size}, {size}, 3]'
+    wanted = f'[B, {size}, {size}, 3]'
+    if self.model.any_image_size:
+      wanted = f'[B, S, S, 3], S a multiple of {step}, best {size},'
     if not fits or not len(images) or not images.shape[1]:
       raise ValueError(f'images have shape {images.shape}; this model takes {wanted} in 0..1')
     batch = len(images)

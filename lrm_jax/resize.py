@@ -1,7 +1,7 @@
-"""Interpolation as a matrix, for position tables and pictures whose weights fix the exact rule.
+"""Bicubic interpolation as a matrix, for position tables whose weights fix the exact rule.
 
 Output i of `size` reads at (i + 0.5) / scale - 0.5 of `length` samples. Without antialiasing four taps are read,
-whose positions beyond the ends read the end; with it the kernel is stretched where the picture shrinks, and cut off
+whose positions beyond the ends read the end; with it the kernel is stretched where the table shrinks, and cut off
 and normalised at the ends. Source: Keys 1981; a = -0.75 and a = -0.5 are PyTorch's choices for the two.
 """
 
@@ -25,18 +25,9 @@ def cubic_matrix(length: int, size: int, *, scale: float | None = None, a: float
 
 def antialiased_cubic_matrix(length: int, size: int) -> np.ndarray:
   """Returns [size, length]: Keys' kernel with a = -0.5, as wide as the pixels it is read for."""
-  return _antialiased(length, size, lambda x: _keys(x, -0.5))
-
-
-def antialiased_linear_matrix(length: int, size: int) -> np.ndarray:
-  """Returns [size, length]: a triangle as wide as the pixels it is read for."""
-  return _antialiased(length, size, lambda x: np.maximum(1 - x, 0))
-
-
-def _antialiased(length, size, kernel):
   stretch = max(length / size, 1.0)
   centre = (np.arange(size)[:, None] + 0.5) * length / size
-  weight = kernel(np.abs(np.arange(length) + 0.5 - centre) / stretch)
+  weight = _keys(np.abs(np.arange(length) + 0.5 - centre) / stretch, -0.5)
   return (weight / weight.sum(1, keepdims=True)).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Where a model comes from: a run of ours, a model that ships, a directory of OpenLRM's or TripoSR's, the Hugging Face Hub.
+"""Where a model comes from: a run of ours, a model that ships, OpenLRM's and TripoSR's directories, the Hugging Face Hub.
 
 What `--checkpoint`, `--config.init_from` and `lrm_jax.from_pretrained` take. A kind is recognised by its files; sizes
 of others' models are read off their tensors.
@@ -18,6 +18,7 @@ from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.weights import files, openlrm, triposr
 
 SHIPPED = Path(__file__).parent / 'pretrained'
+HELP = 'a run directory, one of OpenLRM or TripoSR, hf://owner/name, or a model that ships, by name'
 _HUB = 'hf://'
 _KINDS = {'OpenLRM': ('config.json', openlrm), 'TripoSR': ('config.yaml', triposr)}
 
@@ -89,7 +90,8 @@ def _kind(directory: Path) -> types.ModuleType | None:
       f'{file} + {" or ".join(kind.TENSORS)} ({name})' for name, (file, kind) in _KINDS.items()]
   there = sorted(path.name for path in directory.iterdir())[:8]
   raise FileNotFoundError(
-      f'{directory} holds no model that is known; looked for: {"; ".join(looked_for)}; it has: {", ".join(there) or "nothing"}')
+      f'{directory} holds no model that is known; looked for: {"; ".join(looked_for)}; '
+      f'it has: {", ".join(there) or "nothing"}')
 
 
 def _from_hub(source: str) -> Path:

@@ -57,7 +57,7 @@ class Trainer:
     self.step = state_lib.compile_step(step, self.mesh, self.shardings)
 
   def first_state(self, given: dict[str, np.ndarray] | None = None) -> dict:
-    """Returns a fresh state, made where it lives; parameters that are `given`, {path: array}, in place of random ones."""
+    """Returns a fresh state, made where it lives; parameters {path: array} that are `given` take random ones' place."""
     state = jax.jit(self.init, out_shardings=self.shardings)()
     if given:
       place = lambda array, old: jax.make_array_from_callback(old.shape, old.sharding, lambda index: array[index])
@@ -67,20 +67,15 @@ class Trainer:
     return state
 
   def read_weights(self) -> dict[str, np.ndarray]:
-    """Returns the parameters {path: array} that training starts from: of config.init_from, config.encoder_weights, or none.
+    """Returns the parameters {path: array} that training starts from: config.init_from's and config.encoder_weights'.
 
     Raises ValueError where they do not fit the configuration.
     """
-    config, given = self.config, {}
-    shapes = {path: tuple(leaf.shape) for path, leaf in
-              traverse_util.flatten_dict(self.abstract_state['params'], sep='/').items()}
+    config, given, shapes = self.config, {}, sources.shapes(self.config)
     if config.init_from:
       model, _, _ = sources.load(config.init_from)
       given = {path: np.asarray(array) for path, array in sources.flat_parameters(model).items()}
-      differ = [f'{path} is {given[path].shape if path in given else "missing"} there, {shapes.get(path, "not wanted")} here'
-                for path in sorted(given.keys() | shapes.keys())
-                if path not in given or given[path].shape != shapes.get(path)]
-      if differ:
+      if differ := checkpoint.differences({path: array.shape for path, array in given.items()}, shapes):
         raise ValueError(f'config.init_from = {config.init_from} is of another model than config.model describes: '
                          f'{"; ".join(differ)}')
     if config.encoder_weights:

@@ -13,7 +13,7 @@ ELEVATION = 20.0  # degrees above the horizon
 
 
 def turntable_cameras(num_frames: int, intrinsics: np.ndarray, position: Sequence[float] = cameras.INPUT_POSITION):
-  """Returns camera_to_world [1, V, 4, 4] and intrinsics [1, V, 4] of one turn that starts above the input view's `position`."""
+  """Returns camera_to_world [1, V, 4, 4] and intrinsics [1, V, 4] of one turn, from above the input view's `position`."""
   poses = cameras.orbit(num_frames, position, ELEVATION)
   return poses[None].astype(np.float32), np.tile(intrinsics, (1, num_frames, 1)).astype(np.float32)
 

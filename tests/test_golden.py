@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 import yaml
 
 import lrm_jax
-from lrm_jax import rays, sources, volume
+from lrm_jax import losses, rays, sources, volume
 from lrm_jax.models import renderer, triplane
 from lrm_jax.weights import openlrm, triposr
 
@@ -118,6 +118,12 @@ def test_features_of_the_three_planes(name):
   close(ours, np.concatenate(golden['out/point_features'].swapaxes(0, 1), axis=-1))
 
 
+@pytest.mark.parametrize('name', OPENLRM)
+def test_total_variation_of_the_planes(name):
+  golden = load_file(GOLDEN / f'{name}.safetensors')
+  close(losses.total_variation(planes_of(golden))[None], golden['out/loss_tv'])
+
+
 def openlrm_views(golden):
   """(poses [B, V, 4, 4], intrinsics [B, V, 4], greys [B, V, 3]) of the views, windows by their intrinsics."""
   cameras = golden['in/render_cameras']
@@ -129,12 +135,11 @@ def openlrm_views(golden):
   return poses, ((intrinsics * size - corner) / 16).astype(np.float32), np.repeat(golden['in/render_bg_colors'], 3, -1)
 
 
+@pytest.mark.parametrize('case', OPENLRM, indirect=True)
 @pytest.mark.parametrize('variant', ['A', 'B', 'C'])
 def test_compositing_at_the_given_distances(case, variant):
   """Along the golden rays, at the golden distances: colour, depth and opacity."""
-  name, golden, reconstructor, _ = case
-  if name == 'triposr':
-    return  # Has its own test.
+  _, golden, reconstructor, _ = case
   model, get = reconstructor.model, lambda key: golden[f'out/render{variant}/{key}']
   distances = get('depths_coarse')
   if variant != 'C':
@@ -176,12 +181,11 @@ def test_whole_views_of_openlrm(name, tmp_path):
   model = lrm_jax.from_pretrained(write_model(name, golden, tmp_path))
   poses, intrinsics, greys = openlrm_views(golden)
   pixels = model.render(planes_of(golden), poses, intrinsics, 16, jnp.asarray(greys))
-  # The first view of each object is a whole picture. Whether the first and last sample of a ray, which lie on faces of
-  # the cube, are inside is decided by the last bit: in one ray of some hundreds ours falls to the other side.
-  difference = np.abs(pixels.color[:, 0] - golden['out/renderA/images_rgb'].transpose(0, 1, 3, 4, 2)[:, 0]).max(-1)
-  assert np.mean(difference > 1e-4) < 0.01
-  opacity = np.abs(pixels.opacity[:, 0] - golden['out/renderA/images_weight'][:, 0, 0])
-  assert np.mean(opacity > 1e-4) < 0.01
+  # The first view of each object is a whole picture; the second is a window, whose rays round otherwise.
+  close(pixels.color[:, 0], golden['out/renderA/images_rgb'].transpose(0, 1, 3, 4, 2)[:, 0])
+  close(pixels.opacity[:, 0], golden['out/renderA/images_weight'][:, 0, 0])
+  difference = np.abs(pixels.color[:, 1] - golden['out/renderA/images_rgb'].transpose(0, 1, 3, 4, 2)[:, 1]).max(-1)
+  assert np.mean(difference > 1e-4) < 0.2
 
 
 def test_whole_views_of_triposr(tmp_path):

@@ -153,7 +153,7 @@ def test_figures_say_which_network_they_are_of(dataset, tmp_path, capsys, monkey
   network.source = 'some.npz: a network'
   monkeypatch.setattr(evaluate, 'load_lpips', lambda paths: network)
   monkeypatch.setattr(evaluate, 'from_pretrained', lambda source: types.SimpleNamespace(
-      image_size=16, model=types.SimpleNamespace(input_position=cameras.INPUT_POSITION), input_background=1.0))
+      image_size=16, model=None, input_position=cameras.INPUT_POSITION, input_background=1.0))
   monkeypatch.setattr(evaluate.evaluation, 'predict', predict)
   monkeypatch.setattr(sys, 'argv', ['evaluate', f'--data={dataset}', '--size=16', '--lpips_weights=some.npz',
                                     f'--json={tmp_path / "figures.json"}'])

@@ -1,4 +1,4 @@
-"""Models of others: in by their files, out in their formats, trained on from; what does not fit is told in one sentence."""
+"""Models of others: in by their files, out in their formats, trained on from; what does not fit is told."""
 
 import importlib
 import json
@@ -9,6 +9,7 @@ import sys
 from flax import nnx, traverse_util
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -16,9 +17,10 @@ import yaml
 
 import lrm_jax
 from configs import triposr as triposr_config
-from lrm_jax import checkpoint, export, sources, state, train as train_lib
+from lrm_jax import checkpoint, export, metrics, sources, state, train as train_lib
 from lrm_jax.weights import openlrm
 from tests.conftest import TINY_MODEL
+from tests.test_vgg import write_legacy
 
 OPENLRM = TINY_MODEL | dict(architecture='openlrm', nerf_width=64, nerf_depth=4, encoder_width=28, encoder_interpolate_offset=0.1)
 TRIPOSR = {name: value for name, value in TINY_MODEL.items() if name != 'camera_width'} | dict(
@@ -27,8 +29,6 @@ TRIPOSR = {name: value for name, value in TINY_MODEL.items() if name != 'camera_
 
 def random_run(model_kwargs, directory, seed=0):
   """Writes a run directory of a model with random parameters, float32; returns it."""
-  from ml_collections import ConfigDict
-
   rng = np.random.default_rng(seed)
   params = state.parameters(state.build_model(model_kwargs, nnx.Rngs(0)))
   params = jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), jnp.float32), params)
@@ -97,6 +97,39 @@ def triposr_directory(tmp_path):
   return tmp_path / 'triposr'
 
 
+@pytest.mark.parametrize('wrapper', ['', 'state_dict.'])
+def test_a_checkpoint_of_pytorch_is_the_same_model(triposr_directory, wrapper):
+  expected = arrays(lrm_jax.from_pretrained(triposr_directory).model)
+  tensors = load_file(triposr_directory / 'model.safetensors')
+  write_legacy(triposr_directory / 'model.ckpt', {wrapper + name: tensor for name, tensor in tensors.items()})
+  (triposr_directory / 'model.safetensors').unlink()
+  for path, array in arrays(lrm_jax.from_pretrained(triposr_directory).model).items():
+    np.testing.assert_array_equal(array, expected[path])
+
+
+def test_openlrm_1_0_has_two_other_names(tmp_path):
+  run = random_run(OPENLRM, tmp_path / 'run')
+  out = export.export(run, tmp_path / 'out', format='openlrm')
+  expected = arrays(lrm_jax.from_pretrained(out).model)
+  other = {'pos_embed': 'transformer.pos_embed', 'upsampler.weight': 'transformer.deconv.weight',
+           'upsampler.bias': 'transformer.deconv.bias'}
+  tensors = load_file(out / 'model.safetensors')
+  save_file({other.get(name, name): tensor for name, tensor in tensors.items()}, out / 'model.safetensors')
+  for path, array in arrays(lrm_jax.from_pretrained(out).model).items():
+    np.testing.assert_array_equal(array, expected[path])
+
+
+def test_openlrm_trains_with_its_losses_and_its_two_passes(tiny_config, tmp_path):
+  config = tiny_config
+  config.model = ConfigDict(OPENLRM)
+  config.data.background = (0.0, 0.5, 1.0)
+  config.loss.update(dict(mask_weight=0.0, total_variation_weight=5e-4))
+  train_lib.train(config, tmp_path / 'run')
+  lines = metrics.read(tmp_path / 'run')
+  assert all(np.isfinite(line['loss']) and line['total_variation'] > 0 for line in lines)
+  assert lines[-1]['grad_norm'] > 0
+
+
 def test_all_that_does_not_fit_is_told_at_once(triposr_directory):
   tensors = load_file(triposr_directory / 'model.safetensors')
   del tensors['backbone.proj_in.bias']
@@ -143,8 +176,10 @@ def test_what_is_on_the_hub_is_read_from_its_cache(triposr_directory, tmp_path, 
 def test_triposr_is_trained_on_from_its_weights(triposr_directory, dataset, tmp_path):
   config = triposr_config.get_config()
   config.model.update({name: value for name, value in TRIPOSR.items()})
-  config.data.update(dict(path=dataset, window=8, resize_min=8, resize_max=12, eval_objects=2, eval_size=16, num_workers=0))
-  config.update(dict(num_train_steps=4, batch_size=4, log_every=1, checkpoint_every=4, eval_every=4, init_from=str(triposr_directory)))
+  config.data.update(dict(path=dataset, window=8, resize_min=8, resize_max=12, eval_objects=2, eval_size=16,
+                          num_workers=0))
+  config.update(dict(num_train_steps=4, batch_size=4, log_every=1, checkpoint_every=4, eval_every=4))
+  config.init_from = str(triposr_directory)
   config.loss.lpips_weight = 0.0
   config.optimizer.warmup_steps = 1
   trainer = train_lib.Trainer(config, lpips=None)

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from data import perceptual
 from lrm_jax.errors import run_main
 from lrm_jax.models import lpips
-from lrm_jax.weights import legacy, tables, vgg
+from lrm_jax.weights import files, pytorch, tables, vgg
 
 FOLDED = (*vgg.KERAS, *vgg.CAFFE)  # Their first convolution is scaled.
 
@@ -196,21 +196,21 @@ def test_a_file_of_an_old_pytorch_is_read(tmp_path, rng):
   array, numbers = rng.standard_normal((2, 3)).astype(np.float32), np.arange(8, dtype=np.float32)
   path = tmp_path / 'old.pth'
   write_legacy(path, {'a': array, 'part': numbers}, views={'part': ('key', 2, 5)})
-  tensors = legacy.read(path)
-  assert legacy.is_legacy(path) and tensors['a'].shape == (2, 3) and tensors['a'].dtype == np.float32
+  tensors = files.read(path)
+  assert pytorch.is_legacy(path) and tensors['a'].shape == (2, 3) and tensors['a'].dtype == np.float32
   np.testing.assert_array_equal(tensors['a'], array)
   np.testing.assert_array_equal(tensors['part'], numbers[2:7])
   content = path.read_bytes()
   for length in range(len(content) - 1, 15, -7):
     path.write_bytes(content[:length])
     with pytest.raises(ValueError, match='old.pth is damaged'):
-      legacy.read(path)
+      files.read(path)
   path.write_bytes(content.replace(b'ctorch._utils\n_rebuild_tensor', b'cposix\nsystem'))
   with pytest.raises(ValueError, match='wants to run posix.system'):
-    legacy.read(path)
+    files.read(path)
   write_legacy(path, {})
   with pytest.raises(ValueError, match='holds no tensors'):
-    legacy.read(path)
+    files.read(path)
 
 
 def varint(number):

@@ -14,8 +14,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lrm_jax import train as train_lib
+from lrm_jax.models.dinov2 import DINOv2
 from lrm_jax.models.encoder import ViT
-from lrm_jax.weights import dino, files, tables
+from lrm_jax.weights import dino, files, pytorch, tables
 
 GOLDEN = Path(__file__).parents[2] / 'shared/golden/openlrm_dinov1.safetensors'
 SIZES = dict(patch_size=8, width=24, depth=3, num_heads=2, table_size=3)
@@ -155,7 +156,54 @@ def test_a_malicious_pickle_is_refused_and_does_nothing(tmp_path):
     (0, (3,), (3,)), (7, (1,), (1,)), (-1, (1,), (1,)), (0, (2, 2), (-4, 5)), (0, (2, -1), (1, 1)), (0, (2,), (1, 1))])
 def test_no_tensor_reads_beyond_its_storage(offset, shape, strides):
   with pytest.raises(pickle.UnpicklingError, match='reaches beyond its 6 numbers'):
-    files._tensor(np.arange(6.0), offset, shape, strides)  # pylint: disable=protected-access
+    pytorch.view(np.arange(6.0), offset, shape, strides)
+
+
+def test_a_storage_that_is_shorter_than_told_is_not_read_beyond(tmp_path):
+  whole = (Path(__file__).parent / 'pytorch/tensors.pth').read_bytes()
+  with zipfile.ZipFile(Path(__file__).parent / 'pytorch/tensors.pth') as archive:
+    sizes = {name: archive.getinfo(name) for name in archive.namelist() if '/data/' in name}
+    contents = {name: archive.read(name) for name in archive.namelist()}
+  member = max(sizes.values(), key=lambda info: info.file_size)
+  with zipfile.ZipFile(tmp_path / 'lying.pth', 'w') as archive:
+    for name, content in contents.items():
+      archive.writestr(name, content[:4] if name == member.filename else content)
+  lying = bytearray((tmp_path / 'lying.pth').read_bytes())
+  place = lying.rindex(member.filename.encode()) - 46  # Of the directory at the end: there the true size is told.
+  lying[place + 24:place + 28] = member.file_size.to_bytes(4, 'little')
+  (tmp_path / 'lying.pth').write_bytes(lying)
+  assert len(lying) < len(whole)
+  with pytest.raises(ValueError, match='damaged'):
+    for tensor in files.read(tmp_path / 'lying.pth').values():
+      np.asarray(tensor)
+
+
+@pytest.mark.parametrize('registers', [4, 0])
+@pytest.mark.parametrize('rows', [dino.OFFICIAL, dino.HUGGING_FACE_DINOV2], ids=['official', 'hugging_face'])
+def test_dinov2_comes_in_by_both_families_of_names(rows, registers, rng, tmp_path):
+  model = DINOv2(**SIZES, num_registers=registers, remat=False, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  wanted = {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes(model).items()}
+  tensors = dict(tables.save(rows, wanted))
+  assert sum(x.size for x in tensors.values()) == sum(x.size for x in wanted.values())
+  mask = 'mask_token' if rows is dino.OFFICIAL else 'embeddings.mask_token'
+  save_file(tensors | {mask: np.zeros((1, 24), np.float32)}, tmp_path / 'vit.safetensors')
+  for path, array in dino.load(tmp_path / 'vit.safetensors', shapes(model)).items():
+    np.testing.assert_array_equal(array, wanted[path])
+  told = dino.sizes(tensors, 'here')
+  assert told == dict(encoder='dinov2', patch_size=8, encoder_width=24, encoder_depth=3, encoder_table_size=3) | (
+      {'encoder_registers': 4} if registers else {})
+  with pytest.raises(ValueError, match="kind 'dinov2', and config.model.encoder is 'dino'"):
+    dino.load(tmp_path / 'vit.safetensors', shapes(vit(**SIZES)))
+
+
+def test_registers_take_part_and_are_dropped(rng):
+  model = DINOv2(**SIZES, num_registers=4, remat=False, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  with_parameters(model, {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes(model).items()})
+  image = jnp.asarray(rng.uniform(size=(1, 32, 32, 3)), jnp.float32)
+  tokens = model(image)
+  assert tokens.shape == (1, 17, 24)
+  model.registers[...] = -model.registers[...]
+  assert np.abs(model(image) - tokens).max() > 1e-3
 
 
 def test_damaged_and_unknown_files_are_told(tmp_path):

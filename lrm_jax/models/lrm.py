@@ -40,7 +40,8 @@ class LRM(TriplaneModel):
       plane_axes: Sequence[str] = ('xy', 'xz', 'yz'), density_scale: float = 1.0, color_padding: float = 0.0,
       sinusoidal_positions: bool = False, remat: bool = False, dtype: str = 'float32', rngs: nnx.Rngs,
   ):
-    check_sizes(image_size, patch_size, encoder=(encoder_width, encoder_num_heads), decoder=(decoder_width, decoder_num_heads))
+    check_sizes(image_size, patch_size, encoder=(encoder_width, encoder_num_heads),
+                decoder=(decoder_width, decoder_num_heads))
     self.image_size, self.num_samples, self.rays_per_chunk = image_size, num_samples, rays_per_chunk
     self.plane_axes = triplane.plane_axes(plane_axes)
     dtype = jnp.dtype(dtype)

@@ -34,11 +34,13 @@ class OpenLRM(LRM):
     The first and the last sample of a ray lie on faces of the cube, and count where they are inside: the last bit of the
     direction decides whether a whole interval is empty, and shows in its pictures.
     """
+    # Compilers take out of loops what is the same for many: they multiply by its reciprocal, and round a product apart
+    # that is rounded with its sum elsewhere. So divisors and factors differ by pixel here, as far as a compiler can see.
     centre = (jnp.arange(size, dtype=jnp.float32) + 0.5) / size
-    # Divisors that differ by place, as far as a compiler sees: it multiplies by the reciprocal of what is the same for many.
     offsets = [centre - intrinsics[..., 2 + i, None] for i in (0, 1)]
     x, y = (offset / jnp.maximum(intrinsics[..., i, None], -jnp.abs(offset)) for i, offset in enumerate(offsets))
-    x, y = x[..., None, :, None], y[..., :, None, None]
+    x = x[..., None, :, None]
+    y = jnp.maximum(y[..., :, None, None], -jnp.finfo(jnp.float32).max + jnp.abs(x))
     right, up, backward, origin = (camera_to_world[..., None, None, :3, i] for i in range(4))
     ahead = rays.rounded(rays.rounded(rays.rounded(rays.rounded(right * x) + -up * y) - backward) + origin)
     direction = ahead - origin

@@ -46,8 +46,11 @@ def march_twice(
   half = num_samples // 2
   near, far = rays.intersect_cube(origins, directions)
   evenly = lambda near, far, key: rays.sample_ends(near, far, half, key)
-  at_random = lambda key: jax.random.uniform(jax.random.fold_in(key, 1), (half,))
-  uniform = (jnp.arange(half) + 0.5) / half
+  if keys is None:
+    even_keys, uniform = None, jnp.broadcast_to((jnp.arange(half) + 0.5) / half, (len(origins), half))
+  else:
+    even_keys, fine_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (half,)))(fine_keys)
 
   def look(distances):
     points = origins[:, None] + rays.rounded(distances[..., None] * directions[:, None])
@@ -55,10 +58,9 @@ def march_twice(
     inside = jnp.all(jnp.abs(points) <= 1, axis=-1)
     return jnp.where(inside, raw, _EMPTY), jnp.where(inside[..., None], color, 0)
 
-  coarse = jax.vmap(evenly)(near, far, keys)
+  coarse = jax.vmap(evenly)(near, far, even_keys)
   raw, color = look(coarse)
   _, weights = volume.composite_intervals(raw, color, coarse, density)
-  uniform = jnp.broadcast_to(uniform, (len(origins), half)) if keys is None else jax.vmap(at_random)(keys)
   fine = rays.sample_where_weights_are(coarse, weights, uniform)
   seen = (jnp.concatenate([a, b], axis=1) for a, b in zip((coarse, raw, color), (fine, *look(fine))))
   distances, raw, color = seen

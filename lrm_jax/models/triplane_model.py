@@ -21,10 +21,12 @@ Background = Float[Array, 'B V 3'] | Float[Array, ''] | float  # Of each view, o
 
 
 class TriplaneModel(nnx.Module):
-  """The camera of the input view stands at `input_position` and looks at the origin; planes fill the cube
+  """An encoder, a decoder and a NeRF over planes; a subclass says how they are used, and what world its weights know.
+
+  The camera of the input view stands at `input_position` and looks at the origin; planes fill the cube
   [-half_size, half_size]^3; the surface of a mesh is where the density is `surface_density`, and None: where its
-  outline is that of the volume. `image_size` is what pictures have in training, in pixels; with `any_image_size` it is
-  what no file tells, and other multiples of the patches are welcome.
+  outline is that of the volume. `image_size` is what pictures have in training, in pixels; with `any_image_size` other
+  multiples of the patches are welcome.
   """
 
   input_position = cameras.INPUT_POSITION

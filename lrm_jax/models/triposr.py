@@ -100,7 +100,8 @@ class TripoSR(TriplaneModel):
       num_samples: int, rays_per_chunk: int, radius: float = 0.87, remat: bool = False, dtype: str = 'float32',
       rngs: nnx.Rngs,
   ):
-    check_sizes(image_size, patch_size, encoder=(encoder_width, encoder_num_heads), decoder=(decoder_width, decoder_num_heads))
+    check_sizes(image_size, patch_size, encoder=(encoder_width, encoder_num_heads),
+                decoder=(decoder_width, decoder_num_heads))
     self.image_size, self.num_samples, self.rays_per_chunk = image_size, num_samples, rays_per_chunk
     self.half_size = radius
     dtype = jnp.dtype(dtype)

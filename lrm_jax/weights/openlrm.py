@@ -71,15 +71,15 @@ def unpack(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   return result | {f'decoder/blocks/cross_attention/{name}/kernel': part for name, part in (('q', q), ('kv', kv))}
 
 
-def load(parameters: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, np.ndarray]:
-  """Returns {our path: array} of a model of these shapes from tensors by their names; ValueError where they do not fit."""
-  encoder, _ = dino.recognise(parameters, where)
-  table = rows(encoder, version='1.0' if 'transformer.pos_embed' in parameters else '1.1')
-  packed = any(name.endswith('cross_attn.in_proj_weight') for name in parameters)
+def load(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, np.ndarray]:
+  """Returns {our path: array} of a model of these shapes from their tensors; ValueError where they do not fit."""
+  encoder, _ = dino.recognise(tensors, where)
+  table = rows(encoder, version='1.0' if 'transformer.pos_embed' in tensors else '1.1')
+  packed = any(name.endswith('cross_attn.in_proj_weight') for name in tensors)
   unused = tuple(_ENCODER + name for name in dino.UNUSED)
   if not packed:
-    return tables.load(table, parameters, shapes, unused=unused, where=where)
-  return unpack(tables.load(table, parameters, pack(shapes), unused=unused, where=where))
+    return tables.load(table, tensors, shapes, unused=unused, where=where)
+  return unpack(tables.load(table, tensors, pack(shapes), unused=unused, where=where))
 
 
 def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
@@ -104,7 +104,8 @@ def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
   patch, width = encoder['patch_size'], tokens[-1]
   size = config.get('source_image_res') or _IMAGE_SIZES.get(width, encoder['encoder_table_size'] * patch)
   model = encoder | dict(
-      architecture='openlrm', image_size=size // patch * patch, encoder_num_heads=dino.num_heads(config, encoder['encoder_width']),
+      architecture='openlrm', image_size=size // patch * patch,
+      encoder_num_heads=dino.num_heads(config, encoder['encoder_width']),
       camera_width=camera[0], decoder_width=width, decoder_depth=count('.norm1.norm.weight'), decoder_num_heads=heads,
       triplane_resolution=math.isqrt(tokens[1] // 3), triplane_upsample=upsampler[-1], triplane_channels=upsampler[1],
       nerf_width=nerf[0], nerf_depth=sum(name.startswith('synthesizer.decoder.net.') for name in tensors) // 2,

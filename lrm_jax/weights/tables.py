@@ -25,8 +25,6 @@ LINEAR = Layout(np.transpose, np.transpose)  # [out, in] <-> [in, out]
 PATCHES = Layout(  # A convolution [D, 3, p, q] that steps by its own size <-> a linear map of flat patches.
     lambda x: rearrange(x, 'd c p q -> (p q c) d'),
     lambda x: rearrange(x, '(p q c) d -> d c p q', c=3, p=math.isqrt(len(x) // 3)))
-
-
 UPSAMPLER = Layout(  # A transposed convolution [D, C, 2, 2] of stride 2 <-> a linear map to 2 x 2 texels.
     lambda x: rearrange(x, 'd c p q -> d (p q c)'),
     lambda x: rearrange(x, 'd (p q c) -> d c p q', p=2, q=2))
@@ -97,8 +95,8 @@ def load(
       found, shape = _part(row, tensors, i), wanted[1:] if '{}' in row.theirs[0] else wanted
       if isinstance(found, str) or found.shape != shape:
         told = found if isinstance(found, str) else f'makes {found.shape}'
-        names = ' + '.join(row.name(name, i) for name in row.theirs)
-        problems.append(f'{names} {told}, and the model has {row.ours} of {shape}')
+        joined = ' + '.join(row.name(name, i) for name in row.theirs)
+        problems.append(f'{joined} {told}, and the model has {row.ours} of {shape}')
       else:
         place[...] = found
     result[row.ours] = whole

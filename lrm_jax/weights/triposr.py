@@ -45,9 +45,9 @@ def rows(nerf_depth: int) -> tuple[Row, ...]:
   return tuple(result)
 
 
-def load(parameters: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, np.ndarray]:
-  """Returns {our path: array} of a model of these shapes from tensors by their names; ValueError where they do not fit."""
-  return tables.load(rows(2 + shapes['nerf/hidden/bias'][0]), parameters, shapes, where=where)
+def load(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, np.ndarray]:
+  """Returns {our path: array} of a model of these shapes from their tensors; ValueError where they do not fit."""
+  return tables.load(rows(2 + shapes['nerf/hidden/bias'][0]), tensors, shapes, where=where)
 
 
 def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
@@ -86,7 +86,7 @@ def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
 
 
 def write(directory: Path, config: Mapping, parameters: Mapping[str, np.ndarray]) -> None:
-  """Writes `config.yaml`, `model.ckpt`'s tensors as `model.safetensors`; `refusal` must have nothing to say against it."""
+  """Writes `config.yaml` and `model.safetensors` of a model of ours; `refusal` must have nothing to say against it."""
   model = config['model']
   width, channels, tsr = model['decoder_width'], model['triplane_channels'], 'tsr.models.'
   theirs = dict(

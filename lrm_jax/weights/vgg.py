@@ -21,7 +21,7 @@ from einops import rearrange
 import numpy as np
 
 from lrm_jax.models import lpips
-from lrm_jax.weights import files, legacy, tables
+from lrm_jax.weights import files, tables
 from lrm_jax.weights.tables import SAME, Layout, Row
 
 CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # Red, green, blue in 0..1.
@@ -150,7 +150,7 @@ def recognise(tensors: Mapping[str, np.ndarray], where: str = 'the file') -> lis
 def read(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray | None, str]:
   """Returns (tensors, the input mean that the file tells, what it says of itself)."""
   if path.suffix != '.npz':
-    return (legacy.read(path) if legacy.is_legacy(path) else files.read(path)), None, ''
+    return files.read(path), None, ''
   try:
     if not zipfile.is_zipfile(path):
       raise zipfile.BadZipFile('no zip file, or only part of one')
