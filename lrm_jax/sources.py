@@ -15,12 +15,13 @@ import numpy as np
 
 from lrm_jax import checkpoint, state as state_lib
 from lrm_jax.models.triplane_model import TriplaneModel
-from lrm_jax.weights import files, openlrm, triposr
+from lrm_jax.weights import files, openlrm, torch_lrm, triposr
 
 SHIPPED = Path(__file__).parent / 'pretrained'
 HELP = 'a run directory, one of OpenLRM or TripoSR, hf://owner/name, or a model that ships, by name'
 _HUB = 'hf://'
-_KINDS = {'OpenLRM': ('config.json', openlrm), 'TripoSR': ('config.yaml', triposr)}
+_KINDS = {'OpenLRM': ('config.json', openlrm), 'TripoSR': ('config.yaml', triposr),
+          'lrm_jax.export --format=torch': (torch_lrm.CONFIG, torch_lrm)}
 
 
 def load(source: str | Path, step: int | None = None) -> tuple[TriplaneModel, ConfigDict, int]:
@@ -101,7 +102,7 @@ def _from_hub(source: str) -> Path:
     raise ValueError(f'{source}: write hf://owner/name, or hf://owner/name@revision')
   import huggingface_hub  # Half a second to import, and only this needs it.
 
-  patterns = ['config.json', 'config.yaml', 'checkpoints/**', *openlrm.TENSORS, *triposr.TENSORS]
+  patterns = ['checkpoints/**', *(name for file, kind in _KINDS.values() for name in (file, *kind.TENSORS))]
   try:
     return Path(huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=patterns))
   except (OSError, ValueError) as error:  # Its errors are of these kinds; so are those of the network.

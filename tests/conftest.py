@@ -1,6 +1,7 @@
 """What several tests need: random numbers, a tiny model, a small dataset made of analytic objects."""
 
 import atexit
+import importlib.util
 import io
 import os
 import shutil
@@ -31,6 +32,14 @@ TINY_MODEL = dict(
     image_size=16, patch_size=8, encoder_width=24, encoder_depth=2, encoder_num_heads=2, encoder_table_size=3,
     camera_width=16, decoder_width=32, decoder_depth=2, decoder_num_heads=2, triplane_resolution=4,
     triplane_upsample=2, triplane_channels=6, nerf_width=16, nerf_depth=3, num_samples=8, rays_per_chunk=48)
+
+
+def load_torch_lrm(directory):
+  """Returns the model of a directory of `export --format=torch`, run by the file in it."""
+  spec = importlib.util.spec_from_file_location('torch_lrm', directory / 'torch_lrm.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.load(directory)
 
 
 @pytest.fixture

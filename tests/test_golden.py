@@ -15,9 +15,10 @@ from safetensors.numpy import load_file, save_file
 import yaml
 
 import lrm_jax
-from lrm_jax import losses, rays, sources, volume
+from lrm_jax import export, losses, rays, sources, volume
 from lrm_jax.models import renderer, triplane
 from lrm_jax.weights import openlrm, triposr
+from tests.conftest import load_torch_lrm
 
 GOLDEN = Path(__file__).parents[2] / 'shared/golden'
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason='the golden numbers are not beside this checkout')
@@ -212,3 +213,14 @@ def test_out_again_is_the_same_to_the_bit(case, tmp_path):
   assert after.keys() == before.keys()
   for key, x in before.items():
     assert np.array_equal(x, after[key]), key
+
+
+def test_exported_to_pytorch_it_gives_the_same_numbers(case, tmp_path):
+  torch = pytest.importorskip('torch', reason="PyTorch is not installed: pip install '.[torch]'")
+  name, golden, reconstructor, directory = case
+  model = load_torch_lrm(export.export(directory, tmp_path / 'out', format='torch'))
+  images = torch.from_numpy(np.array(image_of(golden)))
+  camera = () if name == 'triposr' else map(torch.from_numpy, camera_of(golden))
+  with torch.no_grad():
+    close(model.encoder(images), golden['out/encoder_tokens'])
+    close(model.encode(images, *camera), planes_of(golden))

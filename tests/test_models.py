@@ -112,7 +112,7 @@ def test_position_tables_are_interpolated():
 
 
 @pytest.mark.parametrize('name, value, words', [
-    ('decoder_num_heads', 5, 'multiple'), ('image_size', 17, 'patch_size'), ('nerf_depth', 1, 'at least 2')])
+    ('decoder_num_heads', 5, 'multiple'), ('image_size', 17, 'patch_size'), ('nerf_depth', 2, 'at least 3')])
 def test_impossible_sizes_are_refused(name, value, words):
   with pytest.raises(ValueError, match=words):
     LRM(**{**TINY_MODEL, name: value}, rngs=nnx.Rngs(0))

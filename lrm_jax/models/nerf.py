@@ -30,8 +30,8 @@ class NeRFMLP(nnx.Module):
       density_activation: Callable = jax.nn.softplus, density_scale: float = 1.0, color_padding: float = 0.0, dtype,
       rngs: nnx.Rngs,
   ):
-    if depth < 2:
-      raise ValueError(f'nerf_{depth=} must be at least 2: a first layer and one that puts out density and colour')
+    if depth < 3:
+      raise ValueError(f'nerf_{depth=} must be at least 3: a first layer, hidden ones, and one that puts out 4 numbers')
     he = nnx.initializers.he_normal()
     self.activation, self.density_activation = activation, density_activation
     self.density_scale, self.color_padding, self.dtype = density_scale, color_padding, dtype

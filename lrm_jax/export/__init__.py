@@ -1,12 +1,11 @@
-"""A model to pass on: python -m lrm_jax.export --checkpoint=runs/mine --out=DIR [--format=lrm_jax] [--step=N]
+"""A model to pass on, in one of four formats; the command is `python -m lrm_jax.export`.
 
---format=lrm_jax (the default): a run directory with the parameters alone, in bfloat16: a sixth of what training keeps.
-The models that ship are made so. --format=openlrm: config.json + model.safetensors as OpenLRM's own loader opens them.
---format=triposr: config.yaml + model.safetensors as TripoSR has them. `--checkpoint=DIR` of every command takes each of
-them back, and so does `lrm_jax.from_pretrained(DIR)`.
+lrm_jax: a run directory with the parameters alone, in bfloat16: a sixth of what training keeps. The models that ship
+are made so. openlrm: config.json + model.safetensors as OpenLRM's own loader opens them. triposr: config.yaml +
+model.safetensors as TripoSR has them. torch: any of our models for plain PyTorch, with the one file that runs it
+(lrm_jax/export/torch_lrm.py, which documents itself). `lrm_jax.from_pretrained` takes each of them back.
 """
 
-import argparse
 from pathlib import Path
 import shutil
 import tempfile
@@ -15,10 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from lrm_jax import checkpoint, sources, state as state_lib
-from lrm_jax.errors import run_main
-from lrm_jax.weights import openlrm, triposr
+from lrm_jax.weights import openlrm, torch_lrm, triposr
 
-_FOREIGN = {'openlrm': openlrm, 'triposr': triposr}
+_FOREIGN = {'openlrm': openlrm, 'triposr': triposr, 'torch': torch_lrm}
 FORMATS = ('lrm_jax', *_FOREIGN)
 
 
@@ -42,6 +40,8 @@ def export(source: str | Path, out: str | Path, step: int | None = None, *, form
     fresh = Path(folder) / out.name
     if format in _FOREIGN:
       _FOREIGN[format].write(fresh, config.to_dict(), sources.flat_parameters(model))
+      if format == 'torch':
+        shutil.copyfile(Path(__file__).with_name('torch_lrm.py'), fresh / 'torch_lrm.py')
     else:
       checkpoint.write_model(fresh, jax.tree.map(_halved, state_lib.parameters(model)), config, step)
       if (source / 'metrics.jsonl').is_file():
@@ -55,19 +55,3 @@ def _halved(array: jax.Array) -> jax.Array:
   half = array.astype(jnp.bfloat16).block_until_ready()
   array.delete()
   return half
-
-
-def main() -> None:
-  parser = argparse.ArgumentParser(prog='lrm_jax.export', description=__doc__.splitlines()[0])
-  parser.add_argument('--checkpoint', required=True, help=sources.HELP)
-  parser.add_argument('--out', type=Path, required=True, help='a directory that is new or empty')
-  parser.add_argument('--step', type=int, help='of the checkpoint (default: the last)')
-  parser.add_argument('--format', default='lrm_jax', help=f'one of {", ".join(FORMATS)} (default: lrm_jax)')
-  args = parser.parse_args()
-  out = export(args.checkpoint, args.out, args.step, format=args.format)
-  size = sum(path.stat().st_size for path in out.rglob('*') if path.is_file())
-  print(f'{out}: {size / 1e6:.1f} MB')
-
-
-if __name__ == '__main__':
-  run_main(main)
