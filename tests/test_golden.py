@@ -7,6 +7,7 @@ checkout, these tests are skipped. Bound: 1e-4 of the largest value of a tensor.
 import json
 from pathlib import Path
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +16,9 @@ from safetensors.numpy import load_file, save_file
 import yaml
 
 import lrm_jax
-from lrm_jax import export, losses, rays, sources, volume
+from lrm_jax import export, losses, rays, sources, state, volume
 from lrm_jax.models import renderer, triplane
-from lrm_jax.weights import openlrm, triposr
+from lrm_jax.weights import openlrm, tables, triposr
 from tests.conftest import load_torch_lrm
 
 GOLDEN = Path(__file__).parents[2] / 'shared/golden'
@@ -136,12 +137,9 @@ def openlrm_views(golden):
   return poses, ((intrinsics * size - corner) / 16).astype(np.float32), np.repeat(golden['in/render_bg_colors'], 3, -1)
 
 
-@pytest.mark.parametrize('case', OPENLRM, indirect=True)
-@pytest.mark.parametrize('variant', ['A', 'B', 'C'])
-def test_compositing_at_the_given_distances(case, variant):
-  """Along the golden rays, at the golden distances: colour, depth and opacity."""
-  _, golden, reconstructor, _ = case
-  model, get = reconstructor.model, lambda key: golden[f'out/render{variant}/{key}']
+def composited(model, planes, golden, variant):
+  """Returns the pixels [B, V, 16, 16] over their background, along the golden rays, at the golden distances."""
+  get = lambda key: golden[f'out/render{variant}/{key}']
   distances = get('depths_coarse')
   if variant != 'C':
     distances = np.concatenate([distances, get('depths_fine')], axis=2)
@@ -149,18 +147,64 @@ def test_compositing_at_the_given_distances(case, variant):
   points = golden['out/ray_origins'][:, :, None] + distances * golden['out/ray_dirs'][:, :, None]
   inside = (np.abs(points) <= 1).all(-1)
   order = np.argsort(distances[..., 0], axis=-1, kind='stable')
-  folded = model.nerf.fold(planes_of(golden))[np.array([0, 0, 1, 1])]
+  folded = model.nerf.fold(planes)[np.array([0, 0, 1, 1])]
   raw, color = model.nerf.raw_after_first(jax.vmap(model.features)(folded, jnp.asarray(points)))
-  raw, color = np.where(inside, raw, -1e37), np.where(inside[..., None], color, 0)
-  take = lambda x: jnp.asarray(np.take_along_axis(x, order.reshape(order.shape + (1,) * (x.ndim - 3)), axis=2))
+  raw, color = jnp.where(inside, raw, -1e37), jnp.where(inside[..., None], color, 0)
+  take = lambda x: jnp.take_along_axis(jnp.asarray(x), order.reshape(order.shape + (1,) * (x.ndim - 3)), axis=2)
   pixels, _ = volume.composite_intervals(take(raw), take(color), take(distances[..., 0]), model.nerf.density)
   pixels = volume.over(pixels, jnp.asarray(openlrm_views(golden)[2].reshape(4, 1, 3)))
-  picture = lambda x: np.asarray(x).reshape(2, 2, 16, 16, -1).transpose(0, 1, 4, 2, 3)
-  close(picture(pixels.color), get('images_rgb'))
-  close(picture(pixels.opacity), get('images_weight'))
-  seen = get('images_weight') > 1e-3
-  depth = picture(pixels.depth) / np.maximum(picture(pixels.opacity), 1e-9)
-  close(depth[seen], get('images_depth')[seen])
+  return jax.tree.map(lambda x: x.reshape(2, 2, 16, 16, *x.shape[2:]), pixels)
+
+
+@pytest.mark.parametrize('case', OPENLRM, indirect=True)
+@pytest.mark.parametrize('variant', ['A', 'B', 'C'])
+def test_compositing_at_the_given_distances(case, variant):
+  """Colour, depth and opacity."""
+  _, golden, reconstructor, _ = case
+  get = lambda key: golden[f'out/render{variant}/{key}']
+  pixels = composited(reconstructor.model, planes_of(golden), golden, variant)
+  close(pixels.color, get('images_rgb').transpose(0, 1, 3, 4, 2))
+  close(pixels.opacity, get('images_weight')[:, :, 0])
+  seen = get('images_weight')[:, :, 0] > 1e-3
+  depth = np.asarray(pixels.depth) / np.maximum(pixels.opacity, 1e-9)
+  close(depth[seen], get('images_depth')[:, :, 0][seen])
+
+
+@pytest.mark.parametrize('case', OPENLRM, indirect=True)
+def test_the_loss_and_its_gradients(case):
+  """OpenLRM's loss of variant B: from the picture to the pixels, and back to every parameter, and to the planes."""
+  _, golden, reconstructor, directory = case
+  target = jnp.asarray(golden['in/target'].transpose(0, 1, 3, 4, 2))
+
+  def loss_of_planes(model, planes):
+    pixels = composited(model, planes, golden, 'B')
+    return losses.reconstruction(pixels, target, target[..., 0], planes, total_variation_weight=5e-4)
+
+  def loss_fn(params):
+    model = state.with_parameters(reconstructor.model, params)
+    return loss_of_planes(model, model.encode(image_of(golden), *map(jnp.asarray, camera_of(golden))))
+
+  (loss, parts), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.parameters(reconstructor.model))
+  close(loss[None], golden['out/loss_total'])
+  close(parts['mse'][None], golden['out/loss_pixel'])
+  gradient, _ = jax.grad(lambda planes: loss_of_planes(reconstructor.model, planes), has_aux=True)(planes_of(golden))
+  close(gradient, golden['out/grad/planes'].transpose(0, 1, 3, 4, 2), 1e-3)
+  # By their names: as the gradients were weights to be written.
+  config, _ = sources.read(directory, openlrm)
+  openlrm.write(directory / 'gradients', config.to_dict(), traverse_util.flatten_dict(gradients, sep='/'))
+  check_gradients(load_file(directory / 'gradients/model.safetensors'), golden)
+
+
+def check_gradients(ours, golden):
+  """Each gradient, and the length of those of which the golden numbers have only that, to 1e-3."""
+  norms = {key.removeprefix('out/gradnorm/'): x for key, x in golden.items() if key.startswith('out/gradnorm/')}
+  whole = {key.removeprefix('out/grad/'): x for key, x in golden.items() if key.startswith('out/grad/')}
+  whole = {name: x for name, x in whole.items() if not name.startswith('planes')}
+  assert whole and whole.keys() <= ours.keys() and norms.keys() <= ours.keys()
+  for name, gradient in whole.items():
+    close(ours[name], gradient, 1e-3)
+  for name, norm in norms.items():
+    np.testing.assert_allclose(np.linalg.norm(ours[name]), np.ravel(norm)[0], rtol=1e-3, atol=1e-7, err_msg=name)
 
 
 @pytest.mark.parametrize('name', OPENLRM)
@@ -201,6 +245,25 @@ def test_whole_views_of_triposr(tmp_path):
   close(volume.over(pixels, 1.0).color, picture('rgb'))
   close(pixels.opacity, picture('opacity')[..., 0])
   close(pixels.depth, picture('depth_unnormalised')[..., 0])
+
+
+def test_the_gradients_of_triposr(tmp_path):
+  """Of the squared error of three views of the first object."""
+  golden = load_file(GOLDEN / 'triposr.safetensors')
+  model = lrm_jax.from_pretrained(write_model('triposr', golden, tmp_path)).model
+  hit = golden['out/rays_valid'].astype(bool)
+  flat = lambda key: jnp.asarray(golden[key].reshape(1, -1, 3)[:, hit])
+
+  def loss_fn(nerf, planes):
+    trained = state.with_parameters(model, state.parameters(model) | {'nerf': nerf})
+    pixels = renderer.render_rays(
+        trained.nerf.fold(planes), trained.trace, flat('in/rays_o'), flat('in/rays_d'), rays_per_chunk=100)
+    return jnp.sum(jnp.square(volume.over(pixels, 1.0).color - flat('in/target'))) / golden['in/target'].size
+
+  nerf, planes = jax.grad(loss_fn, argnums=(0, 1))(state.parameters(model)['nerf'], planes_of(golden)[:1])
+  close(planes[0], golden['out/grad/planes0'].transpose(0, 2, 3, 1), 1e-3)
+  rows = [row for row in triposr.rows(len(model.nerf.hidden.bias[...]) + 2) if row.ours.startswith('nerf/')]
+  check_gradients(dict(tables.save(rows, traverse_util.flatten_dict({'nerf': nerf}, sep='/'))), golden)
 
 
 def test_out_again_is_the_same_to_the_bit(case, tmp_path):
