@@ -12,13 +12,14 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 import yaml
 
 import lrm_jax
 from configs import triposr as triposr_config
 from lrm_jax import checkpoint, export, metrics, sources, state, train as train_lib
-from lrm_jax.weights import openlrm
+from lrm_jax.weights import openlrm, triposr
 from tests.conftest import TINY_MODEL
 from tests.test_vgg import write_legacy
 
@@ -46,6 +47,33 @@ def arrays(model):
 def test_configurations_have_the_published_number_of_parameters(config, count):
   shapes = sources.shapes(importlib.import_module(f'configs.{config}').get_config())
   assert sum(math.prod(shape) for shape in shapes.values()) == count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('config, tensors, count', [
+    ('openlrm_small', None, 111_390_948), ('openlrm_base', None, 260_201_972), ('openlrm_large', None, 452_138_004),
+    ('triposr', 549, 419_275_628)])
+def test_full_size_files_of_random_numbers_are_loaded(config, tensors, count, tmp_path):
+  """Written in their layout, read by sizes and names, sorted into a model: each number where it belongs."""
+  sizes = importlib.import_module(f'configs.{config}').get_config()
+  kind = triposr if config == 'triposr' else openlrm
+  rng = np.random.default_rng(0)
+  arrays_in = {path: rng.standard_normal(shape, np.float32) for path, shape in sources.shapes(sizes).items()}
+  sums = {path: float(x.ravel()[::997].sum()) for path, x in arrays_in.items()}
+  kind.write(tmp_path / 'model', sizes.to_dict(), arrays_in)
+  del arrays_in
+  with safe_open(tmp_path / 'model/model.safetensors', 'np') as file:
+    names = list(file.keys())
+    assert sum(math.prod(file.get_slice(name).get_shape()) for name in names) == count
+  assert tensors is None or len(names) == tensors
+  model, found, _ = sources.load(tmp_path / 'model')
+  (tmp_path / 'model/model.safetensors').unlink()  # pytest keeps what three runs leave behind.
+  after = arrays(model)
+  assert sum(x.size for x in after.values()) == count
+  assert {path: float(x.ravel()[::997].sum()) for path, x in after.items()} == sums
+  for name in ('encoder_num_heads', 'encoder_depth', 'decoder_num_heads', 'decoder_depth', 'triplane_channels',
+               'image_size', 'num_samples', 'nerf_depth', 'camera_width'):
+    assert found.model.get(name) == sizes.model.get(name), name
 
 
 @pytest.mark.parametrize('format, sizes', [
