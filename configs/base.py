@@ -61,6 +61,7 @@ def get_config() -> ConfigDict:
 
   config.data = data = ConfigDict()
   data.path = ''  # directory of a dataset built by data/build.py (the one with dataset_info.json)
+  data.times = 1.0  # that each of its objects is seen in an epoch
   data.train_split = 'train'
   data.eval_split = 'test'
   data.eval_objects = 100  # held-out objects [P: 50 + 50]
@@ -73,12 +74,17 @@ def get_config() -> ConfigDict:
   data.background = (1.0,)  # greys, of which each target view has one: white [B, C]
   data.input_background = 1.0  # grey around the object of the input picture [B, C]
   data.normalise_cameras = True  # the input view to [0, -2, 0], the scene with it [P]
+  data.keep_distance = False  # to [0, -d, 0] instead, with its own distance d
   data.mirror = False  # reflect half of the scenes [ours]
   data.permute_colors = False  # red, green, blue in a random order, the same in all views of an example [ours]
   data.frontal_input_probability = 0.0  # that the input is view 0, else any view alike [ours]
   data.num_workers = 8  # processes a host that read and decode [ours]
+  data.max_broken_share = 0.01  # of the records: more that are damaged stop the run; others are replaced, and logged [ours]
   data.fov = 50.0  # degrees: the view of a picture that comes without a camera [C]
   data.fill = 0.58  # of the picture's side, by the object's longer side, in a picture without a camera [ours, measured]
+  # Datasets beside `path`, by name: a path (empty: left out), and what of the above differs. An epoch has them all.
+  data.mixture = ConfigDict()
+  data.mixture.mvimgnet = ConfigDict(dict(path='', times=3.0, keep_distance=True))  # [P]
 
   config.loss = loss = ConfigDict()
   loss.lpips_weight = 2.0  # beside MSE with weight 1 [P]

@@ -60,16 +60,17 @@ def intrinsics_from_fov(degrees):
   return np.array([focal, focal, 0.5, 0.5])
 
 
-def normalise_to_input_view(camera_to_world, input_view=0, position=INPUT_POSITION):
+def normalise_to_input_view(camera_to_world, input_view=0, position=INPUT_POSITION, keep_distance=False):
   """Returns (camera_to_world [V, 4, 4], similarity [4, 4]) with the input view at `position`.
 
+  With `keep_distance` it stands in that direction as far away as it does now: videos of real objects have their own.
   One similarity (rotation, then a scale) is applied to the whole scene: x -> similarity @ x. The origin
   stays where it is, so the views must look at it. Rotations stay rotations: only positions are scaled.
   """
   camera_to_world = np.asarray(camera_to_world, np.float64)
   source = camera_to_world[input_view]
   rotation = input_camera(position)[:3, :3] @ source[:3, :3].T
-  scale = np.linalg.norm(position) / np.linalg.norm(source[:3, 3])
+  scale = 1.0 if keep_distance else np.linalg.norm(position) / np.linalg.norm(source[:3, 3])
   moved = camera_to_world.copy()
   moved[:, :3, :3] = rotation @ camera_to_world[:, :3, :3]
   moved[:, :3, 3] = scale * camera_to_world[:, :3, 3] @ rotation.T

@@ -46,6 +46,8 @@ class Trainer:
     self.mesh = sharding.make_mesh(**config.mesh)
     model_kwargs = config.model.to_dict()
     self.model = state_lib.abstract_model(model_kwargs)
+    self.sources = input_pipeline.training_sources(
+        config.data.to_dict(), image_size=config.model.image_size, input_position=self.model.input_position)
     transform, schedule = make_optimizer(num_train_steps=config.num_train_steps, **config.optimizer)
     self.init = state_lib.state_init(model_kwargs, transform, config.seed)
     self.abstract_state = jax.eval_shape(self.init)
@@ -93,16 +95,11 @@ class Trainer:
 
   def batches(self, start_step: int) -> Iterator[dict]:
     """Yields global batches on their devices, from that of `start_step` on, each the step's own."""
-    config, data = self.config, self.config.data
+    config = self.config
     numpy_batches = input_pipeline.make_dataset(
-        data.path, data.train_split, batch_size=config.batch_size, image_size=config.model.image_size,
-        window=data.window, resize_min=data.resize_min, resize_max=data.resize_max,
-        num_side_views=data.num_side_views, background=data.background, input_background=data.input_background,
-        normalise_cameras=data.normalise_cameras, input_position=self.model.input_position,
-        mirror=data.mirror, permute_colors=data.permute_colors,
-        frontal_input_probability=data.frontal_input_probability, foreground_bias=data.foreground_bias, seed=config.seed,
-        process_index=jax.process_index(), process_count=jax.process_count(), start_step=start_step,
-        num_workers=data.num_workers)
+        self.sources, batch_size=config.batch_size, seed=config.seed, process_index=jax.process_index(),
+        process_count=jax.process_count(), start_step=start_step, num_workers=config.data.num_workers,
+        max_broken_share=config.data.max_broken_share)
     placement = sharding.batch_sharding(self.mesh)
     try:
       for batch in numpy_batches:
@@ -120,10 +117,11 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
   """
   if not config.data.path:
     raise ValueError('config.data.path is empty: give the directory of a dataset, --config.data.path=DIR')
-  for split in (config.data.train_split, config.data.eval_split):
-    input_pipeline.open_split(config.data.path, split)  # What is not there is told before anything is written.
   lpips = load_lpips(config.loss.lpips_weights) if config.loss.lpips_weight > 0 else None
   trainer = Trainer(config, lpips=lpips)
+  # What is not there is told before anything is written.
+  for path, split in [(x.path, x.split) for x in trainer.sources] + [(config.data.path, config.data.eval_split)]:
+    input_pipeline.open_split(path, split)
   workdir = Path(workdir)
   given = {} if checkpoint.saved_steps(workdir) else trainer.read_weights()
   checkpoints = checkpoint.manager(workdir, keep_every=config.keep_every)
@@ -209,7 +207,7 @@ class Evaluator:
       self.views = input_pipeline.load_views(
           data.path, data.eval_split, image_size=self.config.model.image_size, size=data.eval_size,
           indices=range(data.eval_objects), input_background=data.input_background,
-          input_position=self.model.input_position)
+          input_position=self.model.input_position, keep_distance=data.keep_distance)
     pixels = evaluation.predict(state_lib.with_parameters(self.model, state['params']), self.views)
     scores = evaluation.evaluate(pixels, self.views, self.lpips)
     scores = {f'eval_{name}': value for name, value in scores.items() if name != 'per_object'}

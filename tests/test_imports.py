@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {'errors', 'types', 'cameras', 'rays', 'volume', 'resize', 'images', 'sharding'},
     {'models'},
-    {'losses', 'optimizer', 'input_pipeline', 'state', 'cost', 'checkpoint', 'metrics', 'progress', 'mesh', 'video',
+    {'losses', 'optimizer', 'examples', 'input_pipeline', 'state', 'cost', 'checkpoint', 'metrics', 'progress', 'mesh', 'video',
      'preprocess', 'reconstructor', 'sources', 'evaluation', 'page', 'weights'},
     {'train', 'reconstruct', 'evaluate', 'export', 'quickstart'},
 )

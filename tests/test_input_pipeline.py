@@ -6,13 +6,10 @@ from conftest import encode_png
 import numpy as np
 import pytest
 
-from lrm_jax import cameras, images, input_pipeline
+from lrm_jax import cameras, examples, images, input_pipeline
 
 SETTINGS = dict(image_size=16, window=12, resize_min=14, resize_max=30, num_side_views=2)
-MAKE = input_pipeline.MakeExample(
-    **SETTINGS, background=(1.0,), input_background=1.0, input_position=cameras.INPUT_POSITION,
-    normalise_cameras=True, mirror=False, permute_colors=False, frontal_input_probability=0.0,
-    foreground_bias=0.0)
+MAKE = examples.MakeExample(**SETTINGS)
 POINT = np.array([0.21, -0.13, 0.17])
 
 
@@ -37,7 +34,9 @@ def dots():
 
 
 def make_dataset(dataset, **kwargs):
-  return input_pipeline.make_dataset(dataset, 'train', **{**SETTINGS, 'batch_size': 4, **kwargs})
+  rules = {field.name for field in dataclasses.fields(examples.MakeExample)}
+  make = dataclasses.replace(MAKE, **{name: kwargs.pop(name) for name in rules & kwargs.keys()})
+  return input_pipeline.make_dataset([input_pipeline.Source(dataset, 'train', make)], **{'batch_size': 4, **kwargs})
 
 
 def take(dataset, count, **kwargs):
@@ -68,7 +67,7 @@ def test_a_point_is_seen_where_the_cameras_of_its_window_project_it(dots, normal
   make = dataclasses.replace(MAKE, normalise_cameras=normalise, mirror=mirror, window=24, resize_min=26, resize_max=50)
   seen, mirrored = 0, set()
   for seed in range(30):
-    example = make.random_map((0, dots), np.random.default_rng(seed))
+    example = make(dots, np.random.default_rng(seed))
     # Which view became the input is told by its camera: the world it lies in follows.
     worlds = []
     for view in range(7):
@@ -161,7 +160,7 @@ def test_only_picked_views_are_decoded(dots, monkeypatch):
   decoded = []
   decode = images.decode
   monkeypatch.setattr(images, 'decode', lambda encoded: decoded.append(encoded) or decode(encoded))
-  MAKE.random_map((0, dots), np.random.default_rng(0))
+  MAKE(dots, np.random.default_rng(0))
   decoded = [encoded for encoded in decoded if encoded in dots['views']]  # Readers of other tests may still finish.
   assert len(decoded) == len(set(decoded)) == 3
 
@@ -181,7 +180,7 @@ def test_colours_are_permuted_alike_in_all_views(dots):
   make = dataclasses.replace(MAKE, permute_colors=True, background=(0.0,), input_background=0.0, window=30, resize_min=30, resize_max=30)
   carriers = set()
   for seed in range(20):
-    example = make.random_map((0, dots), np.random.default_rng(seed))
+    example = make(dots, np.random.default_rng(seed))
     light = np.stack([example['image'].sum((0, 1)), *example['target_color'].sum((1, 2))])
     assert np.all((light > 0).sum(axis=1) == 1)  # The dot is red, in the file.
     assert len(carrier := set(np.argmax(light, axis=1))) == 1
@@ -193,7 +192,7 @@ def test_windows_prefer_the_foreground_when_asked(dots):
   def share(bias):
     make = dataclasses.replace(MAKE, foreground_bias=bias, resize_min=30)
     rng = np.random.default_rng(0)
-    examples = [make.random_map((0, dots), rng) for _ in range(20)]
+    examples = [make(dots, rng) for _ in range(20)]
     return np.mean([opacity.max() > 0.5 for example in examples for opacity in example['target_opacity']])
 
   assert share(1.0) == 1
@@ -202,13 +201,13 @@ def test_windows_prefer_the_foreground_when_asked(dots):
 
 def test_a_blank_view_has_no_foreground_to_prefer(dots):
   blank = dots | {'views': [encode_png(np.zeros((32, 32, 4), np.uint8))] * 7}
-  example = dataclasses.replace(MAKE, foreground_bias=1.0).random_map((0, blank), np.random.default_rng(0))
+  example = dataclasses.replace(MAKE, foreground_bias=1.0)(blank, np.random.default_rng(0))
   np.testing.assert_array_equal(example['target_color'], 1)
 
 
 def test_small_views_are_enlarged(dots):
   make = dataclasses.replace(MAKE, image_size=128, window=110, resize_min=112, resize_max=120)
-  example = make.random_map((0, dots), np.random.default_rng(0))
+  example = make(dots, np.random.default_rng(0))
   assert example['image'].shape == (128, 128, 3)
   assert example['target_color'].shape == (3, 110, 110, 3)
 
@@ -223,7 +222,7 @@ def test_too_few_views_is_said_with_the_cure(dataset):
 def test_a_damaged_view_is_named(dots):
   broken = dots | {'views': [view[:200] for view in dots['views']]}
   with pytest.raises(ValueError, match=r'view \d of dot cannot be decoded'):
-    MAKE.random_map((0, broken), np.random.default_rng(0))
+    MAKE(broken, np.random.default_rng(0))
 
 
 def test_what_is_no_dataset_is_said(dataset, tmp_path):
@@ -252,3 +251,111 @@ def test_evaluation_takes_every_view_from_before_the_object(dataset):
 def test_evaluating_nothing_is_said(dataset):
   with pytest.raises(ValueError, match="no objects .* 'test' .* has 2"):
     input_pipeline.load_views(dataset, 'test', image_size=16, size=24, indices=[7])
+
+
+def mixture(dataset, other, **kwargs):
+  """Batches of two datasets, the second with every record three times an epoch and its own camera rule."""
+  sources = [input_pipeline.Source(dataset, 'train', MAKE),
+             input_pipeline.Source(other, 'test', dataclasses.replace(MAKE, keep_distance=True), 3.0, 'video')]
+  batches = input_pipeline.make_dataset(sources, **{'batch_size': 5, **kwargs})
+  result = [next(batches) for _ in range(4)]
+  batches.close()
+  return result
+
+
+def test_an_epoch_of_a_mixture_has_each_record_as_often_as_asked(dataset):
+  """4 records once and 2 records three times: 10 examples, two batches."""
+  batches = mixture(dataset, dataset)
+  for epoch in (batches[:2], batches[2:]):
+    records = np.concatenate([batch['record'] for batch in epoch])
+    assert sorted(records) == [0, 1, 2, 3] + 3 * [4] + 3 * [5]
+    assert 0 < np.mean(records[:5] >= 4) < 1, 'mixed, not one dataset after the other'
+
+
+def test_each_dataset_of_a_mixture_has_its_own_rules(dataset):
+  for batch in mixture(dataset, dataset):
+    distance = np.linalg.norm(batch['camera_to_world'][:, :3, 3], axis=-1)
+    direction = batch['camera_to_world'][:, :3, 3] / distance[:, None]
+    np.testing.assert_allclose(direction, [[0, -1, 0]] * 5, atol=1e-5)
+    np.testing.assert_allclose(distance[batch['record'] < 4], 2, atol=1e-5)
+    source = input_pipeline.open_split(dataset, 'test')
+    for record, d in zip(batch['record'], distance):
+      if record >= 4:
+        own = np.linalg.norm(source[record - 4]['camera_to_world'][:, :3, 3], axis=-1)
+        assert np.abs(own - d).min() < 1e-5
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_mixture_is_shared_and_resumed_as_one_dataset_is(dataset, workers):
+  whole = mixture(dataset, dataset, batch_size=4)
+  parts = [
+      mixture(dataset, dataset, batch_size=4, process_index=p, process_count=2, num_workers=workers) for p in (0, 1)]
+  late = mixture(dataset, dataset, batch_size=4, start_step=3, num_workers=workers)
+  assert_same(late[0], whole[3])
+  for step, batch in enumerate(whole):
+    for p in (0, 1):
+      assert_same(parts[p][step], {name: value[p::2] for name, value in batch.items()})
+
+
+def test_the_datasets_of_a_configuration(dataset):
+  data = dict(path='a', times=1.0, train_split='train', background=(1.0,), num_side_views=3, window=8, resize_min=8,
+              resize_max=9, mirror=False,
+              mixture={'video': dict(path='', times=3.0), 'scans': dict(path='b', times=0.5, mirror=True)})
+  read = lambda **changes: input_pipeline.training_sources(data | changes, image_size=16, input_position=(1.9, 0, 0))
+  first, second = read()
+  assert (first.path, first.times, first.name, first.make.mirror) == ('a', 1.0, '', False)
+  assert (second.path, second.times, second.name, second.make.mirror) == ('b', 0.5, 'scans', True)
+  assert second.make.input_position == (1.9, 0, 0) and second.make.resize_max == 9
+  for entry, words in [(dict(path='b', mirrored=True), 'scans has mirrored, which'),
+                       (dict(path='b', window=9), r'scans.window = 9 must be config.data.window = 8'),
+                       (dict(path='b', times=0.0), r'scans.times = 0.0 must be above 0')]:
+    with pytest.raises(ValueError, match=words):
+      read(mixture={'scans': entry})
+
+
+class Damaged:
+  """Records of which some are damaged."""
+
+  def __init__(self, records, damaged, harm):
+    self.records, self.damaged, self.harm = records, damaged, harm
+
+  def __len__(self):
+    return len(self.records)
+
+  def __getitem__(self, index):
+    record = dict(self.records[index])
+    return record | self.harm(record) if index in self.damaged else record
+
+
+HARM = {
+    'a truncated picture': lambda r: {'views': [view[:200] for view in r['views']]},
+    'a picture that is not square': lambda r: {'views': [encode_png(np.zeros((8, 9, 4), np.uint8))] * len(r['views'])},
+    'a pose that is no number': lambda r: {'camera_to_world': np.full_like(r['camera_to_world'], np.nan)},
+    'a singular matrix': lambda r: {'camera_to_world': 0 * r['camera_to_world']},
+    'a mirrored camera': lambda r: {'camera_to_world': r['camera_to_world'] * np.array([1, 1, -1, 1], np.float32)},
+    'a missing view': lambda r: {'views': r['views'][:-1]},
+    'a missing camera': lambda r: {'intrinsics': r['intrinsics'][1:]},
+    'no focal length': lambda r: {'intrinsics': 0 * r['intrinsics']},
+    'a camera in the origin': lambda r: {'camera_to_world': np.tile(np.eye(4, dtype=np.float32), (len(r['views']), 1, 1))},
+    'too few views': lambda r: {name: r[name][:2] for name in ('views', 'camera_to_world', 'intrinsics')},
+}
+
+
+@pytest.mark.parametrize('kind', HARM)
+def test_a_broken_record_is_named_and_replaced_up_to_a_limit(dataset, kind, monkeypatch, caplog):
+  records = input_pipeline.open_split(dataset, 'train')
+  monkeypatch.setattr(input_pipeline, 'open_split', lambda *args: Damaged(records, {2}, HARM[kind]))
+  good = take(dataset, 2, max_broken_share=0.5)
+  name = records[2]['uid'].decode()
+  assert all(2 not in batch['record'] for batch in good) and all(sorted(b['record']) == [0, 1, 3, 3] for b in good)
+  assert 'record 2 is broken' in caplog.text and name in caplog.text
+  for limit, words in [(0.1, '1 broken records among 4 examples.*max_broken_share = 0.1'), (0.0, name)]:
+    with pytest.raises(ValueError, match=words):
+      take(dataset, 2, max_broken_share=limit)
+
+
+def test_a_dataset_that_is_broken_all_over_is_not_searched_for_ever(dataset, monkeypatch):
+  records = input_pipeline.open_split(dataset, 'train')
+  monkeypatch.setattr(input_pipeline, 'open_split', lambda *args: Damaged(records, range(4), HARM['no focal length']))
+  with pytest.raises(ValueError, match='ball_. has a focal length of 0'):
+    take(dataset, 1, max_broken_share=1.0)
