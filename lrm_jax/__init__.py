@@ -6,6 +6,7 @@ import os
 # wait for all of them: beside a training on 2 cores, reading was twenty times slower so. It reads this once, when
 # NumPy is imported; what the user has set stays.
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
+os.environ.setdefault('OPENCV_FOR_THREADS_NUM', '1')  # The same holds for OpenCV.
 
 __version__ = '0.1.0'
 __all__ = ['Reconstructor', 'from_pretrained']
