@@ -15,8 +15,8 @@ LAYERS = (
     {'errors', 'types', 'cameras', 'rays', 'volume', 'resize', 'images', 'sharding'},
     {'models'},
     {'losses', 'optimizer', 'examples', 'input_pipeline', 'state', 'cost', 'checkpoint', 'metrics', 'progress', 'mesh', 'video',
-     'preprocess', 'reconstructor', 'sources', 'evaluation', 'page', 'weights'},
-    {'train', 'reconstruct', 'evaluate', 'export', 'quickstart'},
+     'preprocess', 'reconstructor', 'sources', 'evaluation', 'page', 'weights', 'inspection', 'contact_sheet'},
+    {'train', 'reconstruct', 'evaluate', 'export', 'quickstart', 'data_check'},
 )
 # Packages that layers may not know, beside what the layers before them may not.
 FORBIDDEN = ({'flax', 'optax', 'orbax', 'ml_collections', 'grain', 'tensorflow_datasets'},
