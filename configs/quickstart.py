@@ -52,6 +52,7 @@ def get_config() -> ConfigDict:
 
   config.data = data = ConfigDict()
   data.path = 'data/embedded/object_views/1.0.0'
+  data.times = 1.0  # that each of its objects is seen in an epoch
   data.train_split = 'train'
   data.eval_split = 'test'
   data.eval_objects = 16  # during training; `evaluate` takes all
@@ -64,10 +65,12 @@ def get_config() -> ConfigDict:
   data.background = (1.0,)
   data.input_background = 1.0
   data.normalise_cameras = True
+  data.keep_distance = False
   data.mirror = True
   data.permute_colors = True
   data.frontal_input_probability = 0.5
   data.num_workers = 0  # the main process reads: decoding 128 px costs little
+  data.max_broken_share = 0.01  # of the records
   data.fov = 50.0  # degrees, of the rendered views: what reconstruct assumes of a picture
   data.fill = 0.58  # of the picture's side, by the object: the median over the frontal views
 

@@ -12,7 +12,7 @@ import tempfile
 
 import numpy as np
 
-from lrm_jax import mesh as mesh_lib
+from lrm_jax import glb
 from lrm_jax import sources, video
 from lrm_jax.errors import run_main
 from lrm_jax.reconstructor import Reconstructor, from_pretrained
@@ -20,17 +20,17 @@ from lrm_jax.reconstructor import Reconstructor, from_pretrained
 
 def reconstruct(
     model: Reconstructor, image: np.ndarray, out: Path, name: str, *, resolution: int = 128,
-    threshold: float | None = None, size: int = 128, num_frames: int = 48,
+    threshold: float | None = None, dense: bool = False, size: int = 128, num_frames: int = 48,
 ) -> dict[str, Path]:
   """Writes mesh, videos and planes of one picture [S, S, 3]; returns {kind: file}. All of it, or nothing."""
   planes = model.encode(image[None])
-  mesh = model.mesh(planes, resolution=resolution, threshold=threshold)[0]
+  mesh = model.mesh(planes, resolution=resolution, threshold=threshold, dense=dense)[0]
   pixels = model.render(planes, *model.turntable(num_frames), size)
   files = {'mesh': f'{name}.glb', 'video': f'{name}.mp4', 'depth': f'{name}_depth.mp4', 'planes': f'{name}_planes.npz'}
   out.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f'.{name}.', dir=out) as folder:
     fresh = {kind: Path(folder) / file for kind, file in files.items()}
-    mesh_lib.write_glb(mesh, fresh['mesh'], model.input_position)
+    glb.write(mesh, fresh['mesh'], model.input_position)
     video.write_video(pixels.color[0], fresh['video'])
     distance = float(np.linalg.norm(model.input_position))
     video.write_video(video.depth_frames(pixels.depth[0], pixels.opacity[0], distance), fresh['depth'])
@@ -59,6 +59,7 @@ def main() -> int | None:
   parser.add_argument('--remove_background', action='store_true', help='where the picture has no transparency')
   parser.add_argument('--resolution', type=int, default=128, help='of the mesh: grid points along a side')
   parser.add_argument('--threshold', type=float, help='density of the surface, per world unit (default: by the outline)')
+  parser.add_argument('--dense', action='store_true', help='evaluate every point of the grid: many times slower')
   parser.add_argument('--size', type=int, default=128, help='of the video, pixels along a side')
   parser.add_argument('--num_frames', type=int, default=48, help='of the video')
   args = parser.parse_args()
@@ -74,7 +75,7 @@ def main() -> int | None:
       print(f'{path} has no transparency: it is taken whole; --remove_background cuts the object out', file=sys.stderr)
     try:
       files = reconstruct(model, picture.image, args.out, name, resolution=args.resolution, threshold=args.threshold,
-                          size=args.size, num_frames=args.num_frames)
+                          dense=args.dense, size=args.size, num_frames=args.num_frames)
       print(f'{path}: ' + ', '.join(map(str, files.values())))
     except ValueError as error:
       failed += 1

@@ -13,11 +13,13 @@ from jaxtyping import Array, Float
 import numpy as np
 import trimesh
 
-from lrm_jax import cameras, mesh as mesh_lib, preprocess, sources, video
+from lrm_jax import cameras, mesh as mesh_lib, preprocess, sources, surface, video
 from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.volume import Pixels
 
 _RAYS_PER_CALL = 2**16
+_BLOCKS_PER_CALL = 1024  # of a mesh's grid, 64 points each
+_BLOCKS_IN_CACHE = 64
 
 
 def from_pretrained(source: str | Path) -> 'Reconstructor':
@@ -123,25 +125,54 @@ class Reconstructor:
     return jax.tree.map(np.asarray, _query(self.model, planes, _float(points)))
 
   def mesh(
-      self, planes: Float[Array, 'B 3 P P C'], *, resolution: int = 128, threshold: float | None = None
+      self, planes: Float[Array, 'B 3 P P C'], *, resolution: int = 128, threshold: float | None = None,
+      dense: bool = False,
   ) -> list[trimesh.Trimesh]:
     """Returns one mesh an object, z up, with vertex colours, as lrm_jax/mesh.py tells.
 
     `threshold` is the density of the surface; without it, the one that goes with the weights, or for ours the one whose
-    surface has the outline of the volume. Raises ValueError where there is no surface.
+    surface has the outline of the volume. `dense` evaluates every point of the grid, not those near the surface alone.
+    Raises ValueError where there is no surface.
     """
     threshold = self.model.surface_density if threshold is None else threshold
-
-    def field(planes):
-      ask = lambda points: _query(self.model, planes[None], self.half_size * points[None])
-      return lambda points: jax.tree.map(lambda x: np.asarray(x)[0], ask(points))
-
-    meshes = [mesh_lib.extract(field(one), resolution=resolution, threshold=threshold) for one in planes]
+    meshes = [mesh_lib.extract(self._field(one), resolution=resolution, threshold=threshold, dense=dense)
+              for one in jnp.asarray(planes)]
     return [mesh.apply_scale(self.half_size) for mesh in meshes]
+
+  def _field(self, planes: Float[Array, '3 P P C']) -> mesh_lib.Field:
+    """Returns the field of one object in units of the cube, for `mesh_lib.extract`."""
+
+    def query(points):
+      return jax.tree.map(lambda x: np.asarray(x)[0], _query(self.model, planes[None], self.half_size * points[None]))
+
+    def grid(coordinates):
+      tables = _grid_tables(self.model, planes, mesh_lib.blocks_of(coordinates))
+
+      def evaluate(places):
+        values = np.empty((len(places),) + (surface.BLOCK,) * 3, np.float32)
+        for first in range(0, len(places), _BLOCKS_PER_CALL):
+          part = places[first:first + _BLOCKS_PER_CALL]
+          filled = np.pad(part, ((0, _BLOCKS_PER_CALL - len(part)), (0, 0))).astype(np.int32)
+          values[first:first + len(part)] = np.asarray(_block_densities(self.model, tables, filled))[:len(part)]
+        return values
+
+      return evaluate
+
+    return mesh_lib.Field(query, grid)
 
 
 _encode = jax.jit(lambda model, *inputs: model.encode(*inputs))
 _query = jax.jit(lambda model, planes, points: model.query(planes, points))
+_grid_tables = jax.jit(lambda model, planes, coordinates: model.grid_tables(planes, coordinates))
+
+
+@jax.jit
+def _block_densities(model, tables, places):
+  if jax.default_backend() != 'cpu':
+    return model.block_densities(tables, places)
+  # A few blocks at a time: what the MLP works on stays in the caches.
+  few = places.reshape(-1, _BLOCKS_IN_CACHE, 3)
+  return jax.lax.map(lambda places: model.block_densities(tables, places), few).reshape(-1, *(surface.BLOCK,) * 3)
 
 
 @functools.partial(jax.jit, static_argnames='size')

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {'errors', 'types', 'cameras', 'rays', 'volume', 'resize', 'images', 'sharding'},
     {'models'},
-    {'losses', 'optimizer', 'examples', 'input_pipeline', 'state', 'cost', 'checkpoint', 'metrics', 'progress', 'mesh', 'video',
+    {'losses', 'optimizer', 'examples', 'input_pipeline', 'state', 'cost', 'checkpoint', 'metrics', 'progress', 'surface', 'mesh', 'glb', 'video',
      'preprocess', 'reconstructor', 'sources', 'evaluation', 'page', 'weights', 'inspection', 'contact_sheet'},
     {'train', 'reconstruct', 'evaluate', 'export', 'quickstart', 'data_check'},
 )

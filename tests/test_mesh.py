@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from lrm_jax import cameras, mesh as mesh_lib
+from lrm_jax import cameras, glb, mesh as mesh_lib
 
 
 def ball(radius=0.6, centre=(0.0, 0.0, 0.0)):
@@ -28,6 +28,10 @@ def boxes(points):
   return density, color
 
 
+def extract(query, **kwargs):
+  return mesh_lib.extract(mesh_lib.field_of(query), **kwargs)
+
+
 def load(path):
   """Returns the one mesh of a GLB, as trimesh reads it."""
   (loaded,) = trimesh.load_scene(path, process=False).geometry.values()
@@ -41,7 +45,7 @@ def colors_of(loaded):
 
 
 def test_a_ball_has_its_radius_and_looks_outwards():
-  mesh = mesh_lib.extract(ball(0.6), resolution=48, threshold=20.0)
+  mesh = extract(ball(0.6), resolution=48, threshold=20.0)
   np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=-1), 0.6, atol=5e-3)
   assert mesh.is_watertight
   np.testing.assert_allclose(mesh.volume, 4 / 3 * np.pi * 0.6**3, rtol=0.01)
@@ -51,7 +55,7 @@ def test_a_ball_has_its_radius_and_looks_outwards():
 
 def test_vertices_have_the_colour_of_their_place():
   hard = lambda points: (1e4 * np.clip(0.5 - np.linalg.norm(points, axis=-1) + 0.002, 0, 1), ball()(points)[1])
-  mesh = mesh_lib.extract(hard, resolution=32, threshold=20.0)
+  mesh = extract(hard, resolution=32, threshold=20.0)
   np.testing.assert_allclose(mesh.visual.vertex_colors[:, :3] / 255, mesh.vertices / 2 + 0.5, atol=0.03)
 
 
@@ -60,7 +64,7 @@ def test_haze_has_the_colour_of_what_it_surrounds():
     distance = np.linalg.norm(points, axis=-1, keepdims=True)
     return np.where(distance < 0.5, 50, np.where(distance < 0.6, 1, 0.0))[:, 0], np.where(distance < 0.5, [0.8, 0.1, 0.2], 1.0)
 
-  mesh = mesh_lib.extract(field, resolution=48, threshold=0.5)
+  mesh = extract(field, resolution=48, threshold=0.5)
   assert np.linalg.norm(mesh.vertices, axis=-1).min() > 0.55
   # A tenth of the haze is seen: 1 - exp(-0.1).
   np.testing.assert_allclose(
@@ -68,7 +72,7 @@ def test_haze_has_the_colour_of_what_it_surrounds():
 
 
 def test_what_leaves_the_cube_is_closed_there():
-  mesh = mesh_lib.extract(ball(0.6, centre=(0.9, 0, 0)), resolution=32, threshold=20.0)
+  mesh = extract(ball(0.6, centre=(0.9, 0, 0)), resolution=32, threshold=20.0)
   assert mesh.is_watertight and mesh.volume > 0
   assert mesh.bounds[1, 0] <= 1 + 2 / 31
 
@@ -77,7 +81,7 @@ def test_what_leaves_the_cube_is_closed_there():
 def test_without_a_threshold_the_mesh_has_the_outline_of_the_volume(greatest):
   """However thin a blurred ball is: it ends where rays past its middle lose half of their light."""
   density = lambda points: greatest * np.exp(-0.5 * np.sum((points / 0.25) ** 2, axis=-1))
-  mesh = mesh_lib.extract(lambda points: (density(points), np.zeros_like(points)), resolution=48)
+  mesh = extract(lambda points: (density(points), np.zeros_like(points)), resolution=48)
   # Along a ray at distance r the optical depth is greatest sqrt(2 pi) 0.25 exp(-r^2 / (2 0.25^2)).
   radius = 0.25 * np.sqrt(2 * np.log(greatest * np.sqrt(2 * np.pi) * 0.25 / np.log(2)))
   np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=-1).mean(), radius, rtol=0.1)
@@ -85,18 +89,18 @@ def test_without_a_threshold_the_mesh_has_the_outline_of_the_volume(greatest):
 
 def test_an_empty_volume_is_told():
   with pytest.raises(ValueError, match='the volume is empty, no ray through it loses more than 18% of its light'):
-    mesh_lib.extract(lambda points: (np.full(len(points), 0.1), points), resolution=64)
+    extract(lambda points: (np.full(len(points), 0.1), points), resolution=64)
 
 
 def test_specks_are_left_out():
   parts = (ball(0.5), ball(0.3, (0.8, 0.8, 0.8)), ball(0.08, (-0.8, -0.8, -0.8)))
   field = lambda points: (sum(part(points)[0] for part in parts), points)
-  mesh = mesh_lib.extract(field, resolution=48, threshold=20.0)
+  mesh = extract(field, resolution=48, threshold=20.0)
   assert mesh.body_count == 2 and mesh.bounds[0].min() > -0.6
 
 
 def test_blocks_of_the_grid_change_nothing(monkeypatch):
-  whole = mesh_lib.extract(ball(), resolution=24, threshold=20.0)
+  whole = extract(ball(), resolution=24, threshold=20.0)
   monkeypatch.setattr(mesh_lib, '_POINTS_PER_CALL', 1000)
   calls = []
 
@@ -104,7 +108,7 @@ def test_blocks_of_the_grid_change_nothing(monkeypatch):
     calls.append(len(points))
     return ball()(points)
 
-  pieces = mesh_lib.extract(counted, resolution=24, threshold=20.0)
+  pieces = extract(counted, resolution=24, threshold=20.0)
   np.testing.assert_array_equal(whole.vertices, pieces.vertices)
   np.testing.assert_array_equal(whole.faces, pieces.faces)
   assert set(calls) == {1000} and len(calls) > 24**3 / 1000
@@ -112,20 +116,20 @@ def test_blocks_of_the_grid_change_nothing(monkeypatch):
 
 def test_no_surface_is_told_with_the_greatest_density():
   with pytest.raises(ValueError, match='no surface: the greatest density found is 80, threshold=200; lower'):
-    mesh_lib.extract(ball(0.6), resolution=9, threshold=200.0)
+    extract(ball(0.6), resolution=9, threshold=200.0)
   with pytest.raises(ValueError, match='no surface'):
-    mesh_lib.extract(lambda points: (np.zeros(len(points)), points), resolution=8, threshold=1.0)
+    extract(lambda points: (np.zeros(len(points)), points), resolution=8, threshold=1.0)
 
 
 @pytest.mark.parametrize('kwargs', [dict(resolution=4, threshold=1.0), dict(resolution=16, threshold=0.0)])
 def test_arguments_that_cannot_be_are_told(kwargs):
   with pytest.raises(ValueError, match='must be'):
-    mesh_lib.extract(ball(), **kwargs)
+    extract(ball(), **kwargs)
 
 
 def test_glb_is_y_up_with_its_front_at_plus_z(tmp_path):
-  mesh = mesh_lib.extract(boxes, resolution=41, threshold=25.0)
-  mesh_lib.write_glb(mesh, tmp_path / 'a.glb')
+  mesh = extract(boxes, resolution=41, threshold=25.0)
+  glb.write(mesh, tmp_path / 'a.glb')
   loaded = load(tmp_path / 'a.glb')
   assert loaded.volume > 0 and len(loaded.faces) == len(mesh.faces)
   colors = colors_of(loaded)
@@ -138,13 +142,13 @@ def test_glb_is_y_up_with_its_front_at_plus_z(tmp_path):
 
 def test_glb_holds_linear_light(tmp_path):
   grey = lambda points: (ball()(points)[0], np.full((len(points), 3), 0.5))
-  mesh_lib.write_glb(mesh_lib.extract(grey, resolution=16, threshold=20.0), tmp_path / 'a.glb')
+  glb.write(extract(grey, resolution=16, threshold=20.0), tmp_path / 'a.glb')
   # sRGB 0.5 is linear 0.214.
   np.testing.assert_allclose(colors_of(load(tmp_path / 'a.glb')), 0.214, atol=0.005)
 
 
 def test_the_mesh_projects_onto_its_own_outline():
-  mesh = mesh_lib.extract(boxes, resolution=41, threshold=25.0)
+  mesh = extract(boxes, resolution=41, threshold=25.0)
   red = mesh.vertices[mesh.visual.vertex_colors[:, 0] > 200]
   pixels, distance = cameras.project(red, cameras.input_camera(), cameras.intrinsics_from_fov(50))
   assert np.all(distance > 1) and pixels[:, 0].min() > 0.6  # +x is right in the input view.

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from lrm_jax import checkpoint, mesh, page, quickstart, state, video
+from lrm_jax import checkpoint, glb, page, quickstart, state, video
 from lrm_jax.errors import run_main
 from lrm_jax.models.lrm import LRM
 
@@ -48,7 +48,7 @@ def assert_needs_no_network(text):
 def test_a_page_holds_all_it_shows(tmp_path):
   ball = trimesh.creation.icosphere(subdivisions=1, radius=0.5)
   ball.visual.vertex_colors = np.full((len(ball.vertices), 4), 200, np.uint8)
-  mesh.write_glb(ball, tmp_path / 'a.glb')
+  glb.write(ball, tmp_path / 'a.glb')
   video.write_video(np.zeros((2, 16, 16, 3)), tmp_path / 'a.mp4')
   lines = [{'step': step, 'loss': 1 / step} for step in (1, 10, 20)] + [{'step': 20, 'eval_psnr': 18.0}]
   text = page.document(

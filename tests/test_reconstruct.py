@@ -17,7 +17,7 @@ import pytest
 import trimesh
 
 import lrm_jax
-from lrm_jax import cameras, checkpoint, mesh as mesh_lib, reconstruct, reconstructor, state, video
+from lrm_jax import cameras, checkpoint, glb, reconstruct, reconstructor, state, video
 from lrm_jax.errors import run_main
 from lrm_jax.models.lrm import LRM
 from lrm_jax.models.triplane_model import TriplaneModel
@@ -119,13 +119,21 @@ class Wall(TriplaneModel):
     inside = jnp.max(jnp.abs(points - jnp.array([0.4, 0.0, 0.0])), axis=-1) < 0.2
     return 50.0 * inside, jnp.broadcast_to(jnp.array([1.0, 0.0, 0.0]), points.shape)
 
+  def grid_tables(self, planes, coordinates):
+    return coordinates
+
+  def block_densities(self, tables, places):
+    x, y, z = (tables[places[:, axis]] for axis in range(3))
+    points = jnp.broadcast_arrays(x[:, :, None, None], y[:, None, :, None], z[:, None, None, :])
+    return self.query(None, jnp.stack(points, axis=-1))[0]
+
 
 def test_what_is_right_in_the_picture_is_right_in_the_mesh(tmp_path):
   (mesh,) = reconstructor.Reconstructor(Wall()).mesh(np.zeros((1, 3, 4, 4, 2)), resolution=41)
   np.testing.assert_allclose(mesh.bounds.mean(0), [0.4, 0, 0], atol=0.03)
   pixels, _ = cameras.project(mesh.vertices, cameras.input_camera(), cameras.intrinsics_from_fov(50))
   assert pixels[:, 0].min() > 0.55
-  mesh_lib.write_glb(mesh, tmp_path / 'a.glb')
+  glb.write(mesh, tmp_path / 'a.glb')
   np.testing.assert_allclose(trimesh.load_scene(tmp_path / 'a.glb').bounds.mean(0), [0.4, 0, 0], atol=0.03)
 
 

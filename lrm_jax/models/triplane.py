@@ -114,6 +114,29 @@ def scatter_sum(
   return jnp.stack(planes)[:, 1:-1, 1:-1]
 
 
+def on_grid(
+    planes: Float[Array, '3 P P C'], coordinates: Float[Array, 'n B'], axes: PlaneAxes = PLANE_AXES
+) -> list[Float[Array, 'n B n B C']]:
+  """Returns the features of each plane where the lines of a grid pass it, for its axes x and y, x and z, y and z.
+
+  `coordinates` [n, B] along each axis, in blocks, in units of the cube. A point's features are the sum of three entries:
+  no plane is sampled a second time however many points lie on a line through it.
+  """
+  matrix = _hats(coordinates.reshape(-1), planes.shape[1]).reshape(*coordinates.shape, -1)
+  tables = {}
+  for plane, (u, v) in zip(planes, axes):
+    first, second = ('uv', (u, v)) if u < v else ('vu', (v, u))
+    tables[second] = jnp.einsum(f'ia{first[0]},jb{first[1]},vuc->iajbc', matrix, matrix, plane,
+                                precision=jax.lax.Precision.HIGHEST)
+  return [tables[pair] for pair in PLANE_AXES]
+
+
+def _hats(coordinates: Float[Array, 'N'], size: int) -> Float[Array, 'N {size}']:
+  """Returns [N, P], the weight of each texel at each coordinate: linear between centres, fading to zero beyond."""
+  texel = (coordinates[:, None] + 1) * (size / 2) - 0.5
+  return jnp.maximum(1 - jnp.abs(texel - jnp.arange(size)), 0)
+
+
 def sample_concatenated(
     planes: Float[Array, '3 P P C'], points: Float[Array, '*q 3'], axes: PlaneAxes = PLANE_AXES
 ) -> Float[Array, '*q D']:

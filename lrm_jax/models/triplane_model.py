@@ -9,7 +9,7 @@ from einops import rearrange
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lrm_jax import cameras, rays, volume
 from lrm_jax.models import triplane
@@ -68,6 +68,24 @@ class TriplaneModel(nnx.Module):
   ) -> tuple[Float[Array, 'B Q'], Float[Array, 'B Q 3']]:
     """Returns (density >= 0, colour in 0..1) at points of the cube; outside of it as a plane of zeros says."""
     return self.nerf.after_first(jax.vmap(self.features)(self.nerf.fold(planes), points))
+
+  def grid_tables(
+      self, planes: Float[Array, '3 P P C'], coordinates: Float[Array, 'n B']
+  ) -> list[Float[Array, 'n n B B F']]:
+    """Returns what `block_densities` adds up: the folded planes where the lines of a grid pass them, in blocks.
+
+    `coordinates` [n, B] of the grid's points along each axis, in units of the cube.
+    """
+    tables = triplane.on_grid(self.nerf.fold(planes), coordinates, self.plane_axes)
+    return [rearrange(table, 'i a j b f -> i j a b f') for table in tables]
+
+  def block_densities(
+      self, tables: list[Float[Array, 'n n B B F']], places: Int[Array, 'M 3']
+  ) -> Float[Array, 'M B B B']:
+    """Returns the densities of blocks of a grid, at their places: no gather but of whole blocks."""
+    x, y, z = places.T
+    features = tables[0][x, y][:, :, :, None] + tables[1][x, z][:, :, None] + tables[2][y, z][:, None]
+    return self.nerf.after_first(features)[0]
 
   def features(self, folded: Float[Array, '3 P P F'], points: Float[Array, '*q 3']) -> Float[Array, '*q F']:
     """Returns the sums of samples of one object's folded planes at points of the world."""

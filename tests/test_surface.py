@@ -1,0 +1,125 @@
+"""The surface that is found coarse to fine is the dense one to the bit, closed, whatever the slabs it is cut from."""
+
+import lrm_jax
+import numpy as np
+import pytest
+from scipy.spatial import cKDTree
+import trimesh
+
+from lrm_jax import images, input_pipeline, mesh as mesh_lib, surface
+
+EMBEDDED = 'data/embedded/object_views/1.0.0'
+
+
+def wavy(points):
+  """A ball with waves, and through it a sheet two hundredths thick that reaches almost to the faces of the cube."""
+  x, y, z = np.moveaxis(points, -1, 0)
+  ball = 0.62 - np.linalg.norm(points, axis=-1) + 0.03 * np.sin(9 * x) * np.sin(9 * y) * np.sin(9 * z)
+  sheet = np.where(np.maximum(np.abs(x), np.abs(y)) < 0.95, 0.01 - np.abs(z - 0.1), -1)
+  return np.maximum(20 + 100 * np.maximum(ball, sheet), 0).astype(np.float32), points
+
+
+def corner(points):
+  """What leaves the cube at three of its faces."""
+  distance = np.linalg.norm(points - np.float32([0.9, 0.95, -0.9]), axis=-1)
+  return np.maximum(20 + 100 * (0.7 - distance), 0).astype(np.float32), points
+
+
+def extract(query, size, **kwargs):
+  return surface.extract(mesh_lib.field_of(query).grid, np.linspace(-1, 1, size, dtype=np.float32), 20.0, **kwargs)
+
+
+def as_set(vertices, triangles):
+  return sorted(map(bytes, vertices[triangles]))
+
+
+@pytest.mark.parametrize('size', [9, 33, 64, 101, 128])
+@pytest.mark.parametrize('query', [wavy, corner])
+@pytest.mark.parametrize('slab', [2**26, 2**13])
+def test_coarse_to_fine_is_dense(query, size, slab, monkeypatch):
+  expected = extract(query, size, dense=True)
+  assert as_set(*extract(query, size)) == as_set(*expected)
+  monkeypatch.setattr(surface, '_SLAB', slab)
+  for dense in (False, True):
+    found = extract(query, size, dense=dense)
+    # Numbers are rounded where they are: those of slabs in their own frame.
+    assert len(found[0]) == len(expected[0]) and len(found[1]) == len(expected[1])
+    middles = [vertices[triangles].mean(axis=1) for vertices, triangles in (found, expected)]
+    assert cKDTree(middles[0]).query(middles[1])[0].max() < 1e-6
+    mesh = trimesh.Trimesh(*found, process=False)
+    assert mesh.is_watertight and mesh.volume > 0.1
+
+
+def test_grids_of_grids(monkeypatch):
+  """With a smallest grid of 9 points, 128 are reached by way of 33: the sheet is followed from where it leaves the ball."""
+  expected = extract(wavy, 128, dense=True)
+  monkeypatch.setattr(surface, '_SMALL', 10)
+  assert as_set(*extract(wavy, 128)) == as_set(*expected)
+
+
+def test_little_of_the_grid_is_evaluated():
+  field, count = mesh_lib.field_of(wavy), 0
+
+  def grid(coordinates):
+    evaluate = field.grid(coordinates)
+
+    def counted(places):
+      nonlocal count
+      count += len(places) * surface.BLOCK**3
+      return evaluate(places)
+
+    return counted
+
+  surface.extract(grid, np.linspace(-1, 1, 200, dtype=np.float32), 20.0)
+  assert count < 0.15 * 200**3
+
+
+@pytest.mark.parametrize('radius, found', [(0.035, True), (0.004, False)])
+def test_a_separate_part_is_found_where_it_holds_a_point_of_the_small_grid(radius, found):
+  """The bound that is stated: a ball as large as the diagonal of the small grid's cells (here 2 / 63 * 4 / 3 apart)."""
+  centre = np.float32([0.71, 0.71, 0.71])
+
+  def query(points):
+    parts = [0.5 - np.linalg.norm(points, axis=-1), radius - np.linalg.norm(points - centre, axis=-1)]
+    return np.maximum(20 + 100 * np.maximum.reduce(parts), 0).astype(np.float32), points
+
+  vertices, _ = extract(query, 256)
+  assert (vertices.max() > 0.6) == found
+
+
+def test_nothing_is_an_empty_surface():
+  vertices, triangles = extract(lambda points: (np.zeros(len(points), np.float32), points), 32)
+  assert vertices.shape == (0, 3) and triangles.shape == (0, 3)
+
+
+def test_what_the_small_grid_misses_altogether_is_found_by_the_dense_one():
+  place = np.linspace(-1, 1, 128, dtype=np.float32)[65]  # The small grid has 63 and 67.
+  ball = lambda points: (np.maximum(20 + 1000 * (0.012 - np.linalg.norm(points - place, axis=-1)), 0).astype(np.float32), points)
+  assert as_set(*extract(ball, 128)) == as_set(*extract(ball, 128, dense=True)) != []
+
+
+@pytest.fixture(scope='module')
+def model():
+  return lrm_jax.from_pretrained('quickstart')
+
+
+@pytest.fixture(scope='module')
+def planes(model):
+  source = input_pipeline.open_split(EMBEDDED, 'test')
+  pictures = [images.resize(images.decode(source[i]['views'][0]), model.image_size) for i in (0, 5)]
+  return model.encode(images.over(np.stack(pictures), 1.0))
+
+
+def test_blocks_of_a_model_are_its_field(model, planes):
+  field = model._field(planes[0])  # pylint: disable=protected-access
+  axis = np.linspace(-1, 1, 30, dtype=np.float32)
+  points = np.stack(np.meshgrid(axis, axis, axis, indexing='ij'), axis=-1)
+  expected, _ = model.query(planes[:1], points.reshape(1, -1, 3))
+  density = surface.small_grid(field.grid, axis)
+  np.testing.assert_allclose(density.reshape(-1), expected[0], rtol=1e-4, atol=1e-4 * expected.max())
+
+
+def test_meshes_of_a_model_are_the_dense_ones(model, planes):
+  for fine, dense in zip(model.mesh(planes, resolution=100), model.mesh(planes, resolution=100, dense=True)):
+    assert as_set(np.asarray(fine.vertices), fine.faces) == as_set(np.asarray(dense.vertices), dense.faces)
+    assert fine.is_watertight
