@@ -25,7 +25,7 @@ def reconstruct(
   """Writes mesh, videos and planes of one picture [S, S, 3]; returns {kind: file}. All of it, or nothing."""
   planes = model.encode(image[None])
   mesh = model.mesh(planes, resolution=resolution, threshold=threshold, dense=dense)[0]
-  pixels = model.render(planes, *model.turntable(num_frames), size)
+  pixels = model.render(planes, *model.turntable(num_frames), size, skip=True)
   files = {'mesh': f'{name}.glb', 'video': f'{name}.mp4', 'depth': f'{name}_depth.mp4', 'planes': f'{name}_planes.npz'}
   out.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f'.{name}.', dir=out) as folder:

@@ -19,7 +19,6 @@ from lrm_jax.volume import Pixels
 
 _RAYS_PER_CALL = 2**16
 _BLOCKS_PER_CALL = 1024  # of a mesh's grid, 64 points each
-_BLOCKS_IN_CACHE = 64
 
 
 def from_pretrained(source: str | Path) -> 'Reconstructor':
@@ -96,11 +95,12 @@ class Reconstructor:
 
   def render(
       self, planes: Float[Array, 'B 3 P P C'], camera_to_world: Float[Array, 'B V 4 4'],
-      intrinsics: Float[Array, 'B V 4'], size: int, background: float = 1.0,
+      intrinsics: Float[Array, 'B V 4'], size: int, background: float = 1.0, *, skip: bool = False,
   ) -> Pixels:
     """Returns color [B, V, size, size, 3], depth and opacity [B, V, size, size]; deterministic.
 
-    Depth is sum_i w_i t_i, in world units along the ray. Views are rendered a few at a time.
+    Depth is sum_i w_i t_i, in world units along the ray. Views are rendered a few at a time. With `skip`, what is not
+    seen is left out (lrm_jax/models/skipping.py): many times faster, and above 45 dB to what it is without.
     """
     batch, num_views = np.shape(camera_to_world)[:2]
     _check('camera_to_world', camera_to_world, (len(planes), num_views, 4, 4))
@@ -113,7 +113,7 @@ class Reconstructor:
     for first in range(0, num_views, views):
       # The last call is filled up, so that one program serves all.
       index = np.minimum(np.arange(first, first + views), num_views - 1)
-      pixels = _render(self.model, planes, camera_to_world[:, index], intrinsics[:, index], size, background)
+      pixels = _render(self.model, planes, camera_to_world[:, index], intrinsics[:, index], size, background, skip)
       parts.append(jax.tree.map(lambda x: np.asarray(x)[:, :min(views, num_views - first)], pixels))
     return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
 
@@ -165,19 +165,12 @@ _encode = jax.jit(lambda model, *inputs: model.encode(*inputs))
 _query = jax.jit(lambda model, planes, points: model.query(planes, points))
 _grid_tables = jax.jit(lambda model, planes, coordinates: model.grid_tables(planes, coordinates))
 
-
-@jax.jit
-def _block_densities(model, tables, places):
-  if jax.default_backend() != 'cpu':
-    return model.block_densities(tables, places)
-  # A few blocks at a time: what the MLP works on stays in the caches.
-  few = places.reshape(-1, _BLOCKS_IN_CACHE, 3)
-  return jax.lax.map(lambda places: model.block_densities(tables, places), few).reshape(-1, *(surface.BLOCK,) * 3)
+_block_densities = jax.jit(lambda model, tables, places: model.block_densities(tables, places))
 
 
-@functools.partial(jax.jit, static_argnames='size')
-def _render(model, planes, camera_to_world, intrinsics, size, background):
-  return model.render(planes, camera_to_world, intrinsics, size, background)
+@functools.partial(jax.jit, static_argnames=('size', 'skip'))
+def _render(model, planes, camera_to_world, intrinsics, size, background, skip):
+  return model.render(planes, camera_to_world, intrinsics, size, background, skip=skip)
 
 
 def _float(x) -> Array:

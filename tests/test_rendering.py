@@ -126,7 +126,7 @@ def field(points):
 def test_the_marched_ball_has_its_outline_and_depth():
   origins, directions = rays.pixel_rays(
       jnp.array(cameras.input_camera(), jnp.float32), jnp.array(cameras.intrinsics_from_fov(50), jnp.float32), 33)
-  march = lambda o, d: renderer.march(field, o, d, None, num_samples=128)
+  march = lambda o, d: renderer.march(field, o, d, *renderer.bins(o, d, None, num_samples=128))
   pixels = jax.vmap(march)(origins, directions)
   assert pixels.opacity[16, 16] > 0.99 and pixels.opacity[0, 0] < 0.01
   np.testing.assert_allclose(pixels.depth[16, 16], 1.5, atol=0.05)
@@ -137,8 +137,12 @@ def test_the_marched_ball_has_its_outline_and_depth():
 
 def tracer(after_first):
   """Returns what render_rays asks for: the pixels of rays through one object's folded planes."""
-  return lambda planes, *rays_and_keys: renderer.march(
-      lambda points: after_first(triplane.sample_sum(planes, points)), *rays_and_keys, num_samples=8)
+
+  def trace(planes, origins, directions, keys):
+    field = lambda points: after_first(triplane.sample_sum(planes, points))
+    return renderer.march(field, origins, directions, *renderer.bins(origins, directions, keys, num_samples=8))
+
+  return trace
 
 
 def test_chunks_of_rays_change_nothing(rng):
@@ -187,7 +191,8 @@ def test_gradients_are_finite_for_every_kind_of_ray(origin, direction, stratifie
   def loss(planes, origin, direction, after_first):
     sample = lambda points: after_first(triplane.sample_sum(planes, points))
     keys = jax.random.split(jax.random.key(0), 1) if stratified else None
-    pixels = renderer.march(sample, origin[None], direction[None], keys, num_samples=8)
+    rays = origin[None], direction[None]
+    pixels = renderer.march(sample, *rays, *renderer.bins(*rays, keys, num_samples=8))
     return pixels.color.sum() + pixels.depth.sum() + pixels.opacity.sum()
 
   as_array = lambda x: jnp.array(x, jnp.float32)

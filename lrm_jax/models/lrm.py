@@ -2,7 +2,7 @@
 
 What is done with planes once they are there, looking at them and asking them, is in lrm_jax/models/triplane_model.py.
 Source: LRM (arXiv 2311.04400). Conventions: lrm_jax/cameras.py.
-Legend: B batch, H W image, P texels along a plane's side, C channels, F those of folded planes, R rays.
+Legend: B batch, H W image, P texels along a plane's side, C channels, S samples, R rays.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ from flax import nnx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrm_jax import volume
 from lrm_jax.models import renderer, triplane
 from lrm_jax.models.decoder import TriplaneDecoder
 from lrm_jax.models.dinov2 import DINOv2
@@ -71,10 +70,8 @@ class LRM(TriplaneModel):
     tokens = on_batch(self.encoder(image))
     return on_batch(self.decoder(tokens, camera_to_world, intrinsics))
 
-  def trace(
-      self, folded: Float[Array, '3 P P F'], origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'],
-      keys: Key | None,
-  ) -> volume.Pixels:
-    """Returns the pixels [R] over black of rays through one object's folded planes."""
-    field = lambda points: self.nerf.after_first(self.features(folded, points))
-    return renderer.march(field, origins, directions, keys, num_samples=self.num_samples)
+  def samples(
+      self, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key | None
+  ) -> tuple[Float[Array, 'R S'], Float[Array, 'R 1']]:
+    """Returns (distances, delta) of the samples along rays."""
+    return renderer.bins(origins, directions, keys, num_samples=self.num_samples)

@@ -17,6 +17,7 @@ class OpenLRM(LRM):
   """Sizes are LRM's; `num_samples` is even, half of them for each pass."""
 
   any_image_size = True
+  longest_ray = None  # Its intervals reach from one sample to the next: none may be left out.
   surface_density = 3.0
 
   def __init__(self, *, num_samples: int, **sizes):

@@ -19,16 +19,38 @@ from lrm_jax.types import Key
 _EMPTY = -float(jnp.finfo(jnp.float32).max) / 8  # A density before its activation: 0 after it, and means with it too.
 
 
+def bins(
+    origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key | None, *, num_samples: int
+) -> tuple[Float[Array, 'R S'], Float[Array, 'R 1']]:
+  """Returns (distances, delta) of samples in equal bins of each ray's way through the cube [-1, 1]^3."""
+  sample = lambda near, far, key: rays.sample_distances(near, far, num_samples, key)
+  return jax.vmap(sample)(*rays.intersect_cube(origins, directions), keys)
+
+
+def normalised_bins(
+    origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key | None, *, num_samples: int,
+    half_size: float,
+) -> tuple[Float[Array, 'R S'], Float[Array, 'R 1']]:
+  """Returns (distances, delta) by TripoSR's rule: each step counts as 1 / num_samples, however long it is.
+
+  The cube is a thousandth smaller than [-half_size, half_size]^3, and rays through less than 0.01 of it see nothing.
+  Source: SPEC.md.
+  """
+  near, far = rays.intersect_cube(origins, directions, 0.999 * half_size)
+  sample = lambda near, far, key: rays.sample_distances(near, far, num_samples, key)
+  distances, _ = jax.vmap(sample)(near, far, keys)
+  return distances, jnp.where(far - near > 0.01, 1 / num_samples, 0.0)[:, None]
+
+
 def march(
-    field: Callable, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key | None, *, num_samples: int
+    field: Callable, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], distances: Float[Array, 'R S'],
+    delta: Float[Array, 'R 1'],
 ) -> volume.Pixels:
   """Returns the pixels [R] that rays show over black; `field` maps points [R, S, 3] to (density [R, S], colour).
 
-  Each ray is sampled and composited on its own, with its own key; the field is asked for all points at once, so that
-  what it reads and what its gradient adds to is one table.
+  Each ray is composited on its own; the field is asked for all points at once, so that what it reads and what its
+  gradient adds to is one table.
   """
-  sample = lambda near, far, key: rays.sample_distances(near, far, num_samples, key)
-  distances, delta = jax.vmap(sample)(*rays.intersect_cube(origins, directions), keys)
   density, color = field(origins[:, None] + distances[..., None] * directions[:, None])
   return jax.vmap(volume.composite)(density, color, distances, delta)
 
@@ -68,23 +90,6 @@ def march_twice(
   distances, raw = (jnp.take_along_axis(x, order, axis=1) for x in (distances, raw))
   color = jnp.take_along_axis(color, order[..., None], axis=1)
   return volume.composite_intervals(raw, color, distances, density)[0]
-
-
-def march_normalised(
-    field: Callable, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key | None, *,
-    num_samples: int, half_size: float,
-) -> volume.Pixels:
-  """Returns the pixels [R] over black by TripoSR's rule: each step counts as 1 / num_samples, however long it is.
-
-  The cube is a thousandth smaller than [-half_size, half_size]^3, and rays through less than 0.01 of it see nothing.
-  Source: SPEC.md.
-  """
-  near, far = rays.intersect_cube(origins, directions, 0.999 * half_size)
-  sample = lambda near, far, key: rays.sample_distances(near, far, num_samples, key)
-  distances, _ = jax.vmap(sample)(near, far, keys)
-  density, color = field(origins[:, None] + distances[..., None] * directions[:, None])
-  delta = jnp.where(far - near > 0.01, 1 / num_samples, 0.0)[:, None]
-  return volume.composite(density, color, distances, delta)
 
 
 def render_rays(

@@ -9,13 +9,17 @@ from einops import rearrange
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lrm_jax import cameras, rays, volume
-from lrm_jax.models import triplane
-from lrm_jax.models.renderer import render_rays
+from lrm_jax.models import skipping, triplane
+from lrm_jax.models.renderer import march, render_rays
 from lrm_jax.sharding import on_batch
 from lrm_jax.types import Key
+
+_GRID_BLOCK = 4  # points along the side of a block
+_BLOCKS_IN_CACHE = 64  # of a grid
+_RAYS_AT_ONCE = 2**14  # where samples that are not seen are left out
 
 Background = Float[Array, 'B V 3'] | Float[Array, ''] | float  # Of each view, or one grey for all, in 0..1.
 
@@ -25,12 +29,13 @@ class TriplaneModel(nnx.Module):
 
   The camera of the input view stands at `input_position` and looks at the origin; planes fill the cube
   [-half_size, half_size]^3; the surface of a mesh is where the density is `surface_density`, and None: where its
-  outline is that of the volume. `image_size` is what pictures have in training, in pixels; with `any_image_size` other
+  outline is that of the volume; densities count along rays of at most `longest_ray`. `image_size` is what pictures have in training, in pixels; with `any_image_size` other
   multiples of the patches are welcome.
   """
 
   input_position = cameras.INPUT_POSITION
   half_size = 1.0
+  longest_ray: float | None = 2 * 3**0.5
   surface_density: float | None = None
   any_image_size = False
   plane_axes = triplane.PLANE_AXES
@@ -53,13 +58,21 @@ class TriplaneModel(nnx.Module):
 
   def render(
       self, planes: Float[Array, 'B 3 P P C'], camera_to_world: Float[Array, 'B V 4 4'], intrinsics: Float[Array, 'B V 4'],
-      size: int, background: Background = 1.0, key: Key | None = None,
+      size: int, background: Background = 1.0, key: Key | None = None, *, skip: bool = False,
   ) -> volume.Pixels:
-    """Returns colour [B, V, size, size, 3], depth and opacity; stratified with a key, deterministic without."""
+    """Returns colour [B, V, size, size, 3], depth and opacity; stratified with a key, deterministic without.
+
+    With `skip` (for inference: no gradient passes) samples that are not seen are left out, as
+    lrm_jax/models/skipping.py tells; a model whose `longest_ray` is None leaves out none.
+    """
     origins, directions = self.pixel_rays(camera_to_world, intrinsics, size)
     flat = lambda x: on_batch(rearrange(x, 'b v h w c -> b (v h w) c'))
-    pixels = render_rays(
-        self.nerf.fold(planes), self.trace, flat(origins), flat(directions), key, rays_per_chunk=self.rays_per_chunk)
+    if skip and self.longest_ray is not None:
+      inputs = planes, self.nerf.fold(planes), flat(origins), flat(directions)
+      pixels = jax.lax.map(lambda one: self._skipping(*one), inputs)
+    else:
+      pixels = render_rays(
+          self.nerf.fold(planes), self.trace, flat(origins), flat(directions), key, rays_per_chunk=self.rays_per_chunk)
     pixels = jax.tree.map(lambda x: x.reshape(origins.shape[:4] + x.shape[2:]), pixels)
     return volume.over(pixels, background if jnp.ndim(background) == 0 else background[:, :, None, None, :])
 
@@ -83,21 +96,59 @@ class TriplaneModel(nnx.Module):
       self, tables: list[Float[Array, 'n n B B F']], places: Int[Array, 'M 3']
   ) -> Float[Array, 'M B B B']:
     """Returns the densities of blocks of a grid, at their places: no gather but of whole blocks."""
-    x, y, z = places.T
-    features = tables[0][x, y][:, :, :, None] + tables[1][x, z][:, :, None] + tables[2][y, z][:, None]
-    return self.nerf.after_first(features)[0]
+
+    def some(places):
+      x, y, z = places.T
+      features = tables[0][x, y][:, :, :, None] + tables[1][x, z][:, :, None] + tables[2][y, z][:, None]
+      return self.nerf.after_first(features)[0]
+
+    if jax.default_backend() != 'cpu':
+      return some(places)
+    # A few blocks at a time: what the MLP works on stays in the caches.
+    few = jnp.pad(places, ((0, -len(places) % _BLOCKS_IN_CACHE), (0, 0))).reshape(-1, _BLOCKS_IN_CACHE, 3)
+    return jax.lax.map(some, few).reshape(-1, *(tables[0].shape[2],) * 3)[:len(places)]
 
   def features(self, folded: Float[Array, '3 P P F'], points: Float[Array, '*q 3']) -> Float[Array, '*q F']:
     """Returns the sums of samples of one object's folded planes at points of the world."""
     points = points if self.half_size == 1.0 else points / self.half_size
     return triplane.sample_sum(folded, points, self.plane_axes)
 
+  def samples(
+      self, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key | None
+  ) -> tuple[Float[Array, 'R S'], Float[Array, 'R 1']]:
+    """Returns (distances, delta) of the samples along rays, and what each counts in the sum of densities."""
+    raise NotImplementedError
+
   def trace(
       self, folded: Float[Array, '3 P P F'], origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'],
       keys: Key | None,
   ) -> volume.Pixels:
     """Returns the pixels [R] over black of rays through one object's folded planes."""
-    raise NotImplementedError
+    field = lambda points: self.nerf.after_first(self.features(folded, points))
+    return march(field, origins, directions, *self.samples(origins, directions, keys))
+
+  def occupancy(self, planes: Float[Array, '3 P P C']) -> Bool[Array, 'G G G']:
+    """Returns the cells of the cube in which something may be seen."""
+    size = skipping.GRID + 1
+    blocks = -(-size // _GRID_BLOCK)
+    points = jnp.minimum(jnp.arange(blocks * _GRID_BLOCK), size - 1) * (2 / (size - 1)) - 1
+    places = jnp.stack(jnp.meshgrid(*[jnp.arange(blocks)] * 3, indexing='ij'), axis=-1).reshape(-1, 3)
+    density = self.block_densities(self.grid_tables(planes, points.reshape(blocks, _GRID_BLOCK)), places)
+    density = rearrange(density, '(x y z) a b c -> (x a) (y b) (z c)', x=blocks, y=blocks)[:size, :size, :size]
+    return skipping.occupied_cells(density, skipping.EMPTY_DEPTH / self.longest_ray)
+
+  def _skipping(self, planes, folded, origins, directions) -> volume.Pixels:
+    cells = self.occupancy(planes)
+    occupied = lambda points: skipping.is_occupied(cells, points / self.half_size)
+    field = lambda points: self.nerf.after_first(self.features(folded, points))
+
+    def one_chunk(rays):
+      return skipping.march(field, occupied, *rays, *self.samples(*rays, None))
+
+    chunk = min(_RAYS_AT_ONCE, len(origins))
+    chunks = [jnp.pad(x, ((0, -len(x) % chunk), (0, 0))).reshape(-1, chunk, 3) for x in (origins, directions)]
+    pixels = jax.lax.map(one_chunk, chunks)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:len(origins)], pixels)
 
 
 def check_sizes(image_size: int, patch_size: int, **networks: tuple[int, int]) -> None:

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrm_jax import volume
 from lrm_jax.models import layers, renderer
 from lrm_jax.models.decoder import to_planes
 from lrm_jax.models.encoder import ViT
@@ -92,6 +91,7 @@ class TripoSR(TriplaneModel):
   any_image_size = True
   surface_density = 25.0
   input_position = (1.9, 0.0, 0.0)
+  longest_ray = 1.0  # In what its densities count by.
 
   def __init__(
       self, *, image_size: int, patch_size: int, encoder_width: int, encoder_depth: int, encoder_num_heads: int,
@@ -125,11 +125,9 @@ class TripoSR(TriplaneModel):
     """Returns the planes of pictures in 0..1, of `image_size`; the camera is not asked for."""
     return on_batch(self.decoder(on_batch(self.encoder(image))))
 
-  def trace(
-      self, folded: Float[Array, '3 P P F'], origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'],
-      keys: Key | None,
-  ) -> volume.Pixels:
-    """Returns the pixels [R] over black of rays through one object's folded planes."""
-    field = lambda points: self.nerf.after_first(self.features(folded, points))
-    return renderer.march_normalised(
-        field, origins, directions, keys, num_samples=self.num_samples, half_size=self.half_size)
+  def samples(
+      self, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key | None
+  ) -> tuple[Float[Array, 'R S'], Float[Array, 'R 1']]:
+    """Returns (distances, delta) of the samples along rays."""
+    return renderer.normalised_bins(
+        origins, directions, keys, num_samples=self.num_samples, half_size=self.half_size)

@@ -1,0 +1,83 @@
+"""Rendering that leaves out what cannot be seen: samples in empty space, and those behind what is opaque.
+
+For inference: no gradient passes. What is left out is bounded: an optical depth of `EMPTY_DEPTH` along a ray where the
+grid says empty, and `BEHIND` of the light behind what is opaque. PSNR to the full rendering is above 45 dB (tests).
+Legend: R rays, S samples a ray, L samples of a segment, G cells of the occupancy grid along a side, Q points.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from lrm_jax import volume
+
+GRID = 64  # cells along a side
+EMPTY_DEPTH = 0.005  # optical depth along the longest ray that may be lost
+BEHIND = 1e-3  # of the light may be lost
+_SEGMENT = 16  # samples of each ray between two looks at what is opaque
+_BATCH = 8192  # points that the field is asked for at once
+
+
+def occupied_cells(density: Float[Array, 'P P P'], empty: float) -> Bool[Array, 'G G G']:
+  """Returns the cells of a grid of points whose corners, or those of a neighbour, are denser than `empty`; G = P - 1."""
+  around = jax.lax.reduce_window(density, -jnp.inf, jax.lax.max, (4, 4, 4), (1, 1, 1), ((1, 1),) * 3)
+  return around > empty
+
+
+def is_occupied(cells: Bool[Array, 'G G G'], points: Float[Array, '*q 3']) -> Bool[Array, '*q']:
+  """Returns whether points, in units of the cube, lie in occupied cells; outside of the cube none do."""
+  size = len(cells)
+  cell = jnp.clip(jnp.floor((points + 1) * (size / 2)), 0, size - 1).astype(jnp.int32)
+  flat = (cell[..., 0] * size + cell[..., 1]) * size + cell[..., 2]
+  return cells.reshape(-1).at[flat].get(mode='promise_in_bounds') & jnp.all(jnp.abs(points) <= 1, axis=-1)
+
+
+def march(
+    field: Callable, occupied: Callable, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'],
+    distances: Float[Array, 'R S'], delta: Float[Array, 'R 1'],
+) -> volume.Pixels:
+  """Returns the pixels [R] of rays over black, as `lrm_jax.models.renderer.march` does, but for what is not seen.
+
+  `field` maps points [Q, 3] to (density [Q], colour [Q, 3]); `occupied` maps points to whether it must be asked there.
+  """
+  num_rays, num_samples = distances.shape
+  num_segments = -(-num_samples // _SEGMENT)
+  padded = jnp.pad(distances, ((0, 0), (0, num_segments * _SEGMENT - num_samples)), constant_values=jnp.inf)
+  segments = padded.reshape(num_rays, num_segments, _SEGMENT).swapaxes(0, 1)
+
+  def one_segment(before, distances):
+    there = jnp.isfinite(distances)
+    distances = jnp.where(there, distances, 0)
+    points = origins[:, None] + distances[..., None] * directions[:, None]
+    needed = there & occupied(points) & (delta > 0) & (before < -jnp.log(BEHIND))[:, None]
+    density, color = _ask(field, points.reshape(-1, 3), needed.reshape(-1))
+    density, color = density.reshape(distances.shape), color.reshape(points.shape)
+    pixels = volume.composite(density, color, distances, delta)
+    light = jnp.exp(-before)
+    seen = volume.Pixels(pixels.color * light[:, None], pixels.depth * light, pixels.opacity)
+    return before + jnp.sum(density * delta, axis=1), seen
+
+  optical_depth, parts = jax.lax.scan(one_segment, jnp.zeros(num_rays), segments)
+  return volume.Pixels(parts.color.sum(axis=0), parts.depth.sum(axis=0), -jnp.expm1(-optical_depth))
+
+
+def _ask(field, points, needed):
+  """Returns (density [Q], colour [Q, 3]) of the points that are needed, zeros of the others, a batch after another."""
+  num_points = len(points)
+  batch = min(_BATCH, num_points)
+  index = jnp.nonzero(needed, size=num_points + batch, fill_value=num_points)[0]
+  points = jnp.concatenate([points, jnp.zeros((1, 3), points.dtype)])
+
+  def one_batch(state):
+    first, result = state
+    part = jax.lax.dynamic_slice_in_dim(index, first, batch)
+    density, color = field(points.at[part].get(mode='promise_in_bounds'))
+    values = jnp.concatenate([density[:, None], color], axis=1)
+    return first + batch, result.at[part].set(values, mode='promise_in_bounds')
+
+  count = jnp.sum(needed)
+  result = jnp.zeros((num_points + 1, 4), points.dtype)  # The last row takes what fills the last batch up.
+  _, result = jax.lax.while_loop(lambda state: state[0] < count, one_batch, (0, result))
+  return result[:num_points, 0], result[:num_points, 1:]
