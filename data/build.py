@@ -1,64 +1,143 @@
-"""Builds an `object_views` dataset from rendered folders: python data/build.py --renders=DIR --out=DIR
+"""Builds a dataset from folders of views: python data/build.py --source=DIR --out=DIR
+
+DIR holds objects in one of the layouts of lrm_jax/folders: rendered (data/render.py), openlrm, nerf, video (COLMAP with
+masks, as MVImgNet); it is recognised, or said with --layout. Writes OUT/<name>/<version>, which is what config.data.path
+and the readers take; name is objaverse_views, openlrm_folders, nerf_folders or mvimgnet, by the layout.
 
   --test_list=FILE     uids to hold out, one a line ('#' starts a comment); else --test_share of them, by hash
   --exclude_list=FILE  uids to leave out
   --quality=Q          lossy WebP (alpha lossless) in place of the pictures as they are
   --num_views=N        the first N views of each object
-Writes OUT/object_views/<version>, which is what config.data.path and the readers take.
+  --background=white   (or black) of pictures that have no alpha
+An object that cannot be used is left out, named with the reason, and listed in skipped.jsonl beside the dataset; exit
+code 1 where they are more than --max_bad_share. Nothing of a build that was stopped is taken for a dataset.
 """
 
 import argparse
+from collections.abc import Mapping
+import fcntl
+import json
 from pathlib import Path
+import shutil
 import sys
 import zlib
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data.object_views import ObjectViews  # pylint: disable=wrong-import-position
+from data.object_views import BUILDERS  # pylint: disable=wrong-import-position
+from lrm_jax import folders  # pylint: disable=wrong-import-position
+from lrm_jax.folders.pictures import Options  # pylint: disable=wrong-import-position
 
 
 def main() -> int:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--renders', type=Path, required=True)
-  parser.add_argument('--out', type=Path, required=True)
-  parser.add_argument('--test_list', type=Path)
-  parser.add_argument('--exclude_list', type=Path)
-  parser.add_argument('--test_share', type=float, default=0.1)
-  parser.add_argument('--quality', type=int)
-  parser.add_argument('--num_views', type=int)
-  args = parser.parse_args()
+  args = _parse()
   try:
-    splits = split_folders(args.renders, args.test_list, args.exclude_list, args.test_share)
-    builder = ObjectViews(splits=splits, quality=args.quality, num_views=args.num_views, data_dir=args.out)
-    builder.download_and_prepare()
-  except (ValueError, FileNotFoundError) as error:
+    layout, found = folders.find(args.source, args.layout)
+    if args.uids:
+      found = _chosen(found, args.uids)
+    splits = split_by_uid(found, args.test_list, args.exclude_list, args.test_share, args.validation_share)
+    options = Options(args.background, args.quality, args.num_views, args.size, args.fill)
+    builder = BUILDERS[layout](splits=splits, options=options, data_dir=args.out)
+    build(builder)
+  except (ValueError, FileNotFoundError, BlockingIOError) as error:
     print(f'build: {error}', file=sys.stderr)
     return 2
+  for uid, reason in builder.skipped.items():
+    print(f'skipped {uid}: {reason}', file=sys.stderr)
   counts = ', '.join(f'{split.num_examples} {name}' for name, split in builder.info.splits.items())
-  print(f'{builder.data_dir}: {counts} objects')
-  return 0
+  print(f'{builder.data_dir}: {counts} objects, {len(builder.skipped)} skipped')
+  return int(len(builder.skipped) > args.max_bad_share * sum(map(len, splits.values())))
 
 
-def split_folders(renders: Path, test_list: Path | None, exclude_list: Path | None, test_share: float):
-  """Returns {'train': folders, 'test': folders}; ValueError where there is nothing, or a listed uid is not there."""
-  folders = {path.name: path for path in sorted(renders.glob('*/')) if (path / 'cameras.npz').is_file()}
-  if not folders:
-    raise ValueError(f'{renders} holds no rendered objects (folders with cameras.npz): run data/render.py first')
+def build(builder) -> None:
+  """Writes a dataset, whole or not at all, and skipped.jsonl into it; ValueError where it is there, or all is broken."""
+  place = Path(builder.data_dir)
+  if place.exists():
+    raise ValueError(f'{place} is there already: give another --out, or remove it')
+  place.parent.mkdir(parents=True, exist_ok=True)
+  with open(place.parent / '.lock', 'w', encoding='utf-8') as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise BlockingIOError(f'another build is writing to {place.parent}: wait for it, or give another --out') from None
+    for left in place.parent.glob(f'incomplete.*_{place.name}'):  # Of builds that were killed: we hold the lock.
+      shutil.rmtree(left)
+    try:
+      builder.download_and_prepare()
+    except AssertionError as error:  # Its word for a split without examples.
+      if not builder.skipped:
+        raise
+      reasons = '; '.join(list(builder.skipped.values())[:3])
+      raise ValueError(f'no object of a split could be used ({error}): {reasons}') from error
+    lines = [json.dumps({'uid': uid, 'reason': reason}) + '\n' for uid, reason in builder.skipped.items()]
+    (place / 'skipped.jsonl').write_text(''.join(lines))
+
+
+def split_by_uid(
+    found: Mapping[str, Path], test_list: Path | None = None, exclude_list: Path | None = None,
+    test_share: float = 0.1, validation_share: float = 0.0,
+) -> dict[str, dict[str, Path]]:
+  """Returns {'train': {uid: folder}, 'validation': ..., 'test': ...}, without splits that would be empty.
+
+  By a list, or by a hash of the uid: an object stays in its split whatever else there is. ValueError where a listed uid
+  is not there.
+  """
   excluded = read_list(exclude_list) if exclude_list else set()
-  kept = {uid: path for uid, path in folders.items() if uid not in excluded}
+  kept = {uid: path for uid, path in found.items() if uid not in excluded}
   if test_list:
     held_out = read_list(test_list)
     if missing := held_out - kept.keys():
-      raise ValueError(f'{test_list} names objects that are not in {renders}: {", ".join(sorted(missing))}')
-  else:
-    held_out = {uid for uid in kept if zlib.crc32(uid.encode()) % 10_000 < test_share * 10_000}
-  return {'train': [path for uid, path in kept.items() if uid not in held_out],
-          'test': [path for uid, path in kept.items() if uid in held_out]}
+      raise ValueError(f'{test_list} names objects that are not there: {", ".join(sorted(missing))}')
+  place = lambda uid: zlib.crc32(uid.encode()) % 10_000 / 10_000
+
+  def split_of(uid):
+    if uid in held_out if test_list else place(uid) < test_share:
+      return 'test'
+    return 'validation' if 1 - place(uid) <= validation_share else 'train'
+
+  splits = {name: {uid: path for uid, path in kept.items() if split_of(uid) == name}
+            for name in ('train', 'validation', 'test')}
+  return {name: some for name, some in splits.items() if some}
 
 
 def read_list(path: Path) -> set[str]:
-  """Returns the uids in a file, one a line; '#' starts a comment."""
-  lines = (line.split('#')[0].strip() for line in path.read_text().splitlines())
+  """Returns the uids in a file, one a line; '#' starts a comment. A JSON list is taken too, as OpenLRM has them."""
+  text = path.read_text()
+  if path.suffix == '.json':
+    return set(json.loads(text))
+  lines = (line.split('#')[0].strip() for line in text.splitlines())
   return {line for line in lines if line}
+
+
+def _chosen(found, path):
+  wanted = read_list(path)
+  if missing := wanted - found.keys():
+    raise ValueError(f'{path} names objects that are not there: {", ".join(sorted(missing)[:5])}')
+  return {uid: folder for uid, folder in found.items() if uid in wanted}
+
+
+def _parse():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--source', '--renders', type=Path, required=True, help='folders of views')
+  parser.add_argument('--out', type=Path, required=True)
+  parser.add_argument('--layout', help=f'one of {", ".join(folders.LAYOUTS)} (default: recognised)')
+  parser.add_argument('--uids', type=Path, help='file with the uids to take, a line each or a JSON list (default: all)')
+  parser.add_argument('--test_list', type=Path)
+  parser.add_argument('--exclude_list', type=Path)
+  parser.add_argument('--test_share', type=float, default=0.1)
+  parser.add_argument('--validation_share', type=float, default=0.0)
+  parser.add_argument('--quality', type=int)
+  parser.add_argument('--num_views', type=int)
+  parser.add_argument('--background', choices=('white', 'black'))
+  parser.add_argument('--size', type=int, default=512, help="of a video's views, pixels along a side")
+  parser.add_argument('--fill', type=float, default=0.7, help="of a video's views, by the object")
+  parser.add_argument('--max_bad_share', type=float, default=0.05)
+  args = parser.parse_args()
+  for name in ('test_share', 'validation_share', 'max_bad_share'):
+    if not 0 <= getattr(args, name) <= 1:
+      parser.error(f'--{name}={getattr(args, name)} must be between 0 and 1')
+  if not 0.1 <= args.fill <= 1 or args.size < 8:
+    parser.error(f'--fill={args.fill} must be between 0.1 and 1, and --size={args.size} at least 8')
+  return args
 
 
 if __name__ == '__main__':

@@ -14,9 +14,10 @@ import sys
 import numpy as np
 import tqdm
 
-from lrm_jax import contact_sheet, input_pipeline
+from lrm_jax import contact_sheet, folders, input_pipeline
 from lrm_jax.errors import run_main
 from lrm_jax.examples import BrokenRecordError
+from lrm_jax.folders.pictures import Options
 from lrm_jax.inspection import Findings, inspect
 
 _ROWS = 12  # of the contact sheet
@@ -24,13 +25,14 @@ _AGREE = 0.93  # of the outlines are covered in the median, where cameras are ri
 
 
 def check(
-    directory: Path, *, split: str = 'train', objects: int = 100, keep_distance: bool = False, sheet: Path | None = None
+    directory: Path, *, split: str = 'train', objects: int = 100, keep_distance: bool = False, sheet: Path | None = None,
+    layout: str | None = None, options: Options = Options(),
 ) -> tuple[list[str], list[str]]:
   """Returns (what is there, what is wrong), lines each; writes the contact sheet where one is asked for.
 
   `objects` are looked at, evenly spread; 0: all. Raises FileNotFoundError, ValueError where there is nothing to check.
   """
-  there, names, read = _open(directory, split)
+  there, names, read = _open(Path(directory), split, layout, options)
   some = range(len(names)) if not objects else np.unique(np.linspace(0, len(names) - 1, objects).round().astype(int))
   findings, broken, shown = [], [], []
   rows = set(np.asarray(some)[np.unique(np.linspace(0, len(some) - 1, _ROWS).round().astype(int))].tolist())
@@ -52,13 +54,18 @@ def check(
   return lines, [*(f'broken: {line}' for line in broken), *_problems(findings)]
 
 
-def _open(directory: Path, split: str):
+def _open(directory: Path, split: str, layout: str | None, options: Options):
   """Returns (what is there, names of objects, function of a number that reads one)."""
-  records = input_pipeline.open_split(directory, split)
-  info = json.loads((directory / 'dataset_info.json').read_text())
-  splits = ', '.join(f'{sum(map(int, s["shardLengths"]))} {s["name"]}' for s in info['splits'])
-  there = f'{"dataset":14}{info["name"]} {info["version"]} in {directory}: {splits}'
-  return there, [f'record {i} of {split}' for i in range(len(records))], records.__getitem__
+  if (directory / 'dataset_info.json').is_file():
+    records = input_pipeline.open_split(directory, split)
+    info = json.loads((directory / 'dataset_info.json').read_text())
+    splits = ', '.join(f'{sum(map(int, s["shardLengths"]))} {s["name"]}' for s in info['splits'])
+    there = f'{"dataset":14}{info["name"]} {info["version"]} in {directory}: {splits}'
+    return there, [f'record {i} of {split}' for i in range(len(records))], records.__getitem__
+  layout, found = folders.find(directory, layout)
+  uids = list(found)
+  there = f'{"folders":14}{len(found)} objects in {directory}, laid out as {folders.LAYOUTS[layout].looks_like}'
+  return there, uids, lambda index: folders.read(layout, uids[index], found[uids[index]], options)
 
 
 def _report(findings: list[Findings]) -> Iterator[str]:
@@ -99,12 +106,15 @@ def main() -> int:
   parser.add_argument('--split', default='train', help='of a dataset (default: train)')
   parser.add_argument('--objects', type=int, default=100, help='that are looked at, evenly spread; 0: all (default: 100)')
   parser.add_argument('--keep_distance', action='store_true', help='as config.data.keep_distance, for videos')
+  parser.add_argument('--layout', help=f'of folders: one of {", ".join(folders.LAYOUTS)} (default: recognised)')
+  parser.add_argument('--background', choices=('white', 'black'), help='of pictures in folders that have no alpha')
   parser.add_argument('--sheet', type=Path, default=Path('data_check.png'), help='PNG (default: data_check.png)')
   args = parser.parse_args()
   if args.objects < 0:
     raise ValueError(f'--objects={args.objects} must be 0 or more')
   lines, problems = check(
-      args.directory, split=args.split, objects=args.objects, keep_distance=args.keep_distance, sheet=args.sheet)
+      args.directory, split=args.split, objects=args.objects, keep_distance=args.keep_distance, sheet=args.sheet,
+      layout=args.layout, options=Options(background=args.background))
   print(*lines, sep='\n')
   print(*(problems or ['nothing wrong was found']), sep='\n')
   return 1 if problems else 0

@@ -75,7 +75,7 @@ def inspect(
       uid=uid(record), sizes=tuple(sorted(set(sizes))), formats=tuple(sorted(set(formats))),
       bytes=sum(map(len, record['views'])), distances=distances,
       normalised=np.linalg.norm(normalise(poses)[:, :3, 3], axis=-1), fovs=np.rad2deg(2 * np.arctan(0.5 / intrinsics[:, 0])),
-      elevations=np.rad2deg(np.arcsin(np.clip(position[:, 2] / distances, -1, 1))), aims=_aims(poses),
+      elevations=np.rad2deg(np.arcsin(np.clip(position[:, 2] / distances, -1, 1))), aims=_aims(poses, intrinsics),
       agreement=agreement, problems=problems)
 
 
@@ -135,14 +135,16 @@ def _where_seen(points, pose, intrinsics, size):
   return seen, rows, columns
 
 
-def _aims(poses) -> np.ndarray:
-  """Returns the angles [V], in degrees, between where cameras look and the origin."""
-  towards = -poses[:, :3, 3] / np.linalg.norm(poses[:, :3, 3], axis=-1, keepdims=True)
-  return np.rad2deg(np.arccos(np.clip(np.sum(-poses[:, :3, 2] * towards, axis=-1), -1, 1)))
+def _aims(poses, intrinsics) -> np.ndarray:
+  """Returns the angles [V], in degrees, between the rays through the middles of pictures and the directions to the origin."""
+  x, y = ((0.5 - intrinsics[:, 2:]) / intrinsics[:, :2]).T
+  middle = np.einsum('vij,vj->vi', poses[:, :3, :3], np.stack([x, -y, -np.ones_like(x)], axis=-1))
+  cosine = -np.sum(middle * poses[:, :3, 3], axis=-1) / np.linalg.norm(middle, axis=-1) / np.linalg.norm(poses[:, :3, 3], axis=-1)
+  return np.rad2deg(np.arccos(np.clip(cosine, -1, 1)))
 
 
 def _of_cameras(poses, intrinsics) -> Iterable[tuple[str, str]]:
-  aims = _aims(poses)
+  aims = _aims(poses, intrinsics)
   if np.median(aims) > _OFF_AIM:
     yield 'aim', (f'cameras look {np.median(aims):.0f} degrees past the origin (median; {aims.max():.0f} at most): move '
                   'the world so that the object is in the origin')

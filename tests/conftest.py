@@ -86,7 +86,8 @@ def dataset(renders, tmp_path_factory):
   from data.object_views import ObjectViews
 
   folders = sorted(renders.glob('ball_*'))
-  builder = ObjectViews(splits={'train': folders[:4], 'test': folders[4:]}, data_dir=tmp_path_factory.mktemp('dataset'))
+  splits = {name: {path.name: path for path in some} for name, some in (('train', folders[:4]), ('test', folders[4:]))}
+  builder = ObjectViews(splits=splits, data_dir=tmp_path_factory.mktemp('dataset'))
   builder.download_and_prepare()
   return str(builder.data_dir)
 
