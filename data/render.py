@@ -1,68 +1,83 @@
-"""Renders 3D objects with Blender as LRM's training data: RGBA views from random cameras around each object.
+"""Renders 3D objects as LRM's training data: RGBA views from cameras around each object.
 
-  python data/render.py OBJECT... --out=DIR [--num_views=32] [--size=512] [--samples=64] [--seed=0]
+  python data/render.py OBJECT... --out=DIR [--num_views=32] [--size=512] [--engine=cycles] [--preset=paper] [--workers=1]
 
-Objects are GLB, glTF, OBJ or FBX files, or folders of them. Blender is the `bpy` package where it can be imported,
-else that of .venv-render (`make render-env`), else a `blender` on the PATH.
+An OBJECT is a GLB, glTF, OBJ or FBX file, a folder of them, a pattern ('objects/*.glb'), or @FILE with such paths, one a
+line; --objaverse=FILE takes Objaverse's uids, one a line, through the package `objaverse`, which downloads them.
 
-World (lrm_jax/cameras.py): z up, the object's bounding box centred at the origin, its vertices within a sphere of
-radius 1.5 sin(25 deg) = 0.634, so that every camera sees all of it. View 0 is frontal: at [0, -2, 0]. The others
-lie at radius 1.5..3.0, height -0.75..1.60, any azimuth, and look at the origin. Light comes evenly from everywhere;
-the background is transparent.
+Engines: cycles is Blender's path tracer: the `bpy` package where it can be imported, else that of .venv-render (`make
+render-env`), else a `blender` on the PATH; --samples rays a pixel. raster is OpenGL through EGL, on a GPU or Mesa's
+llvmpipe: a hundred times faster, without shadows and light from one part to another (docs/data.md).
+Presets (data/rendering/presets.py): paper, openlrm, triposr-like.
 
 DIR/<uid>/views/000.webp ...   lossless RGBA, straight alpha, sRGB
 DIR/<uid>/cameras.npz          camera_to_world [V, 4, 4], intrinsics [V, 4], object_to_world [4, 4], float64
+DIR/<uid>/surface.npy          4096 points on the surface [P, 3], world units, float32
+DIR/<uid>/depth/000.png ...    with --depth: 16 bits, distance along the ray x 65535 / 8 world units, 0 where nothing is
+DIR/<uid>/normals/000.png ...  with --normals: (n + 1) x 127.5, of the surface towards the camera, in world axes
 DIR/<uid>/object.json          what was rendered, and how
-A folder appears when it is complete; what is there already is not rendered again. `object_to_world` takes vertices of
-the file (y up, as glTF and OBJ are; for FBX, of Blender's scene) to the world. Source: LRM, section 4.1 and appendix.
+A folder appears when it is complete; what is there already is not rendered again. An object that fails does not stop the
+others: it is named with the reason, at the end and in DIR/report.jsonl; exit code 1. World and cameras: data/README.md.
 """
 
 import argparse
-import contextlib
-import hashlib
+import glob
 import json
-import os
 from pathlib import Path
 import shutil
+import signal
 import sys
-import tempfile
-import zlib
-
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from lrm_jax import cameras  # pylint: disable=wrong-import-position
+from data.rendering import pool  # pylint: disable=wrong-import-position
 
-OBJECT_RADIUS = 1.5 * np.sin(np.deg2rad(25))
 KINDS = ('.glb', '.gltf', '.obj', '.fbx')
-RADIUS = (1.5, 3.0)
-HEIGHT = (-0.75, 1.60)
-_Y_UP_TO_Z_UP = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(argv=None) -> int:
-  args = _parse(sys.argv[1:] if argv is None else argv)
+  args = _parse(argv)
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # As ^C: workers are ended, nothing half-written stays.
   try:
     objects = find_objects(args.objects)
-  except ValueError as error:
+    if args.objaverse:
+      objects = sorted({**dict(objects), **dict(from_objaverse(args.objaverse))}.items())
+    if not objects:
+      raise ValueError('no objects: give files, folders, patterns, @FILE or --objaverse=FILE')
+    objects = share_of(objects, args.shard)
+    command = worker_command(args.engine)
+  except (ValueError, OSError) as error:
     print(f'render: {error}', file=sys.stderr)
     return 2
-  if not _has_bpy():
-    return _run_elsewhere(sys.argv[1:] if argv is None else argv)
-  failed = []
-  for number, (uid, path) in enumerate(objects, 1):
-    where = f'[{number}/{len(objects)}] {uid}'
-    if (args.out / uid).is_dir():
-      print(f'{where}: is there', flush=True)
-      continue
-    try:
-      render_object(path, args.out / uid, uid=uid, args=args)
-      print(f'{where}: {args.num_views} views', flush=True)
-    except Exception as error:  # One bad object, of whatever kind, must not end the work on the others.
-      failed.append(uid)
-      print(f'{where}: FAILED: {error}', file=sys.stderr, flush=True)
+  args.out.mkdir(parents=True, exist_ok=True)
+  pool.remove_leftovers(args.out)
+  todo = [(uid, path) for uid, path in objects if not (args.out / uid).is_dir()]
+  if there := len(objects) - len(todo):
+    print(f'{there} of {len(objects)} objects: is there', flush=True)
+  names = ('engine', 'preset', 'num_views', 'size', 'samples', 'fov', 'seed', 'threads', 'depth', 'normals', 'method')
+  settings = {name: getattr(args, name) for name in names}
+  failed = {}
+  try:
+    results = pool.render_all(todo, args.out, settings, command, workers=args.workers, timeout=args.timeout)
+    with open(args.out / 'report.jsonl', 'a', encoding='utf-8') as report:
+      for number, result in enumerate(results, there + 1):
+        where = f'[{number}/{len(objects)}] {result.uid}'
+        if result.error:
+          failed[result.uid] = result.error
+          print(f'{where}: FAILED: {result.error}', file=sys.stderr, flush=True)
+        else:
+          print(f'{where}: {args.num_views} views in {result.seconds:.1f} s', flush=True)
+        report.write(json.dumps({'uid': result.uid, 'error': result.error, 'seconds': round(result.seconds, 3)}) + '\n')
+        report.flush()
+  except pool.EngineError as error:
+    print(f'render: {args.engine}: {error}', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print('render: stopped; the same command goes on', file=sys.stderr)
+    return 130
   if failed:
-    print(f'render: {len(failed)} of {len(objects)} objects failed: {", ".join(failed)}', file=sys.stderr)
+    print(f'render: {len(failed)} of {len(objects)} objects failed, listed in {args.out}/report.jsonl: '
+          f'{", ".join(list(failed)[:10])}{" ..." if len(failed) > 10 else ""}', file=sys.stderr)
   return 1 if failed else 0
 
 
@@ -72,9 +87,11 @@ def find_objects(paths) -> list[tuple[str, Path]]:
   Raises ValueError where a path is not there, is of no known kind, or two objects would have one uid.
   """
   found = {}
-  for path in map(Path, paths):
+  for path in _spelled_out(paths):
     if path.is_dir():
       files = sorted(file for file in path.rglob('*') if file.suffix.lower() in KINDS)
+      if not files:
+        raise ValueError(f'no objects ({", ".join(KINDS)}) in {path}')
     elif path.is_file() and path.suffix.lower() in KINDS:
       files = [path]
     else:
@@ -82,189 +99,97 @@ def find_objects(paths) -> list[tuple[str, Path]]:
     for file in files:
       if found.setdefault(file.stem, file) != file:
         raise ValueError(f'{found[file.stem]} and {file} would both be called {file.stem}: rename one')
-  if not found:
-    raise ValueError(f'no objects ({", ".join(KINDS)}) in {", ".join(map(str, paths))}')
   return sorted(found.items())
 
 
-def sample_cameras(num_views: int, rng: np.random.Generator) -> np.ndarray:
-  """Returns camera_to_world [V, 4, 4]: the frontal view, then random ones, all looking at the origin."""
-  radius = rng.uniform(*RADIUS, num_views - 1)
-  height = rng.uniform(np.maximum(HEIGHT[0], -0.95 * radius), np.minimum(HEIGHT[1], 0.95 * radius))
-  azimuth = rng.uniform(0, 2 * np.pi, num_views - 1)
-  across = np.sqrt(radius**2 - height**2)
-  position = np.stack([across * np.cos(azimuth), across * np.sin(azimuth), height], axis=-1)
-  return np.concatenate([cameras.input_camera()[None], cameras.look_at(position)])
+def _spelled_out(paths):
+  """Paths, those in @FILE, and those that patterns stand for."""
+  for path in map(str, paths):
+    if path.startswith('@'):
+      yield from _spelled_out(_lines(Path(path[1:])))
+    elif glob.has_magic(path) and not Path(path).exists():
+      matches = sorted(glob.glob(path, recursive=True))
+      if not matches:
+        raise ValueError(f'nothing is called {path}')
+      yield from map(Path, matches)
+    else:
+      yield Path(path)
 
 
-def render_object(path: Path, out: Path, *, uid: str, args) -> None:
-  """Renders one object into the folder `out`, which appears when all of it is written."""
-  import bpy  # pylint: disable=import-outside-toplevel
-
-  rng = np.random.default_rng([args.seed, zlib.crc32(uid.encode())])
-  poses = sample_cameras(args.num_views, rng)
-  intrinsics = np.tile(cameras.intrinsics_from_fov(args.fov), (args.num_views, 1))
-  out.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(prefix=f'.{uid}.', dir=out.parent) as folder:
-    folder = Path(folder) / uid
-    (folder / 'views').mkdir(parents=True)
-    with _quiet():
-      _load(path)
-      centre, scale = _normalisation(bpy.context.evaluated_depsgraph_get())
-      _set_up(bpy.context.scene, args, scale)
-    camera = bpy.context.scene.camera
-    for view, pose in enumerate(poses):
-      moved = pose.copy()
-      # The camera is moved around the object as it is, rather than the object (with whatever rig it has) moved.
-      moved[:3, 3] = pose[:3, 3] / scale + centre
-      camera.matrix_world = moved.T.tolist()
-      with _quiet():
-        _render(bpy, folder / 'views' / f'{view:03d}.webp')
-    to_unit = np.diag([scale, scale, scale, 1.0])
-    to_unit[:3, 3] = -scale * centre
-    source_axes = np.eye(4) if path.suffix.lower() == '.fbx' else _Y_UP_TO_Z_UP
-    np.savez(folder / 'cameras.npz', camera_to_world=poses, intrinsics=intrinsics, object_to_world=to_unit @ source_axes)
-    (folder / 'object.json').write_text(json.dumps({
-        'uid': uid, 'file': path.name, 'sha256': hashlib.sha256(path.read_bytes()).hexdigest(), 'engine': 'cycles',
-        'samples': args.samples, 'size': args.size, 'fov': args.fov, 'seed': args.seed, 'preset': 'paper',
-        'blender': bpy.app.version_string}, indent=2) + '\n')
-    folder.rename(out)
-
-
-def _load(path: Path) -> None:
-  import bpy  # pylint: disable=import-outside-toplevel
-
-  bpy.ops.wm.read_factory_settings(use_empty=True)
-  load = {'.glb': bpy.ops.import_scene.gltf, '.gltf': bpy.ops.import_scene.gltf, '.obj': bpy.ops.wm.obj_import,
-          '.fbx': bpy.ops.import_scene.fbx}[path.suffix.lower()]
-  load(filepath=str(path))
-
-
-def _normalisation(depsgraph) -> tuple[np.ndarray, float]:
-  """Returns (centre [3], scale): world = scale * (scene - centre). ValueError where there is nothing to see."""
-  clouds = []
-  for instance in depsgraph.object_instances:
-    if instance.object.type != 'MESH' or not instance.show_self:
-      continue
-    mesh = instance.object.to_mesh()
-    points = np.empty(3 * len(mesh.vertices), np.float32)
-    mesh.vertices.foreach_get('co', points)
-    matrix = np.array(instance.matrix_world)
-    clouds.append(points.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3])
-    instance.object.to_mesh_clear()
-  points = np.concatenate(clouds) if clouds else np.empty((0, 3))
-  if not len(points) or not np.all(np.isfinite(points)):
-    raise ValueError('no mesh with finite vertices in it')
-  centre = (points.min(0) + points.max(0)) / 2
-  radius = np.linalg.norm(points - centre, axis=-1).max()
-  if radius <= 0:
-    raise ValueError('all its vertices lie in one point')
-  return centre.astype(np.float64), float(OBJECT_RADIUS / radius)
-
-
-def _set_up(scene, args, scale: float) -> None:
-  """Cycles, even light, a transparent background, colours as they are, and a camera."""
-  import bpy  # pylint: disable=import-outside-toplevel
-
-  for thing in [thing for thing in scene.objects if thing.type in ('LIGHT', 'CAMERA')]:
-    bpy.data.objects.remove(thing, do_unlink=True)
-  scene.render.engine = 'CYCLES'
-  scene.cycles.device = 'CPU'
-  scene.cycles.samples = args.samples
-  scene.cycles.use_denoising = False
-  scene.cycles.use_adaptive_sampling = False
-  scene.cycles.seed = args.seed
-  scene.cycles.max_bounces = 4
-  scene.render.film_transparent = True
-  scene.render.use_persistent_data = True
-  scene.render.resolution_x = scene.render.resolution_y = args.size
-  scene.render.resolution_percentage = 100
-  scene.render.image_settings.file_format = 'PNG'
-  scene.render.image_settings.color_mode = 'RGBA'
-  scene.render.image_settings.color_depth = '8'
-  scene.render.image_settings.compression = 0
-  if args.threads:
-    scene.render.threads_mode, scene.render.threads = 'FIXED', args.threads
-  scene.view_settings.view_transform = 'Standard'
-  scene.world = bpy.data.worlds.new('even light')
-  scene.world.use_nodes = True
-  background = scene.world.node_tree.nodes['Background']
-  background.inputs['Color'].default_value = (1.0, 1.0, 1.0, 1.0)
-  background.inputs['Strength'].default_value = 1.0
-  lens = bpy.data.cameras.new('camera')
-  lens.sensor_fit, lens.angle = 'HORIZONTAL', np.deg2rad(args.fov)
-  lens.clip_start, lens.clip_end = 0.01 / scale, 100.0 / scale
-  scene.camera = bpy.data.objects.new('camera', lens)
-  scene.collection.objects.link(scene.camera)
-
-
-def _render(bpy, path: Path) -> None:
-  from PIL import Image  # pylint: disable=import-outside-toplevel
-
-  raw = path.with_suffix('.png')
-  bpy.context.scene.render.filepath = str(raw)
-  bpy.ops.render.render(write_still=True)
-  with Image.open(raw) as picture:
-    pixels = np.array(picture.convert('RGBA'))
-  pixels[pixels[..., 3] == 0] = 0
-  Image.fromarray(pixels).save(path, lossless=True, exact=True, method=4)
-  raw.unlink()
-
-
-@contextlib.contextmanager
-def _quiet():
-  """Blender writes its progress straight to file descriptor 1."""
-  sys.stdout.flush()
-  kept = os.dup(1)
-  with open(os.devnull, 'wb') as nowhere:
-    os.dup2(nowhere.fileno(), 1)
+def from_objaverse(uids: Path) -> list[tuple[str, Path]]:
+  """Returns (uid, file) of Objaverse's objects, downloaded by its package where they are not on disk yet."""
   try:
-    yield
-  finally:
-    os.dup2(kept, 1)
-    os.close(kept)
+    import objaverse  # pylint: disable=import-outside-toplevel
+  except ImportError:
+    raise ValueError('--objaverse needs the package: pip install objaverse') from None
+  wanted = _lines(uids)
+  files = objaverse.load_objects(uids=wanted)
+  if missing := [uid for uid in wanted if uid not in files]:
+    print(f'render: Objaverse has no {len(missing)} of {len(wanted)} uids: {", ".join(missing[:5])}', file=sys.stderr)
+  return [(uid, Path(file)) for uid, file in files.items()]
+
+
+def share_of(objects: list, shard: str | None) -> list:
+  """Returns the objects of shard i/n, i from 0: disjoint, and together all; ValueError where it is no such thing."""
+  if shard is None:
+    return objects
+  index, _, count = shard.partition('/')
+  if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+    raise ValueError(f'--shard={shard} must be i/n with i from 0 to n - 1')
+  return objects[int(index)::int(count)]
+
+
+def worker_command(engine: str) -> list[str]:
+  """Returns how a worker is started; ValueError where there is no Blender for Cycles."""
+  script = str(pool.WORKER)
+  if engine == 'raster' or _has_bpy():
+    return [sys.executable, script]
+  if (python := ROOT / '.venv-render/bin/python').exists():
+    return [str(python), script]
+  if blender := shutil.which('blender'):
+    return [blender, '--background', '--python-exit-code', '1', '--python', script, '--']
+  raise ValueError('no Blender: run `make render-env`, or pip install bpy (Python 3.13), or put blender on the PATH; or '
+                   'take --engine=raster')
 
 
 def _has_bpy() -> bool:
-  try:
-    import bpy  # pylint: disable=import-outside-toplevel,unused-import
-  except ImportError:
-    return False
-  return True
+  import importlib.util  # pylint: disable=import-outside-toplevel
+
+  return importlib.util.find_spec('bpy') is not None
 
 
-def _run_elsewhere(argv) -> int:
-  """Goes on in the Python that has Blender; does not return where there is one."""
-  script, python = str(Path(__file__).resolve()), Path(__file__).resolve().parents[1] / '.venv-render/bin/python'
-  sys.stdout.flush()
-  if python.exists() and Path(sys.prefix).resolve() != python.parents[1].resolve():
-    os.execv(python, [str(python), script, *argv])
-  blender = shutil.which('blender')
-  if blender:
-    os.execv(blender, [blender, '--background', '--python-exit-code', '1', '--python', script, '--', *argv])
-  print('render: no Blender: run `make render-env`, or pip install bpy (Python 3.13), or put blender on the PATH',
-        file=sys.stderr)
-  return 2
+def _lines(path: Path) -> list[str]:
+  lines = (line.split('#')[0].strip() for line in path.read_text().splitlines())
+  return [line for line in lines if line]
 
 
 def _parse(argv):
-  if '--' in argv and 'bpy' in sys.modules:  # Started as a script of Blender's.
-    argv = argv[argv.index('--') + 1:]
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('objects', nargs='+', help='GLB, glTF, OBJ or FBX files, or folders of them')
+  parser.add_argument('objects', nargs='*', help='files, folders, patterns, or @FILE with such lines')
+  parser.add_argument('--objaverse', type=Path, help='file with uids of Objaverse, one a line')
   parser.add_argument('--out', type=Path, required=True)
+  parser.add_argument('--engine', choices=('cycles', 'raster'), default='cycles')
+  parser.add_argument('--preset', choices=('paper', 'openlrm', 'triposr-like'), default='paper')
   parser.add_argument('--num_views', type=int, default=32, help='the frontal one among them')
   parser.add_argument('--size', type=int, default=512, help='pixels along a side')
-  parser.add_argument('--samples', type=int, default=64, help='rays a pixel')
-  parser.add_argument('--fov', type=float, default=50.0, help='full field of view, degrees')
+  parser.add_argument('--samples', type=int, default=64, help='of cycles: rays a pixel')
+  parser.add_argument('--fov', type=float, help="full field of view, degrees (default: the preset's)")
+  parser.add_argument('--depth', action='store_true', help='write depth too')
+  parser.add_argument('--normals', action='store_true', help='write normals too')
   parser.add_argument('--seed', type=int, default=0)
-  parser.add_argument('--threads', type=int, default=0, help='0: all')
+  parser.add_argument('--workers', type=int, default=1, help='processes')
+  parser.add_argument('--timeout', type=float, default=1800, help='seconds an object may take')
+  parser.add_argument('--shard', help='i/n: this share of the objects, i from 0')
+  parser.add_argument('--threads', type=int, default=0, help='of cycles, a worker; 0: all')
+  parser.add_argument('--method', type=int, default=4, help='effort of the WebP, 0 (fast, larger) to 6')
   args = parser.parse_args(argv)
-  for name in ('num_views', 'size', 'samples'):
+  for name in ('num_views', 'size', 'samples', 'workers'):
     if getattr(args, name) < 1:
       parser.error(f'--{name}={getattr(args, name)} must be at least 1')
-  if not 1 <= args.fov <= 150:
+  if args.fov is not None and not 1 <= args.fov <= 150:
     parser.error(f'--fov={args.fov} must be between 1 and 150 degrees')
+  if not 0 <= args.method <= 6 or args.timeout <= 0:
+    parser.error(f'--method={args.method} must be 0 to 6, and --timeout={args.timeout} above 0')
   return args
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,7 @@ import pytest
 import trimesh
 
 from data import render
+from data.rendering import presets
 from lrm_jax import cameras
 from test_embedded_data import assert_on_mask
 
@@ -45,19 +47,19 @@ def check_projection(folder: Path, source: Path) -> None:
   vertices = trimesh.load(source, force='mesh', process=False).vertices
   points = vertices @ saved['object_to_world'][:3, :3].T + saved['object_to_world'][:3, 3]
   np.testing.assert_allclose(points.min(0) + points.max(0), 0, atol=1e-5)
-  np.testing.assert_allclose(np.linalg.norm(points, axis=-1).max(), render.OBJECT_RADIUS, rtol=1e-5)
+  np.testing.assert_allclose(np.linalg.norm(points, axis=-1).max(), presets.OBJECT_RADIUS, rtol=1e-5)
   pixels, _ = cameras.project(points, saved['camera_to_world'], saved['intrinsics'])
   for view, picture in enumerate(pictures(folder)):
     assert_on_mask(pixels[view], picture[..., 3])
 
 
 def test_sampled_cameras_look_at_the_origin_from_the_ranges_of_the_paper(rng):
-  poses = render.sample_cameras(2000, rng)
+  poses = presets.make('paper', 2000, None, rng).poses
   position = poses[:, :3, 3]
   np.testing.assert_allclose(position[0], [0, -2, 0], atol=1e-12)
   np.testing.assert_allclose(poses, cameras.look_at(position), atol=1e-12)
   radius, height = np.linalg.norm(position[1:], axis=-1), position[1:, 2]
-  for values, (low, high) in ((radius, render.RADIUS), (height, render.HEIGHT)):
+  for values, (low, high) in ((radius, presets.RADIUS), (height, presets.HEIGHT)):
     assert low <= values.min() < low + 0.05 * (high - low)
     assert high - 0.05 * (high - low) < values.max() <= high
   quarter = np.floor_divide(np.arctan2(position[1:, 1], position[1:, 0]), np.pi / 2)
@@ -76,6 +78,58 @@ def test_objects_that_would_share_a_name_and_paths_without_objects_are_refused(t
   (tmp_path / 'empty').mkdir()
   with pytest.raises(ValueError, match='no objects'):
     render.find_objects([tmp_path / 'empty'])
+
+
+def test_patterns_and_lists_of_objects(tmp_path):
+  for name in ('cup', 'mug', 'jar'):
+    (tmp_path / f'{name}.glb').touch()
+  assert [uid for uid, _ in render.find_objects([f'{tmp_path}/*u*.glb'])] == ['cup', 'mug']
+  (tmp_path / 'list.txt').write_text(f'{tmp_path}/jar.glb  # one\n\n{tmp_path}/c*.glb\n')
+  assert [uid for uid, _ in render.find_objects([f'@{tmp_path}/list.txt'])] == ['cup', 'jar']
+  with pytest.raises(ValueError, match='nothing is called'):
+    render.find_objects([f'{tmp_path}/x*.glb'])
+
+
+def test_objects_of_objaverse_come_through_its_package(tmp_path, monkeypatch, capsys):
+  (tmp_path / 'uids.txt').write_text('aa\nbb\ncc\n')
+  package = types.ModuleType('objaverse')
+  package.load_objects = lambda uids: {uid: f'/cache/{uid}.glb' for uid in uids if uid != 'cc'}
+  monkeypatch.setitem(sys.modules, 'objaverse', package)
+  assert render.from_objaverse(tmp_path / 'uids.txt') == [('aa', Path('/cache/aa.glb')), ('bb', Path('/cache/bb.glb'))]
+  assert 'Objaverse has no 1 of 3 uids: cc' in capsys.readouterr().err
+  monkeypatch.setitem(sys.modules, 'objaverse', None)
+  with pytest.raises(ValueError, match='pip install objaverse'):
+    render.from_objaverse(tmp_path / 'uids.txt')
+
+
+def test_shards_are_disjoint_and_together_all():
+  objects = [(str(i), Path(str(i))) for i in range(10)]
+  shards = [render.share_of(objects, f'{i}/3') for i in range(3)]
+  assert sorted(sum(shards, []), key=lambda work: int(work[0])) == objects and sum(map(len, shards)) == 10
+  for wrong in ('3/3', '1', 'a/b', '-1/2'):
+    with pytest.raises(ValueError, match='must be i/n'):
+      render.share_of(objects, wrong)
+
+
+@pytest.mark.parametrize('name, fov, radius', [('openlrm', (67.38, 67.39), (1.9, 2.6)), ('triposr-like', (35, 65), (1.0, 4.0))])
+def test_presets_see_all_of_an_object_from_their_ranges(name, fov, radius):
+  setup = presets.make(name, 400, None, np.random.default_rng(0))
+  position = setup.poses[:, :3, 3]
+  np.testing.assert_allclose(setup.poses, cameras.look_at(position), atol=1e-9)
+  np.testing.assert_allclose(setup.poses[0], cameras.look_at(position[0]), atol=1e-12)
+  assert position[0][0] == 0 and position[0][1] < 0 and position[0][2] == 0
+  assert fov[0] <= setup.fovs.min() and setup.fovs.max() <= fov[1]
+  distance = np.linalg.norm(position, axis=-1)
+  assert radius[0] <= distance[1:].min() and distance[1:].max() <= radius[1]
+  outline = np.tan(np.arcsin(presets.OBJECT_RADIUS / distance)) / np.tan(np.deg2rad(setup.fovs) / 2)
+  assert outline.max() < 0.96
+  if name == 'triposr-like':
+    assert np.ptp(setup.fovs) > 25 and outline.min() < 0.65
+    lights = [presets.make(name, 2, None, np.random.default_rng(seed)).light for seed in range(50)]
+    assert {len(light.suns) for light in lights} == {0, 1, 2} and np.ptp([light.ambient for light in lights]) > 0.2
+    assert all(light.ambient + sum(s for _, s in light.suns) <= 1 + 1e-9 for light in lights)
+  again = presets.make(name, 400, None, np.random.default_rng(0))
+  np.testing.assert_array_equal(again.poses, setup.poses)
 
 
 @pytest.mark.slow
@@ -101,7 +155,7 @@ def test_pictures_agree_with_their_cameras(tmp_path):
     assert record['uid'] == source.stem and record['samples'] == 64 and len(record['sha256']) == 64
   # Two objects have cameras of their own.
   assert not np.allclose(saved['camera_to_world'], np.load(tmp_path / BOAT.stem / 'cameras.npz')['camera_to_world'])
-  assert sorted(path.name for path in tmp_path.iterdir()) == sorted([BOAT.stem, CHAIR.stem])
+  assert sorted(path.name for path in tmp_path.iterdir()) == sorted([BOAT.stem, CHAIR.stem, 'report.jsonl'])
 
 
 @pytest.mark.slow
@@ -149,7 +203,7 @@ def test_a_bad_file_is_reported_and_does_not_stop_the_others(tmp_path):
   done = run(tmp_path, BOAT, '--out', tmp_path / 'out', '--num_views', 1, '--size', 16, '--samples', 1)
   assert done.returncode == 1
   assert 'bad: FAILED' in done.stderr and 'empty: FAILED' in done.stderr and '2 of 3 objects failed' in done.stderr
-  assert [path.name for path in (tmp_path / 'out').iterdir()] == [BOAT.stem]
+  assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [BOAT.stem, 'report.jsonl']
 
 
 def test_a_missing_path_is_one_line_and_exit_code_2(tmp_path):

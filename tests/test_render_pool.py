@@ -1,0 +1,114 @@
+"""The pool of workers: crashes, hangs and signals cost one object each, and leave nothing half-written."""
+
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from data.rendering import pool
+from test_render import BOAT, ROOT
+
+# Speaks as data/rendering/worker.py does; what it does with an object is told by its name.
+WORKER = '''
+import json, os, sys, time, pathlib
+replies = os.fdopen(int(sys.argv[2]), 'w')
+say = lambda error: print(json.dumps({'error': error}), file=replies, flush=True)
+if json.loads(sys.argv[1]).get('broken'):
+  say('no graphics here'); sys.exit()
+say(None)
+for line in sys.stdin:
+  work = json.loads(line); uid = work['uid']; out = pathlib.Path(work['out'])
+  folder = out.parent / f'.{uid}.{os.getpid()}.partial'; folder.mkdir()
+  (folder / 'pid').write_text(str(os.getpid()))
+  if 'crash' in uid: os.kill(os.getpid(), 11)
+  if 'exit' in uid: sys.exit(3)
+  if 'hang' in uid: time.sleep(1000)
+  if 'bad' in uid: say('a bad file'); continue
+  time.sleep(0.02)
+  folder.rename(out); say(None)
+'''
+
+
+@pytest.fixture
+def command(tmp_path):
+  (tmp_path / 'worker.py').write_text(WORKER)
+  return [sys.executable, str(tmp_path / 'worker.py')]
+
+
+def run(command, out, uids, *, workers=2, timeout=1.5, settings=None):
+  out.mkdir(exist_ok=True)
+  objects = [(uid, Path(uid)) for uid in uids]
+  return {result.uid: result.error for result in pool.render_all(
+      objects, out, settings or {}, command, workers=workers, timeout=timeout)}
+
+
+@pytest.mark.parametrize('workers', [1, 3])
+def test_what_goes_wrong_costs_one_object(command, tmp_path, workers):
+  uids = ['a', 'crash_1', 'b', 'hang', 'c', 'bad', 'd', 'exit', 'e', 'crash_2', 'f']
+  results = run(command, tmp_path / 'out', uids, workers=workers)
+  assert {uid: error for uid, error in results.items() if len(uid) > 1} == {
+      'crash_1': 'the renderer died of signal 11', 'crash_2': 'the renderer died of signal 11', 'bad': 'a bad file',
+      'hang': 'it took longer than 1.5 s', 'exit': 'the renderer ended with exit code 3'}
+  assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == list('abcdef')
+  assert [results[uid] for uid in 'abcdef'] == [None] * 6
+
+
+def test_a_worker_renders_many_objects(command, tmp_path):
+  run(command, tmp_path / 'out', [f'o{i}' for i in range(12)], workers=2)
+  pids = {(folder / 'pid').read_text() for folder in (tmp_path / 'out').iterdir()}
+  assert len(pids) <= 2
+
+
+def test_an_engine_that_cannot_start_is_told_once(command, tmp_path):
+  with pytest.raises(pool.EngineError, match='no graphics here'):
+    run(command, tmp_path / 'out', ['a', 'b'], settings={'broken': True})
+
+
+def test_closing_ends_the_workers(command, tmp_path):
+  (tmp_path / 'out').mkdir()
+  results = pool.render_all(
+      [('a', Path('a')), ('hang', Path('hang'))], tmp_path / 'out', {}, command, workers=1, timeout=100)
+  assert next(results).uid == 'a'
+  pid = int((tmp_path / 'out/a/pid').read_text())
+  results.close()
+  assert not Path(f'/proc/{pid}').exists()
+  assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a']
+
+
+def test_only_what_the_dead_left_is_removed(tmp_path):
+  dead = subprocess.Popen(['true'])
+  dead.wait()
+  for pid in (dead.pid, os.getpid()):
+    (tmp_path / f'.cup.v2.{pid}.partial').mkdir()
+  pool.remove_leftovers(tmp_path)
+  assert [path.name for path in tmp_path.iterdir()] == [f'.cup.v2.{os.getpid()}.partial']
+
+
+@pytest.mark.parametrize('how', [signal.SIGTERM, signal.SIGKILL])
+def test_a_render_that_is_stopped_goes_on_later(how, tmp_path):
+  pytest.importorskip('moderngl', reason="moderngl is not installed: pip install '.[raster]'")
+  for i in range(40):
+    (tmp_path / f'boat_{i}.glb').write_bytes(BOAT.read_bytes())
+  args = [sys.executable, 'data/render.py', str(tmp_path), '--out', str(tmp_path / 'out'), '--engine=raster',
+          '--num_views=6', '--size=128', '--workers=2']
+  process = subprocess.Popen(args, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+  done = lambda: [path for path in (tmp_path / 'out').glob('boat_*')]
+  while len(done()) < 3 and process.poll() is None:
+    time.sleep(0.01)
+  if process.poll() is not None and 'EGL' in process.stderr.read():
+    pytest.skip('no OpenGL through EGL here')
+  process.send_signal(how)
+  assert process.wait(timeout=20) == (143 if how == signal.SIGTERM else -how)
+  before = {path: path.stat().st_mtime_ns for path in done()}
+  assert 3 <= len(before) < 40
+  if how == signal.SIGTERM:
+    assert not list((tmp_path / 'out').glob('.*'))
+  time.sleep(0.5)  # Workers whose master was killed end when their input does.
+  again = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, check=False)
+  assert again.returncode == 0, again.stderr
+  assert len(done()) == 40 and not list((tmp_path / 'out').glob('.*'))
+  assert all(path.stat().st_mtime_ns == at for path, at in before.items())
