@@ -20,8 +20,9 @@ from lrm_jax.examples import check_cameras, decode, uid
 
 _OUTLINE = 32  # pixels along a side, in which outlines are compared
 _GRID = 40  # points along a side of the cube: closer than the pixels of an outline
+_TRACE = 0.02  # of a pixel that the object covers, at least: a blade seen from its edge is thinner than a pixel
 _VIEWS = 12  # of an object, at most, are compared
-_AGREE = 0.75  # of the outlines that the hull must cover; thin parts fall between the points: a lamp has 0.84
+_AGREE = 0.9  # of the outlines that the hull must cover: where cameras are right, it is all of them
 _OFF_AIM = 3.0  # degrees that a camera may look past the origin
 _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
 _MISTAKES = {  # What may be wrong with camera_to_world, and what undoes it.
@@ -63,7 +64,7 @@ def inspect(
   problems = dict([*_of_pictures(views), *_of_cameras(poses, intrinsics)])
   normalise = lambda poses: cameras.normalise_to_input_view(
       poses, position=input_position, keep_distance=keep_distance)[0]
-  outlines = np.stack([images.resize(view[..., 3:], _OUTLINE)[..., 0] > 0.5 for view in views])
+  outlines = np.stack([images.resize(view[..., 3:], _OUTLINE)[..., 0] for view in views])
   agreement, mistake = _outlines_agree(normalise, poses, intrinsics, outlines)
   if agreement < _AGREE:
     problems['outlines'] = (f'the outlines of the views do not fit together by their cameras (the visual hull covers '
@@ -82,12 +83,12 @@ def inspect(
 def visual_hull(
     poses: np.ndarray, intrinsics: np.ndarray, outlines: np.ndarray, points: np.ndarray
 ) -> np.ndarray:
-  """Returns [P], which of the points lie behind the outlines [V, S, S] in all views, or out of the picture."""
+  """Returns [P], which of the points lie behind the opacity [V, S, S] of all views, or out of the picture."""
   kept = np.ones(len(points), bool)
   for pose, camera, outline in zip(poses, intrinsics, outlines):
     seen, rows, columns = _where_seen(points, pose, camera, len(outline))
     # A pixel's breadth is forgiven: outlines are coarse, and the points stand apart.
-    kept &= ~seen | ndimage.binary_dilation(outline, np.ones((3, 3)))[rows, columns]
+    kept &= ~seen | ndimage.binary_dilation(outline > _TRACE, np.ones((3, 3)))[rows, columns]
   return kept
 
 
@@ -100,7 +101,7 @@ def _outlines_agree(normalise, poses, intrinsics, outlines) -> tuple[float, str]
   def agreement(poses):
     poses = normalise(poses)[some]
     hull = points[visual_hull(poses, intrinsics[some], outlines[some], points)]
-    shares = [_covered(hull, *view) for view in zip(poses, intrinsics[some], outlines[some]) if view[2].any()]
+    shares = [_covered(hull, *view) for view in zip(poses, intrinsics[some], outlines[some] > 0.5) if view[2].any()]
     return float(np.mean(shares)) if shares else 1.0
 
   share = agreement(poses)
