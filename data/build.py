@@ -9,6 +9,7 @@ and the readers take; name is objaverse_views, openlrm_folders, nerf_folders or 
   --quality=Q          lossy WebP (alpha lossless) in place of the pictures as they are
   --num_views=N        the first N views of each object
   --background=white   (or black) of pictures that have no alpha
+  --beam [OPTIONS]     read objects by Apache Beam; options of its own may follow, --runner=... and the runner's
 An object that cannot be used is left out, named with the reason, and listed in skipped.jsonl beside the dataset; exit
 code 1 where they are more than --max_bad_share. Nothing of a build that was stopped is taken for a dataset.
 """
@@ -29,15 +30,15 @@ from lrm_jax.folders.pictures import Options  # pylint: disable=wrong-import-pos
 
 
 def main() -> int:
-  args = _parse()
+  args, beam_options = _parse()
   try:
     layout, found = folders.find(args.source, args.layout)
     if args.uids:
       found = _chosen(found, args.uids)
     splits = split_by_uid(found, args.test_list, args.exclude_list, args.test_share, args.validation_share)
     options = Options(args.background, args.quality, args.num_views, args.size, args.fill)
-    builder = BUILDERS[layout](splits=splits, options=options, data_dir=args.out)
-    build(builder)
+    builder = BUILDERS[layout](splits=splits, options=options, by_beam=args.beam, data_dir=args.out)
+    build(builder, beam_options if args.beam else None)
   except (ValueError, FileNotFoundError, BlockingIOError) as error:
     print(f'build: {error}', file=sys.stderr)
     return 2
@@ -48,8 +49,9 @@ def main() -> int:
   return int(len(builder.skipped) > args.max_bad_share * sum(map(len, splits.values())))
 
 
-def build(builder) -> None:
+def build(builder, beam_options: list[str] | None = None) -> None:
   """Writes a dataset, whole or not at all, and skipped.jsonl into it; ValueError where it is there, or all is broken."""
+  config = None if beam_options is None else _beam_config(beam_options)
   place = Path(builder.data_dir)
   if place.exists():
     raise ValueError(f'{place} is there already: give another --out, or remove it')
@@ -61,15 +63,35 @@ def build(builder) -> None:
       raise BlockingIOError(f'another build is writing to {place.parent}: wait for it, or give another --out') from None
     for left in place.parent.glob(f'incomplete.*_{place.name}'):  # Of builds that were killed: we hold the lock.
       shutil.rmtree(left)
+    shutil.rmtree(builder.notes, ignore_errors=True)
     try:
-      builder.download_and_prepare()
+      builder.download_and_prepare(download_config=config)
     except AssertionError as error:  # Its word for a split without examples.
+      builder.skipped |= _noted(builder)
       if not builder.skipped:
         raise
       reasons = '; '.join(list(builder.skipped.values())[:3])
       raise ValueError(f'no object of a split could be used ({error}): {reasons}') from error
+    builder.skipped |= _noted(builder)
     lines = [json.dumps({'uid': uid, 'reason': reason}) + '\n' for uid, reason in builder.skipped.items()]
     (place / 'skipped.jsonl').write_text(''.join(lines))
+
+
+def _noted(builder) -> dict[str, str]:
+  """Returns what a pipeline's workers have left out, and removes their notes."""
+  noted = {path.stem: path.read_text() for path in sorted(builder.notes.glob('*.txt'))}
+  shutil.rmtree(builder.notes, ignore_errors=True)
+  return noted
+
+
+def _beam_config(options: list[str]):
+  try:
+    from apache_beam.options.pipeline_options import PipelineOptions  # pylint: disable=import-outside-toplevel
+  except ImportError:
+    raise ValueError("--beam needs Apache Beam: pip install '.[beam]'") from None
+  import tensorflow_datasets as tfds  # pylint: disable=import-outside-toplevel
+
+  return tfds.download.DownloadConfig(beam_options=PipelineOptions(options))
 
 
 def split_by_uid(
@@ -131,13 +153,16 @@ def _parse():
   parser.add_argument('--size', type=int, default=512, help="of a video's views, pixels along a side")
   parser.add_argument('--fill', type=float, default=0.7, help="of a video's views, by the object")
   parser.add_argument('--max_bad_share', type=float, default=0.05)
-  args = parser.parse_args()
+  parser.add_argument('--beam', action='store_true')
+  args, rest = parser.parse_known_args()
+  if rest and not args.beam:
+    parser.error(f'unrecognized arguments: {" ".join(rest)}')
   for name in ('test_share', 'validation_share', 'max_bad_share'):
     if not 0 <= getattr(args, name) <= 1:
       parser.error(f'--{name}={getattr(args, name)} must be between 0 and 1')
   if not 0.1 <= args.fill <= 1 or args.size < 8:
     parser.error(f'--fill={args.fill} must be between 0.1 and 1, and --size={args.size} at least 8')
-  return args
+  return args, rest
 
 
 if __name__ == '__main__':

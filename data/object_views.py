@@ -5,6 +5,7 @@ stay encoded, so that a reader decodes only the views it picks. See data/README.
 """
 
 from collections.abc import Mapping
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ class ObjectViews(tfds.core.GeneratorBasedBuilder):
   """Views of 3D objects from known cameras.
 
   `splits` maps the name of a split to {uid: folder}; `options` are those of lrm_jax/folders/pictures.py. An object that
-  cannot be read is left out, and `skipped` says why: {uid: reason}.
+  cannot be read is left out, and `skipped` says why: {uid: reason}. With `by_beam` objects are read by a pipeline of
+  Apache Beam, whose options go with `download_and_prepare`.
   """
 
   name = 'object_views'
@@ -28,8 +30,9 @@ class ObjectViews(tfds.core.GeneratorBasedBuilder):
   RELEASE_NOTES = {'1.0.0': 'Views, cameras, and the map from the object to the world.',
                    '1.1.0': 'Depth of the views, and points on the surface, where there are any.'}
 
-  def __init__(self, *, splits: Mapping[str, Mapping[str, Path]] | None = None, options: Options = Options(), **kwargs):
-    self._folders, self._options, self.skipped = splits or {}, options, {}
+  def __init__(self, *, splits: Mapping[str, Mapping[str, Path]] | None = None, options: Options = Options(),
+               by_beam: bool = False, **kwargs):
+    self._folders, self._options, self._by_beam, self.skipped = splits or {}, options, by_beam, {}
     super().__init__(file_format='array_record', **kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -53,13 +56,28 @@ class ObjectViews(tfds.core.GeneratorBasedBuilder):
     return {split: self._generate_examples(found) for split, found in self._folders.items()}
 
   def _generate_examples(self, found):
+    if self._by_beam:
+      return self._pipeline(found)
+    return self._one_after_another(found)
+
+  def _one_after_another(self, found):
     for uid, folder in found.items():
       try:
-        record = folders.read(self.layout, uid, folder, self._options)
+        yield uid, example_of(folders.read(self.layout, uid, folder, self._options))
       except BrokenRecordError as error:
         self.skipped[uid] = str(error)
-        continue
-      yield uid, example_of(record)
+
+  def _pipeline(self, found):
+    import apache_beam as beam  # pylint: disable=import-outside-toplevel
+
+    work = [(uid, str(Path(folder).absolute())) for uid, folder in found.items()]
+    read = functools.partial(_read_or_note, self.layout, self._options, str(self.notes.absolute()))
+    return beam.Create(work) | beam.Reshuffle() | beam.FlatMap(read)
+
+  @property
+  def notes(self) -> Path:
+    """Where the workers of a pipeline note what they leave out, a file an object: what they remember, nobody reads."""
+    return Path(self.data_dir).parent / '.skipped'
 
 
 class ObjaverseViews(ObjectViews):
@@ -90,6 +108,16 @@ class NeRFFolders(ObjectViews):
 
 
 BUILDERS = {builder.layout: builder for builder in (ObjaverseViews, MVImgNet, OpenLRMFolders, NeRFFolders)}
+
+
+def _read_or_note(layout, options, notes, work):
+  """Yields (uid, example) of an object, or notes why there is none."""
+  uid, folder = work
+  try:
+    yield uid, example_of(folders.read(layout, uid, Path(folder), options))
+  except BrokenRecordError as error:
+    Path(notes).mkdir(parents=True, exist_ok=True)
+    (Path(notes) / f'{uid}.txt').write_text(str(error))
 
 
 def example_of(record: Mapping) -> dict:

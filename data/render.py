@@ -36,15 +36,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(argv=None) -> int:
-  args = _parse(argv)
+  args, _ = parse(argv)
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # As ^C: workers are ended, nothing half-written stays.
   try:
-    objects = find_objects(args.objects)
-    if args.objaverse:
-      objects = sorted({**dict(objects), **dict(from_objaverse(args.objaverse))}.items())
-    if not objects:
-      raise ValueError('no objects: give files, folders, patterns, @FILE or --objaverse=FILE')
-    objects = share_of(objects, args.shard)
+    objects = chosen_objects(args)
     command = worker_command(args.engine)
   except (ValueError, OSError) as error:
     print(f'render: {error}', file=sys.stderr)
@@ -54,9 +49,7 @@ def main(argv=None) -> int:
   todo = [(uid, path) for uid, path in objects if not (args.out / uid).is_dir()]
   if there := len(objects) - len(todo):
     print(f'{there} of {len(objects)} objects: is there', flush=True)
-  names = ('engine', 'preset', 'num_views', 'size', 'samples', 'fov', 'seed', 'threads', 'depth', 'normals', 'method')
-  settings = {name: getattr(args, name) for name in names}
-  failed = {}
+  settings, failed = settings_of(args), {}
   try:
     results = pool.render_all(todo, args.out, settings, command, workers=args.workers, timeout=args.timeout)
     with open(args.out / 'report.jsonl', 'a', encoding='utf-8') as report:
@@ -79,6 +72,22 @@ def main(argv=None) -> int:
     print(f'render: {len(failed)} of {len(objects)} objects failed, listed in {args.out}/report.jsonl: '
           f'{", ".join(list(failed)[:10])}{" ..." if len(failed) > 10 else ""}', file=sys.stderr)
   return 1 if failed else 0
+
+
+def chosen_objects(args) -> list[tuple[str, Path]]:
+  """Returns (uid, file) of the objects that a command line names, of its shard; ValueError where there are none."""
+  objects = find_objects(args.objects)
+  if args.objaverse:
+    objects = sorted({**dict(objects), **dict(from_objaverse(args.objaverse))}.items())
+  if not objects:
+    raise ValueError('no objects: give files, folders, patterns, @FILE or --objaverse=FILE')
+  return share_of(objects, args.shard)
+
+
+def settings_of(args) -> dict:
+  """Returns what workers are told of a command line."""
+  names = ('engine', 'preset', 'num_views', 'size', 'samples', 'fov', 'seed', 'threads', 'depth', 'normals', 'method')
+  return {name: getattr(args, name) for name in names}
 
 
 def find_objects(paths) -> list[tuple[str, Path]]:
@@ -163,7 +172,8 @@ def _lines(path: Path) -> list[str]:
   return [line for line in lines if line]
 
 
-def _parse(argv):
+def parse(argv=None, *, known: bool = False):
+  """Returns (arguments, what is not known of them: an error but for `known`)."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('objects', nargs='*', help='files, folders, patterns, or @FILE with such lines')
   parser.add_argument('--objaverse', type=Path, help='file with uids of Objaverse, one a line')
@@ -182,7 +192,9 @@ def _parse(argv):
   parser.add_argument('--shard', help='i/n: this share of the objects, i from 0')
   parser.add_argument('--threads', type=int, default=0, help='of cycles, a worker; 0: all')
   parser.add_argument('--method', type=int, default=4, help='effort of the WebP, 0 (fast, larger) to 6')
-  args = parser.parse_args(argv)
+  args, rest = parser.parse_known_args(argv)
+  if rest and not known:
+    parser.error(f'unrecognized arguments: {" ".join(rest)}')
   for name in ('num_views', 'size', 'samples', 'workers'):
     if getattr(args, name) < 1:
       parser.error(f'--{name}={getattr(args, name)} must be at least 1')
@@ -190,7 +202,7 @@ def _parse(argv):
     parser.error(f'--fov={args.fov} must be between 1 and 150 degrees')
   if not 0 <= args.method <= 6 or args.timeout <= 0:
     parser.error(f'--method={args.method} must be 0 to 6, and --timeout={args.timeout} above 0')
-  return args
+  return args, rest
 
 
 if __name__ == '__main__':

@@ -131,3 +131,20 @@ def test_lists_of_uids(tmp_path):
 def test_bad_input_is_one_line(args, words, tmp_path):
   result = run(*args, cwd=tmp_path)
   assert result.returncode == 2 and words in result.stderr and 'Traceback' not in result.stderr
+
+
+@pytest.mark.slow
+def test_a_pipeline_of_beam_builds_the_same(copies, tmp_path):
+  pytest.importorskip('apache_beam', reason="Apache Beam is not installed: pip install '.[beam]'")
+  (copies / 'ball_4/cameras.npz').write_bytes(b'PK')
+  records = {}
+  for name, options in (('plain', ()), ('beam', ('--beam', '--direct_num_workers=1'))):
+    result = run('--source', copies, '--out', tmp_path / name, '--test_share', 0, *options)
+    assert result.returncode == 1 and '5 train objects, 1 skipped' in result.stdout, result.stderr
+    path = tmp_path / name / 'objaverse_views/1.1.0'
+    assert 'ball_4' in (path / 'skipped.jsonl').read_text() and not list(path.parent.glob('.skipped'))
+    records[name] = {record['uid']: record for record in input_pipeline.open_split(path, 'train')}
+  assert records['plain'].keys() == records['beam'].keys()
+  for uid, record in records['plain'].items():
+    assert list(record['views']) == list(records['beam'][uid]['views'])
+    np.testing.assert_array_equal(record['camera_to_world'], records['beam'][uid]['camera_to_world'])

@@ -112,3 +112,24 @@ def test_a_render_that_is_stopped_goes_on_later(how, tmp_path):
   assert again.returncode == 0, again.stderr
   assert len(done()) == 40 and not list((tmp_path / 'out').glob('.*'))
   assert all(path.stat().st_mtime_ns == at for path, at in before.items())
+
+
+@pytest.mark.slow
+def test_the_same_as_a_beam_pipeline(tmp_path):
+  pytest.importorskip('apache_beam', reason="Apache Beam is not installed: pip install '.[beam]'")
+  pytest.importorskip('moderngl', reason="moderngl is not installed: pip install '.[raster]'")
+  for i in range(4):
+    (tmp_path / f'boat_{i}.glb').write_bytes(BOAT.read_bytes())
+  (tmp_path / 'bad.glb').write_bytes(b'this is no glTF')
+  options = [str(tmp_path), '--engine=raster', '--num_views=3', '--size=64']
+  done = subprocess.run([sys.executable, 'data/render_beam.py', *options, '--out', str(tmp_path / 'beam')], cwd=ROOT,
+                        capture_output=True, text=True, check=False)
+  if 'EGL' in done.stderr:
+    pytest.skip('no OpenGL through EGL here')
+  assert done.returncode == 1 and 'bad: FAILED: ' in done.stderr and '4 of 5 objects' in done.stdout, done.stderr
+  subprocess.run([sys.executable, 'data/render.py', *options, '--out', str(tmp_path / 'plain')], cwd=ROOT,
+                 capture_output=True, check=False)
+  for i in range(4):
+    for view in range(3):
+      name = f'boat_{i}/views/{view:03d}.webp'
+      assert (tmp_path / 'beam' / name).read_bytes() == (tmp_path / 'plain' / name).read_bytes()

@@ -95,7 +95,7 @@ class Worker:
     os.close(theirs)
     self._replies, self._buffer = mine, b''
     try:
-      error = self._reply(_START_SECONDS, threading.Event())
+      error = self._reply(_START_SECONDS)
     except TimeoutError:
       error = f'it did not start within {_START_SECONDS:g} s'
     if error:
@@ -107,7 +107,7 @@ class Worker:
     """Whether it can render another object."""
     return self._process is not None and self._process.poll() is None
 
-  def render(self, uid: str, path: Path, timeout: float, stop: threading.Event) -> str | None:
+  def render(self, uid: str, path: Path, timeout: float, stop: threading.Event | None = None) -> str | None:
     """Returns None where the object was rendered, else why not; a worker that hangs or has died is closed."""
     work = {'uid': uid, 'file': str(path.absolute()), 'out': str((self._out / uid).absolute())}
     try:
@@ -138,10 +138,10 @@ class Worker:
     for left in self._out.glob(f'.*.{self._process.pid}.partial'):
       shutil.rmtree(left, ignore_errors=True)
 
-  def _reply(self, timeout: float, stop: threading.Event) -> str | None:
+  def _reply(self, timeout: float, stop: threading.Event | None = None) -> str | None:
     end = time.monotonic() + timeout
     while b'\n' not in self._buffer:
-      if stop.is_set() or time.monotonic() > end:
+      if (stop is not None and stop.is_set()) or time.monotonic() > end:
         raise TimeoutError
       if select.select([self._replies], [], [], min(0.2, max(0.0, end - time.monotonic())))[0]:
         part = os.read(self._replies, 4096)

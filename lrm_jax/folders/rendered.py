@@ -1,4 +1,4 @@
-"""What data/render.py writes: views/000.webp ..., cameras.npz, and depth/000.png where it was asked for."""
+"""What data/render.py writes: views/000.webp ..., cameras.npz, surface.npy, and depth/000.png where it was asked for."""
 
 from pathlib import Path
 import zipfile
@@ -30,6 +30,10 @@ def read(folder: Path, options: pictures.Options) -> dict:
   views = [pictures.encoded(folder / 'views' / f'{view:03d}.webp', intrinsics[view], options) for view in range(len(poses))]
   record = {'views': [view for view, _ in views], 'camera_to_world': poses,
             'intrinsics': np.stack([camera for _, camera in views]), 'object_to_world': object_to_world}
+  if (folder / 'surface.npy').is_file():
+    record['surface_points'] = np.load(folder / 'surface.npy')
+    if record['surface_points'].ndim != 2 or not np.all(np.isfinite(record['surface_points'])):
+      raise ValueError('surface.npy holds no points: render it again')
   if (folder / 'depth').is_dir():
     record['depth'] = [(folder / 'depth' / f'{view:03d}.png').read_bytes() for view in range(len(poses))]
   return record

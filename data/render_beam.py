@@ -1,0 +1,72 @@
+"""Renders objects as an Apache Beam pipeline: python data/render_beam.py OBJECT... --out=DIR [--runner=DirectRunner ...]
+
+What data/render.py takes, but for --workers and --shard, and any option of Beam's: --runner=FlinkRunner, SparkRunner,
+DataflowRunner and theirs. Runners' machines must see the objects and DIR by the paths that are given, and have what the
+engine needs. An object that fails does not stop the others; DIR/report-*.jsonl says what became of each.
+"""
+
+import json
+from pathlib import Path
+import sys
+import time
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from data import render  # pylint: disable=wrong-import-position
+from data.rendering import pool  # pylint: disable=wrong-import-position
+
+try:
+  import apache_beam as beam
+  from apache_beam.options.pipeline_options import PipelineOptions
+except ImportError:
+  sys.exit("render_beam: Apache Beam is not installed: pip install '.[beam]'")
+
+
+class RenderObject(beam.DoFn):
+  """(uid, file) -> a line of the report. A worker process is held, and replaced when it has died."""
+
+  def __init__(self, out: str, settings: dict, command: list[str], timeout: float):
+    self._out, self._settings, self._command, self._timeout = out, settings, command, timeout
+    self._worker = None
+
+  def process(self, work):
+    uid, file = work
+    out, began, error = Path(self._out), time.monotonic(), None
+    if not (out / uid).is_dir():
+      if self._worker is None or not self._worker.alive:
+        self._worker = pool.Worker(self._command, self._settings, out)
+      error = self._worker.render(uid, Path(file), self._timeout)
+      beam.metrics.Metrics.counter('render', 'failed' if error else 'rendered').inc()
+    yield json.dumps({'uid': uid, 'error': error, 'seconds': round(time.monotonic() - began, 3)})
+
+  def teardown(self):
+    if self._worker is not None:
+      self._worker.close()
+      self._worker = None
+
+
+def main() -> int:
+  args, rest = render.parse(known=True)
+  try:
+    objects = render.chosen_objects(args)
+    command = render.worker_command(args.engine)
+  except (ValueError, OSError) as error:
+    print(f'render_beam: {error}', file=sys.stderr)
+    return 2
+  args.out.mkdir(parents=True, exist_ok=True)
+  pool.remove_leftovers(args.out)
+  step = RenderObject(str(args.out.absolute()), render.settings_of(args), command, args.timeout)
+  with beam.Pipeline(options=PipelineOptions(rest, save_main_session=False)) as pipeline:
+    lines = (
+        pipeline | beam.Create([(uid, str(path.absolute())) for uid, path in objects]) | beam.Reshuffle()
+        | beam.ParDo(step))
+    lines | beam.io.WriteToText(str(args.out / 'report'), file_name_suffix='.jsonl')  # pylint: disable=expression-not-assigned
+  reports = [json.loads(line) for path in args.out.glob('report-*.jsonl') for line in path.read_text().splitlines()]
+  failed = [report for report in reports if report['error']]
+  for report in failed:
+    print(f'{report["uid"]}: FAILED: {report["error"]}', file=sys.stderr)
+  print(f'{args.out}: {len(objects) - len(failed)} of {len(objects)} objects')
+  return int(bool(failed))
+
+
+if __name__ == '__main__':
+  sys.exit(main())
