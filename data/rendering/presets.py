@@ -13,7 +13,8 @@ from lrm_jax import cameras
 
 OBJECT_RADIUS = 1.5 * np.sin(np.deg2rad(25))
 RADIUS, HEIGHT = (1.5, 3.0), (-0.75, 1.60)  # world units, of the paper's cameras
-OPENLRM_FOV, OPENLRM_RADIUS = 2 * np.rad2deg(np.arctan(0.5 / 0.75)), (1.9, 2.6)  # degrees; world units
+OPENLRM_FOV = 2 * np.rad2deg(np.arctan(0.5 / 0.75))  # degrees [SPEC.md: the focal length is 0.75 of the width]
+OPENLRM_RADIUS = (1.9, 2.6)  # world units [told to us; no source of it was read]
 _TRIPOSR_FOV = (35.0, 65.0)  # degrees [ours: it is told that they vary]
 _TRIPOSR_FILL = (0.6, 0.95)  # of the picture's side, by the sphere around the object [ours]
 
