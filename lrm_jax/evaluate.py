@@ -29,6 +29,7 @@ def main() -> None:
   parser.add_argument('--split', default='test')
   parser.add_argument('--train_split', default='train', help='whose mean view is a predictor')
   parser.add_argument('--size', type=int, default=64, help='of the views, pixels along a side')
+  parser.add_argument('--keep_distance', action='store_true', help='as config.data.keep_distance, for videos')
   parser.add_argument('--lpips_weights', help='VGG16 and LPIPS weights, files joined by commas (docs/weights.md)')
   parser.add_argument('--json', type=Path, help='where to write the figures, per object too')
   args = parser.parse_args()
@@ -36,7 +37,8 @@ def main() -> None:
   lpips = load_lpips(args.lpips_weights) if args.lpips_weights else None
   views = input_pipeline.load_views(
       args.data, args.split, image_size=reconstructor.image_size, size=args.size,
-      input_background=reconstructor.input_background, input_position=reconstructor.input_position)
+      input_background=reconstructor.input_background, input_position=reconstructor.input_position,
+      keep_distance=args.keep_distance)
   mean_view = evaluation.mean_training_view(args.data, args.train_split, args.size)
   scores = evaluation.evaluate(evaluation.predict(reconstructor.model, views), views, lpips)
   rows = {'model': scores} | {

@@ -133,3 +133,32 @@ def test_the_same_as_a_beam_pipeline(tmp_path):
     for view in range(3):
       name = f'boat_{i}/views/{view:03d}.webp'
       assert (tmp_path / 'beam' / name).read_bytes() == (tmp_path / 'plain' / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_slurm_array_shares_the_objects_and_hands_its_signal_on(tmp_path):
+  """As Slurm would start its tasks; Slurm itself is not asked for."""
+  pytest.importorskip('moderngl', reason="moderngl is not installed: pip install '.[raster]'")
+  for i in range(30):
+    (tmp_path / f'boat_{i:02d}.glb').write_bytes(BOAT.read_bytes())
+  (tmp_path / 'objects.txt').write_text(f'{tmp_path}\n')
+
+  def start(task, count, out, options='--num_views=2 --size=32'):
+    settings = dict(OBJECTS=f'@{tmp_path}/objects.txt', OUT=str(tmp_path / out), ENGINE='raster', OPTIONS=options,
+                    PYTHON=sys.executable, SLURM_ARRAY_TASK_ID=str(5 + task), SLURM_ARRAY_TASK_MIN='5',
+                    SLURM_ARRAY_TASK_COUNT=str(count), SLURM_CPUS_PER_TASK='2')
+    return subprocess.Popen(['bash', 'launch/render_array.sbatch'], cwd=ROOT, env=os.environ | settings,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+  tasks = [start(task, 3, 'shared') for task in range(3)]
+  errors = [task.communicate()[1] for task in tasks]
+  if any('EGL' in error for error in errors):
+    pytest.skip('no OpenGL through EGL here')
+  assert [task.returncode for task in tasks] == [0, 0, 0], errors
+  assert len(list((tmp_path / 'shared').glob('boat_*'))) == 30
+  task = start(0, 1, 'stopped', '--num_views=8 --size=256')
+  while not list((tmp_path / 'stopped').glob('boat_*')):
+    time.sleep(0.01)
+  task.send_signal(signal.SIGTERM)
+  assert task.wait(timeout=20) == 143
+  assert not list((tmp_path / 'stopped').glob('.*')) and len(list((tmp_path / 'stopped').glob('boat_*'))) < 30
