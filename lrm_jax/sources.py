@@ -15,13 +15,13 @@ import numpy as np
 
 from lrm_jax import checkpoint, state as state_lib
 from lrm_jax.models.triplane_model import TriplaneModel
-from lrm_jax.weights import files, openlrm, torch_lrm, triposr
+from lrm_jax.weights import files, openlrm, plain_torch, triposr
 
 SHIPPED = Path(__file__).parent / 'pretrained'
 HELP = 'a run directory, one of OpenLRM or TripoSR, hf://owner/name, or a model that ships, by name'
 _HUB = 'hf://'
 _KINDS = {'OpenLRM': ('config.json', openlrm), 'TripoSR': ('config.yaml', triposr),
-          'lrm_jax.export --format=torch': (torch_lrm.CONFIG, torch_lrm)}
+          'lrm_jax.export --format=torch': (plain_torch.CONFIG, plain_torch)}
 
 
 def load(source: str | Path, step: int | None = None) -> tuple[TriplaneModel, ConfigDict, int]:

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from lrm_jax import checkpoint, sources, state as state_lib
-from lrm_jax.weights import openlrm, torch_lrm, triposr
+from lrm_jax.weights import openlrm, plain_torch, triposr
 
-_FOREIGN = {'openlrm': openlrm, 'triposr': triposr, 'torch': torch_lrm}
+_FOREIGN = {'openlrm': openlrm, 'triposr': triposr, 'torch': plain_torch}
 FORMATS = ('lrm_jax', *_FOREIGN)
 
 

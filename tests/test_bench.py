@@ -1,0 +1,56 @@
+"""The measurements run, at sizes that say nothing, and write what they promise."""
+
+import json
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*args):
+  return subprocess.run([sys.executable, *map(str, args)], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_ours_and_pytorch_side_by_side(tmp_path):
+  pytest.importorskip('torch', reason="PyTorch is not installed: pip install '.[torch]'")
+  done = run('bench/torch_reference.py', '--smoke', '--repeats', 1, '--json', tmp_path / 'a.json',
+             '--only', 'render_skipping', 'mesh')
+  assert done.returncode == 0, done.stderr
+  results = json.loads((tmp_path / 'a.json').read_text())
+  assert list(results) == ['render_skipping', 'mesh']
+  for result in results.values():
+    assert result['ratio'] > 0 and result['ours_peak_bytes'] >= 0 and result['torch_peak_bytes'] >= 0
+    assert result['ratio'] == pytest.approx(result['torch_seconds'] / result['ours_seconds'])
+
+
+@pytest.mark.slow
+def test_both_sides_of_a_row_do_the_same():
+  """What is timed against each other gives the same pictures, gradients and surfaces."""
+  torch = pytest.importorskip('torch', reason="PyTorch is not installed: pip install '.[torch]'")
+  import numpy as np
+
+  from bench import torch_reference as bench
+
+  row = bench.Render('render', bench.SMOKE)
+  np.testing.assert_allclose(row.ours()(), row.torchs(64)().numpy(), atol=1e-4)
+  row = bench.Mesh('mesh_dense', bench.SMOKE)
+  (mesh,), (points, faces, colors) = row.ours()(), row.torchs(2**15)()
+  assert abs(len(mesh.vertices) - len(points)) <= 2 and abs(len(mesh.faces) - len(faces)) <= 4
+  row = bench.Render('render_train', bench.SMOKE)
+  nerf, planes = row.ours()()[1]
+  backward = row.torchs(64)
+  theirs = next(cell.cell_contents for cell in backward.__closure__ if isinstance(cell.cell_contents, torch.nn.Module))
+  backward()
+  np.testing.assert_allclose(np.asarray(nerf['last']['kernel']).T, theirs.nerf.last.weight.grad, rtol=1e-2, atol=1e-6)
+  del colors, planes
+
+
+@pytest.mark.slow
+def test_the_input_pipeline_is_measured(dataset):
+  done = run('bench/input.py', '--data', dataset, '--seconds', 0.5, '--config', 'configs/quickstart.py', '--workers', 1)
+  assert done.returncode == 0, done.stderr
+  assert 'objects/s in one process' in done.stdout and 'pipeline, 1 worker' in done.stdout and 'H100' in done.stdout
