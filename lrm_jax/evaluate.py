@@ -10,6 +10,7 @@ from pathlib import Path
 from lrm_jax import evaluation, input_pipeline, sources
 from lrm_jax.errors import run_main
 from lrm_jax.reconstructor import from_pretrained
+from lrm_jax.startup import keep_compiled
 from lrm_jax.weights.vgg import load_lpips
 
 
@@ -33,6 +34,7 @@ def main() -> None:
   parser.add_argument('--lpips_weights', help='VGG16 and LPIPS weights, files joined by commas (docs/weights.md)')
   parser.add_argument('--json', type=Path, help='where to write the figures, per object too')
   args = parser.parse_args()
+  keep_compiled()
   reconstructor = from_pretrained(args.checkpoint)
   lpips = load_lpips(args.lpips_weights) if args.lpips_weights else None
   views = input_pipeline.load_views(

@@ -20,6 +20,7 @@ from lrm_jax import checkpoint, evaluation, images, input_pipeline, metrics, pag
 from lrm_jax.errors import run_main
 from lrm_jax.evaluate import table
 from lrm_jax.reconstruct import reconstruct
+from lrm_jax.startup import keep_compiled
 from lrm_jax.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -187,6 +188,7 @@ def main() -> None:
   args = parser.parse_args()
   if args.minutes <= 0 or args.objects < 1:
     raise ValueError(f'--minutes={args.minutes:g} must be above 0 and --objects={args.objects} at least 1')
+  keep_compiled()
   run(args)
 
 

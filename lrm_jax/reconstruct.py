@@ -10,22 +10,31 @@ from pathlib import Path
 import sys
 import tempfile
 
+import jax
 import numpy as np
 
-from lrm_jax import glb
-from lrm_jax import sources, video
+from lrm_jax import glb, sources, video
 from lrm_jax.errors import run_main
 from lrm_jax.reconstructor import Reconstructor, from_pretrained
+from lrm_jax.startup import Phases, keep_compiled
 
 
 def reconstruct(
     model: Reconstructor, image: np.ndarray, out: Path, name: str, *, resolution: int = 128,
     threshold: float | None = None, dense: bool = False, size: int = 128, num_frames: int = 48,
+    phases: Phases | None = None,
 ) -> dict[str, Path]:
-  """Writes mesh, videos and planes of one picture [S, S, 3]; returns {kind: file}. All of it, or nothing."""
-  planes = model.encode(image[None])
+  """Writes mesh, videos and planes of one picture [S, S, 3]; returns {kind: file}. All of it, or nothing.
+
+  What took how long is told to `phases`.
+  """
+  done = phases.done if phases else lambda name: None
+  planes = jax.block_until_ready(model.encode(image[None]))
+  done('picture to planes')
   mesh = model.mesh(planes, resolution=resolution, threshold=threshold, dense=dense)[0]
+  done('mesh')
   pixels = model.render(planes, *model.turntable(num_frames), size, skip=True)
+  done('turntable')
   files = {'mesh': f'{name}.glb', 'video': f'{name}.mp4', 'depth': f'{name}_depth.mp4', 'planes': f'{name}_planes.npz'}
   out.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f'.{name}.', dir=out) as folder:
@@ -37,6 +46,7 @@ def reconstruct(
     np.savez_compressed(fresh['planes'], planes=np.asarray(planes[0]))
     for kind, path in fresh.items():
       os.replace(path, out / files[kind])
+  done('files')
   return {kind: out / file for kind, file in files.items()}
 
 
@@ -66,7 +76,11 @@ def main() -> int | None:
   for name in ('size', 'num_frames'):
     if getattr(args, name) < 1:
       raise ValueError(f'--{name}={getattr(args, name)} must be at least 1')
+  phases = Phases()
+  phases.done('imports')
+  keep_compiled()
   model = from_pretrained(args.checkpoint)
+  phases.done('weights')
   # All pictures are read before the first is reconstructed: a bad one is told at once.
   prepared = [model.prepare(path, remove_background=args.remove_background) for path in args.images]
   failed = 0
@@ -75,11 +89,13 @@ def main() -> int | None:
       print(f'{path} has no transparency: it is taken whole; --remove_background cuts the object out', file=sys.stderr)
     try:
       files = reconstruct(model, picture.image, args.out, name, resolution=args.resolution, threshold=args.threshold,
-                          dense=args.dense, size=args.size, num_frames=args.num_frames)
+                          dense=args.dense, size=args.size, num_frames=args.num_frames, phases=phases)
       print(f'{path}: ' + ', '.join(map(str, files.values())))
     except ValueError as error:
       failed += 1
       print(f'error: {path}: {error}', file=sys.stderr)
+  if failed < len(args.images):
+    print(phases, file=sys.stderr)
   return 2 if failed else None
 
 

@@ -25,6 +25,7 @@ from lrm_jax.metrics import MetricWriter
 from lrm_jax.models.lpips import LPIPS, abstract_lpips
 from lrm_jax.optimizer import make_optimizer
 from lrm_jax.progress import Progress
+from lrm_jax.startup import keep_compiled
 from lrm_jax.weights import dino
 from lrm_jax.weights.vgg import load_lpips
 
@@ -264,6 +265,7 @@ def parse(argv: list[str]) -> ConfigDict:
 
 def main() -> None:
   config = parse(sys.argv)
+  keep_compiled()
   logging.set_verbosity(logging.WARNING)  # Orbax and the datasets tell a lot at INFO.
   if _DRY_RUN.value:
     return dry_run(config)
