@@ -132,7 +132,7 @@ def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 
 
 def surface_color(
-    query: Query, vertices: np.ndarray, normals: np.ndarray, threshold: float, num_samples: int = 16
+    query: Query, vertices: np.ndarray, normals: np.ndarray, threshold: float, num_samples: int = 8
 ) -> np.ndarray:
   """Returns colours [K, 3]: what a ray sees that enters at a vertex, against its outward normal [K, 3].
 

@@ -138,7 +138,7 @@ class _SomeBlocks(_AllBlocks):
   def mask(self, first: int, length: int) -> np.ndarray:
     """Returns the cells of core blocks, each by its far corner, as scikit-image wants it."""
     block = np.maximum(np.arange(self.size) - 1, 0) // BLOCK
-    return self.core[np.ix_(block[first:first + length], block, block)]
+    return self.core[block[first:first + length]][:, block].take(block, axis=2)
 
 
 def _follow(grid: Grid, coordinates: np.ndarray, threshold: float) -> _SomeBlocks | None:

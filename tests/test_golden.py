@@ -240,7 +240,7 @@ def test_whole_views_of_triposr(tmp_path):
   flat = lambda x: jnp.asarray(np.tile(x.reshape(1, -1, 3)[:, hit], (2, 1, 1)))
   pixels = renderer.render_rays(
       model.nerf.fold(planes_of(golden)), model.trace, flat(golden['in/rays_o']), flat(golden['in/rays_d']),
-      rays_per_chunk=100)
+      rays_per_chunk=100, num_samples=16)
   picture = lambda key: golden[f'out/render_{key}'].reshape(2, len(hit), -1)[:, hit]
   close(volume.over(pixels, 1.0).color, picture('rgb'))
   close(pixels.opacity, picture('opacity')[..., 0])
@@ -257,7 +257,7 @@ def test_the_gradients_of_triposr(tmp_path):
   def loss_fn(nerf, planes):
     trained = state.with_parameters(model, state.parameters(model) | {'nerf': nerf})
     pixels = renderer.render_rays(
-        trained.nerf.fold(planes), trained.trace, flat('in/rays_o'), flat('in/rays_d'), rays_per_chunk=100)
+        trained.nerf.fold(planes), trained.trace, flat('in/rays_o'), flat('in/rays_d'), rays_per_chunk=100, num_samples=16)
     return jnp.sum(jnp.square(volume.over(pixels, 1.0).color - flat('in/target'))) / golden['in/target'].size
 
   nerf, planes = jax.grad(loss_fn, argnums=(0, 1))(state.parameters(model)['nerf'], planes_of(golden)[:1])

@@ -151,7 +151,7 @@ def test_chunks_of_rays_change_nothing(rng):
   origins = jnp.tile(jnp.array([0.0, -2, 0]), (2, 50, 1))
   directions = jnp.array(rng.normal(size=(2, 50, 3)) * 0.2 + [0, 1, 0], jnp.float32)
   trace = tracer(nerf.after_first)
-  render = lambda chunk: renderer.render_rays(planes, trace, origins, directions, rays_per_chunk=chunk)
+  render = lambda chunk: renderer.render_rays(planes, trace, origins, directions, rays_per_chunk=chunk, num_samples=8)
   for a, b in zip(render(50), render(7)):
     np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -164,7 +164,7 @@ def test_one_object_after_another_is_all_at_once(rng, monkeypatch):
 
   def loss(planes, after_first):
     pixels = renderer.render_rays(
-        planes, tracer(after_first), origins, directions, jax.random.key(0), rays_per_chunk=6)
+        planes, tracer(after_first), origins, directions, jax.random.key(0), rays_per_chunk=6, num_samples=8)
     return jnp.sum(pixels.color * jnp.array([1.0, 2.0, 3.0])) + pixels.depth[:, ::2].sum(), pixels
 
   results = []

@@ -16,6 +16,9 @@ from jaxtyping import Array, Float
 from lrm_jax import rays, volume
 from lrm_jax.types import Key
 
+# Of rays that a CPU computes at once: 16,384 x 64 numbers of a layer are 4 MB. 128 x 128 rays of 128 samples take 0.35 s so,
+# 0.70 in chunks of 4,096 rays; forward and backward 4.0 and 5.3 (2 cores, 2026-11-25).
+_SAMPLES_IN_CACHE = 2**14
 _EMPTY = -float(jnp.finfo(jnp.float32).max) / 8  # A density before its activation: 0 after it, and means with it too.
 
 
@@ -94,16 +97,18 @@ def march_twice(
 
 def render_rays(
     planes: Float[Array, 'B 3 P P F'], trace: Callable, origins: Float[Array, 'B R 3'],
-    directions: Float[Array, 'B R 3'], key: Key | None = None, *, rays_per_chunk: int,
+    directions: Float[Array, 'B R 3'], key: Key | None = None, *, rays_per_chunk: int, num_samples: int,
 ) -> volume.Pixels:
   """Returns the pixels [B, R] of all rays over black.
 
   `trace` maps (planes of one object, origins [R, 3], directions [R, 3], keys [R] or None) to the pixels of its rays.
-  At most `rays_per_chunk` rays of each object are in flight; the last chunk is filled up with rays of no length.
-  Stratified with a `key`, deterministic without.
+  At most `rays_per_chunk` rays of each object are in flight, fewer where a CPU's caches hold no more of their samples;
+  the last chunk is filled up with rays of no length. Stratified with a `key`, deterministic without.
   """
   num_rays = origins.shape[1]
   chunk = min(rays_per_chunk, num_rays)
+  if _one_object_at_a_time():
+    chunk = min(chunk, max(1, _SAMPLES_IN_CACHE // num_samples))
   num_chunks = -(-num_rays // chunk)
   keys = None if key is None else jax.random.split(key, (len(origins), num_chunks, chunk))
 

@@ -5,6 +5,8 @@ A model has an `encoder`, a `decoder` and a `nerf`, and says in `encode` and `tr
 Legend: B batch, V views, H W image, P texels along a plane's side, C channels, F those of folded planes, Q points, R rays.
 """
 
+import functools
+
 from einops import rearrange
 from flax import nnx
 import jax
@@ -19,6 +21,7 @@ from lrm_jax.types import Key
 
 _GRID_BLOCK = 4  # points along the side of a block
 _BLOCKS_IN_CACHE = 64  # of a grid
+_POINTS_IN_CACHE = 2**14  # of a CPU
 _RAYS_AT_ONCE = 2**14  # where samples that are not seen are left out
 
 Background = Float[Array, 'B V 3'] | Float[Array, ''] | float  # Of each view, or one grey for all, in 0..1.
@@ -29,8 +32,9 @@ class TriplaneModel(nnx.Module):
 
   The camera of the input view stands at `input_position` and looks at the origin; planes fill the cube
   [-half_size, half_size]^3; the surface of a mesh is where the density is `surface_density`, and None: where its
-  outline is that of the volume; densities count along rays of at most `longest_ray`. `image_size` is what pictures have in training, in pixels; with `any_image_size` other
-  multiples of the patches are welcome.
+  outline is that of the volume. Densities count along rays of at most `longest_ray`; None: no sample may be left out.
+  `image_size` is what pictures have in training, in pixels; with `any_image_size` other multiples of the patches are
+  welcome.
   """
 
   input_position = cameras.INPUT_POSITION
@@ -72,7 +76,8 @@ class TriplaneModel(nnx.Module):
       pixels = jax.lax.map(lambda one: self._skipping(*one), inputs)
     else:
       pixels = render_rays(
-          self.nerf.fold(planes), self.trace, flat(origins), flat(directions), key, rays_per_chunk=self.rays_per_chunk)
+          self.nerf.fold(planes), self.trace, flat(origins), flat(directions), key, rays_per_chunk=self.rays_per_chunk,
+          num_samples=self.num_samples)
     pixels = jax.tree.map(lambda x: x.reshape(origins.shape[:4] + x.shape[2:]), pixels)
     return volume.over(pixels, background if jnp.ndim(background) == 0 else background[:, :, None, None, :])
 
@@ -80,7 +85,15 @@ class TriplaneModel(nnx.Module):
       self, planes: Float[Array, 'B 3 P P C'], points: Float[Array, 'B Q 3']
   ) -> tuple[Float[Array, 'B Q'], Float[Array, 'B Q 3']]:
     """Returns (density >= 0, colour in 0..1) at points of the cube; outside of it as a plane of zeros says."""
-    return self.nerf.after_first(jax.vmap(self.features)(self.nerf.fold(planes), points))
+    folded, count = self.nerf.fold(planes), points.shape[1]
+    ask = lambda folded, points: self.nerf.after_first(self.features(folded, points))
+    if jax.default_backend() != 'cpu' or count <= _POINTS_IN_CACHE:
+      return jax.vmap(ask)(folded, points)
+    chunks = jnp.pad(points, ((0, 0), (0, -count % _POINTS_IN_CACHE), (0, 0)))
+    chunks = rearrange(chunks, 'b (n q) c -> b n q c', q=_POINTS_IN_CACHE)
+    one = lambda inputs: jax.lax.map(functools.partial(ask, inputs[0]), inputs[1])
+    density, color = jax.lax.map(one, (folded, chunks))
+    return rearrange(density, 'b n q -> b (n q)')[:, :count], rearrange(color, 'b n q c -> b (n q) c')[:, :count]
 
   def grid_tables(
       self, planes: Float[Array, '3 P P C'], coordinates: Float[Array, 'n B']
