@@ -184,7 +184,41 @@ def test_up_is_found_from_an_arc_too():
   np.testing.assert_allclose(video.upright(turned) @ turn @ [0, 0, 1], [0, 0, 1], atol=1e-6)
 
 
-def test_distortion_is_taken_out_or_refused(truth, tmp_path):
+@pytest.mark.parametrize('model, values', [('SIMPLE_RADIAL', (0.3,)), ('OPENCV', (0.25, -0.1, 0.01, -0.01))])
+def test_distortion_is_taken_out(truth, tmp_path, model, values):
+  """Masks as a lens bends them: the outlines fit together again, and would not if they were left as they are."""
+  import cv2
+
+  width, height = 192, 144
+  folder = write_video(tmp_path, truth, binary=False, width=width, height=height)
+  focal, centre = 1.2 * width, np.array([width / 2, height / 2])
+  matrix = np.array([[focal, 0, centre[0] - 0.5], [0, focal, centre[1] - 0.5], [0, 0, 1]])
+  distortion = np.array(values if len(values) == 4 else (*values, 0, 0, 0))
+  column, row = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+  straight = cv2.undistortPoints(np.stack([column, row], -1).reshape(-1, 1, 2), matrix, distortion, P=matrix)
+  straight = straight.reshape(height, width, 2).astype(np.float32)
+  for path in (folder / 'masks').iterdir():
+    bent = cv2.remap(np.asarray(Image.open(path)), straight[..., 0], straight[..., 1], cv2.INTER_LINEAR)
+    Image.fromarray(bent).save(path)
+  numbers = {'SIMPLE_RADIAL': (focal, *centre, *values), 'OPENCV': (focal, focal, *centre, *values)}[model]
+  agreement = {}
+  for name, line in (('bent', f'1 {model} {width} {height} ' + ' '.join(map(str, numbers))),
+                     ('left', f'1 SIMPLE_PINHOLE {width} {height} {focal} {centre[0]} {centre[1]}')):
+    (folder / 'sparse/0/cameras.txt').write_text(line + '\n')
+    _, record = read_only(tmp_path, size=96)
+    middle = video.nearest_point(record['camera_to_world'][:, :3, 3], -record['camera_to_world'][:, :3, 2])
+    radius = 0.5 * np.linalg.norm(record['camera_to_world'][0, :3, 3] - middle) / np.linalg.norm(truth[0][0, :3, 3])
+    overlaps = []
+    for encoded, pose, intrinsics in zip(record['views'], record['camera_to_world'], record['intrinsics']):
+      moved = pose.copy()
+      moved[:3, 3] -= middle
+      expected, found = ball(moved, intrinsics, 96, radius)[..., 3] > 127, images.decode(encoded)[..., 3] > 0.5
+      overlaps.append(np.sum(expected & found) / np.sum(expected | found))
+    agreement[name] = np.mean(overlaps)
+  assert agreement['bent'] > 0.97 and agreement['bent'] > agreement['left'] + 0.01, agreement
+
+
+def test_distortion_that_is_not_known_is_refused(truth, tmp_path):
   write_video(tmp_path / 'a', truth, binary=False, model='FOV')
   with pytest.raises(BrokenRecordError, match='cameras of the model FOV are not taken'):
     read_only(tmp_path / 'a')

@@ -58,6 +58,7 @@ def test_query_is_activated(model):
   assert np.all(density >= 0) and np.all((color >= 0) & (color <= 1))
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_no_gradient():
   def gradients(remat):
     graphdef, params = nnx.split(LRM(**TINY_MODEL, remat=remat, rngs=nnx.Rngs(0)), nnx.Param)

@@ -150,6 +150,7 @@ def test_openlrm_1_0_has_two_other_names(tmp_path):
     np.testing.assert_array_equal(array, expected[path])
 
 
+@pytest.mark.slow
 def test_openlrm_trains_with_its_losses_and_its_two_passes(tiny_config, tmp_path):
   config = tiny_config
   config.model = ConfigDict(OPENLRM)
@@ -204,6 +205,7 @@ def test_what_is_on_the_hub_is_read_from_its_cache(triposr_directory, tmp_path, 
     lrm_jax.from_pretrained('hf://somebody/other')
 
 
+@pytest.mark.slow
 def test_triposr_is_trained_on_from_its_weights(triposr_directory, dataset, tmp_path):
   config = triposr_config.get_config()
   config.model.update({name: value for name, value in TRIPOSR.items()})
