@@ -16,7 +16,7 @@ from lrm_jax import surface
 
 Query = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # points [Q, 3] -> (density [Q], colour [Q, 3])
 
-_POINTS_PER_CALL = 2**17
+_POINTS_PER_CALL = 2**16
 _OUTLINE_GRID = 96  # points along a side, at most, of the grid that a threshold is sought on
 _DEEPEST = 0.5  # world units that a colour is looked for below the surface
 _SEEN = 0.98  # of the light: what lies behind adds nothing to a colour

@@ -1,0 +1,74 @@
+"""In steady state nothing is compiled: not for another step, nor another object."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrm_jax
+from lrm_jax import cost, sharding, train as train_lib
+
+COMPILED = '/jax/core/compile/backend_compile_duration'
+
+
+@pytest.fixture
+def compilations():
+  """A list to which every compilation, while the test runs, adds an entry."""
+  entries = []
+
+  def listen(event, seconds, **kwargs):
+    del seconds, kwargs
+    if event == COMPILED:
+      entries.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  yield entries
+  jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_the_counter_counts(compilations):
+  jax.jit(lambda x: x * 2 + 1)(jnp.ones(3))
+  first = len(compilations)
+  assert first >= 1
+  jax.jit(lambda x: x * 3 - 1)(jnp.ones(5))
+  assert len(compilations) > first
+
+
+def test_another_object_compiles_nothing(compilations, rng):
+  """Other pictures: other densities, other numbers of blocks, of vertices, of samples that are seen."""
+  model = lrm_jax.from_pretrained('quickstart')
+  camera = model.turntable(3)
+
+  def reconstruct(picture):
+    planes = model.encode(picture[None])
+    model.mesh(planes, resolution=40)
+    for skip in (False, True):
+      model.render(planes, *camera, size=24, skip=skip)
+    model.query(planes, rng.uniform(-1, 1, (1, 50, 3)))
+
+  size = model.image_size
+  pictures = [np.ones((size, size, 3), np.float32) for _ in range(4)]
+  for number, picture in enumerate(pictures):
+    picture[10 + number:30 + 2 * number, 12:40 - 3 * number] = rng.uniform(size=3)
+  reconstruct(pictures[0])
+  before = len(compilations)
+  for picture in pictures[1:]:
+    reconstruct(picture)
+  assert len(compilations) == before
+
+
+def test_another_step_compiles_nothing(compilations, tiny_config):
+  trainer = train_lib.Trainer(tiny_config, lpips=None)
+  batches = trainer.batches(0)
+  with jax.set_mesh(trainer.mesh):
+    state = trainer.first_state()
+    counts = []
+    for step in range(5):
+      state, metrics = trainer.step(state, next(batches), np.float32(step), None)
+      jax.block_until_ready(metrics)
+      counts.append(len(compilations))
+  batches.close()
+  assert counts[-1] == counts[1], 'the first two steps may compile: the state is made, then handed on'
+  shapes = cost.abstract_batch(tiny_config, sharding.batch_sharding(trainer.mesh))
+  assert shapes.keys() == {'image', 'camera_to_world', 'intrinsics', 'target_color', 'target_opacity',
+                           'target_camera_to_world', 'target_intrinsics', 'background'}
