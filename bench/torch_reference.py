@@ -357,8 +357,9 @@ def main() -> None:
       done = subprocess.run(command, capture_output=True, text=True, check=True)
       result[f'{side}_peak_bytes'] = int(done.stdout.split()[-1])
     results[name] = result
+    peaks = f'{result["ours_peak_bytes"] / 1e6:10.0f}{result["torch_peak_bytes"] / 1e6:13.0f}'
     print(f'{name:16}{result["ratio"]:8.2f}{result["ours_seconds"]:10.3f}{result["torch_seconds"]:12.3f}'
-          f'{result["torch_chunk"]:8}{result["ours_peak_bytes"] / 1e6:10.0f}{result["torch_peak_bytes"] / 1e6:13.0f}', flush=True)
+          f'{result["torch_chunk"]:8}{peaks}', flush=True)
     if args.json:
       args.json.write_text(json.dumps(results, indent=2) + '\n')
 

@@ -7,7 +7,7 @@ line; --objaverse=FILE takes Objaverse's uids, one a line, through the package `
 
 Engines: cycles is Blender's path tracer: the `bpy` package where it can be imported, else that of .venv-render (`make
 render-env`), else a `blender` on the PATH; --samples rays a pixel. raster is OpenGL through EGL, on a GPU or Mesa's
-llvmpipe: a hundred times faster, without shadows and light from one part to another (docs/data.md).
+llvmpipe: some thirty times faster, without shadows and light from one part to another (docs/data.md).
 Presets (data/rendering/presets.py): paper, openlrm, triposr-like.
 
 DIR/<uid>/views/000.webp ...   lossless RGBA, straight alpha, sRGB

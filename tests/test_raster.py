@@ -179,7 +179,7 @@ def test_rendering_again_gives_the_same_and_other_seeds_others(rendered, tmp_pat
   assert not np.array_equal(pictures(tmp_path / 'b' / BOAT.stem), pictures(rendered / BOAT.stem))
 
 
-def test_a_view_that_cuts_the_object_off_is_a_failure(tmp_path):
+def test_a_view_that_cuts_the_object_off_is_a_failure(engine, tmp_path):
   done = run(BOAT, '--out', tmp_path, '--engine=raster', '--num_views=3', '--size=32', '--fov=20')
   assert done.returncode == 1 and 'cuts the object off: it leaves the picture by' in done.stderr
   assert [path.name for path in tmp_path.iterdir()] == ['report.jsonl']

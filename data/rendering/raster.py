@@ -228,7 +228,8 @@ class _Part:
       self._arrays[program] = self._raster._gl.vertex_array(  # pylint: disable=protected-access
           program, [(self._buffer, layout, *(name for _, name in names if name in program))], self._indices)
     for name, value in (('factor', tuple(self.factor)), ('cutoff', self._cutoff), ('metallic', self._metallic),
-                        ('roughness', self._roughness), ('emission', self._emission), ('opaque', self._opaque or self._cutoff > 0)):
+                        ('roughness', self._roughness), ('emission', self._emission),
+                        ('opaque', self._opaque or self._cutoff > 0)):
       if name in program:
         program[name] = value
     for place, (name, texture) in enumerate((('texture_', self._base), ('surface', self._surface), ('glow', self._glow))):

@@ -17,8 +17,7 @@ from PIL import Image
 
 # Not the folder of this script, where Python looks first: Blender has modules with names of its own.
 sys.path[:] = [str(Path(__file__).resolve().parents[2])] + [x for x in sys.path if Path(x) != Path(__file__).parent]
-from data.rendering import presets  # pylint: disable=wrong-import-position
-from data.rendering.scene import Y_UP_TO_Z_UP, check_views, normalisation, surface_points  # pylint: disable=wrong-import-position
+from data.rendering import presets, scene  # pylint: disable=wrong-import-position
 
 NUM_SURFACE_POINTS = 4096
 DEPTH_RANGE = 8.0  # world units that 65535 stands for
@@ -34,7 +33,7 @@ def render_object(engine, path: Path, out: Path, uid: str, settings: dict) -> No
   for name in ['views'] + [kind for kind in ('depth', 'normals') if settings[kind]]:
     (folder / name).mkdir(parents=True)
   vertices, triangles = engine.load(path)
-  centre, scale = normalisation(vertices)
+  centre, scale = scene.normalisation(vertices)
   engine.light(setup.light)
   to_world = np.diag([scale, scale, scale, 1.0])
   to_world[:3, 3] = -scale * centre
@@ -49,10 +48,10 @@ def render_object(engine, path: Path, out: Path, uid: str, settings: dict) -> No
     Image.fromarray(pixels).save(folder / f'views/{view:03d}.webp', lossless=True, exact=True, method=settings['method'])
     if settings['depth'] or settings['normals']:
       _write_geometry(engine.geometry(moved, float(fov), settings['size']), scale, folder, view, settings)
-  check_views(pictures, (vertices - centre) * scale, setup.poses, setup.intrinsics)
-  points = surface_points(vertices, triangles, NUM_SURFACE_POINTS, rng) * scale - scale * centre
+  scene.check_views(pictures, (vertices - centre) * scale, setup.poses, setup.intrinsics)
+  points = scene.surface_points(vertices, triangles, NUM_SURFACE_POINTS, rng) * scale - scale * centre
   np.save(folder / 'surface.npy', points.astype(np.float32))
-  source_axes = np.eye(4) if path.suffix.lower() == '.fbx' else Y_UP_TO_Z_UP
+  source_axes = np.eye(4) if path.suffix.lower() == '.fbx' else scene.Y_UP_TO_Z_UP
   np.savez(folder / 'cameras.npz', camera_to_world=setup.poses, intrinsics=setup.intrinsics,
            object_to_world=to_world @ source_axes)
   (folder / 'object.json').write_text(json.dumps({
