@@ -38,6 +38,7 @@ def test_a_warm_up_longer_than_the_training_is_refused():
     make_optimizer(**{**SETTINGS, 'warmup_steps': 100})
 
 
+@pytest.mark.slow
 def test_the_first_step_of_adam_has_the_size_of_the_rate_whatever_the_gradient(params):
   transform, _ = make_optimizer(**{**SETTINGS, 'weight_decay': 0.0})
   grads = jax.tree.map(lambda x: 1e4 * jnp.ones_like(x), params)

@@ -95,6 +95,7 @@ def size_of(directory):
   return sum(path.stat().st_size for path in directory.rglob('*') if path.is_file())
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_those_of_the_whole_batch(config, tmp_path):
   """With a middle-of-the-bin renderer and no randomness the two are the same numbers."""
   config.num_train_steps = 3
