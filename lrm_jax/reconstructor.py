@@ -18,7 +18,7 @@ from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.volume import Pixels
 
 _RAYS_PER_CALL = 2**16
-_BLOCKS_PER_CALL = 1024  # of a mesh's grid, 64 points each
+_BLOCKS_PER_CALL = 2**13  # of a mesh's grid, 64 points each
 
 
 def from_pretrained(source: str | Path) -> 'Reconstructor':
@@ -148,13 +148,13 @@ class Reconstructor:
     def grid(coordinates):
       tables = _grid_tables(self.model, planes, mesh_lib.blocks_of(coordinates))
 
-      def evaluate(places):
-        values = np.empty((len(places),) + (surface.BLOCK,) * 3, np.float32)
+      def evaluate(places, face):
+        values = [np.zeros((0,) + (surface.BLOCK,) * (3 if face is None else 2), np.float32)]
         for first in range(0, len(places), _BLOCKS_PER_CALL):
           part = places[first:first + _BLOCKS_PER_CALL]
           filled = np.pad(part, ((0, _BLOCKS_PER_CALL - len(part)), (0, 0))).astype(np.int32)
-          values[first:first + len(part)] = np.asarray(_block_densities(self.model, tables, filled))[:len(part)]
-        return values
+          values.append(np.asarray(_block_densities(self.model, tables, filled, len(part), face))[:len(part)])
+        return np.concatenate(values)
 
       return evaluate
 
@@ -165,7 +165,10 @@ _encode = jax.jit(lambda model, *inputs: model.encode(*inputs))
 _query = jax.jit(lambda model, planes, points: model.query(planes, points))
 _grid_tables = jax.jit(lambda model, planes, coordinates: model.grid_tables(planes, coordinates))
 
-_block_densities = jax.jit(lambda model, tables, places: model.block_densities(tables, places))
+
+@functools.partial(jax.jit, static_argnames='face')
+def _block_densities(model, tables, places, count, face):
+  return model.block_densities(tables, places, count, face)
 
 
 @functools.partial(jax.jit, static_argnames=('size', 'skip'))

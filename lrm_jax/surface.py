@@ -17,7 +17,8 @@ import numpy as np
 from skimage import measure
 
 BLOCK = 4
-Evaluate = Callable[[np.ndarray], np.ndarray]  # Places of blocks [M, 3] -> densities [M, B, B, B]
+# (places of blocks [M, 3], None) -> densities [M, B, B, B]; (places, axis) -> those of their first face there, [M, B, B].
+Evaluate = Callable[[np.ndarray, int | None], np.ndarray]
 Grid = Callable[[np.ndarray], Evaluate]  # Coordinates [N] along each axis -> how its blocks are evaluated
 
 _SMALL = 129  # points along a side, at most, of a grid that is evaluated whole
@@ -35,7 +36,9 @@ def extract(
   surface at all, the large one is evaluated whole.
   """
   step = (coordinates[-1] - coordinates[0]) / (len(coordinates) - 1)
-  grid, coordinates = _closed(grid), np.concatenate([coordinates[:1] - step, coordinates, coordinates[-1:] + step])
+  grid = _closed(grid, coordinates[0], coordinates[-1])
+  after = np.arange(1, 2 + (-len(coordinates) - 2) % BLOCK, dtype=np.float32)  # As many as fill the last block.
+  coordinates = np.concatenate([coordinates[:1] - step, coordinates, coordinates[-1:] + after * step])
   blocks = None if dense else _follow(grid, coordinates, threshold)
   if blocks is None:
     blocks = _AllBlocks(grid(coordinates), len(coordinates))
@@ -57,17 +60,18 @@ def small_grid(grid: Grid, coordinates: np.ndarray) -> np.ndarray:
   return _AllBlocks(grid(coordinates), len(coordinates)).layers(0, -(-len(coordinates) // BLOCK))
 
 
-def _closed(grid: Grid) -> Grid:
-  """Returns the grid with nothing at the first and the last points of each axis."""
+def _closed(grid: Grid, low: float, high: float) -> Grid:
+  """Returns the grid with nothing at coordinates below `low` and above `high`."""
 
   def closed(coordinates):
-    evaluate, size = grid(coordinates), len(coordinates)
+    evaluate, outer = grid(coordinates), (coordinates < low) | (coordinates > high)
+    outer = np.pad(outer, (0, -len(outer) % BLOCK), constant_values=True).reshape(-1, BLOCK)
 
-    def inner(places):
-      values = evaluate(places)
-      points = BLOCK * places[..., None] + np.arange(BLOCK)
-      outer = (points == 0) | (points >= size - 1)  # [M, 3, B]
-      values[outer[:, 0, :, None, None] | outer[:, 1, None, :, None] | outer[:, 2, None, None, :]] = 0
+    def inner(places, axis):
+      values = evaluate(places, axis)
+      x, y, z = (outer[places[:, i]] for i in range(3))
+      empty = x[:, :, None, None] | y[:, None, :, None] | z[:, None, None, :]
+      values[empty if axis is None else empty.take(0, axis=axis + 1)] = 0
       return values
 
     return inner
@@ -84,7 +88,7 @@ class _AllBlocks:
   def layers(self, first: int, stop: int) -> np.ndarray:
     """Returns the densities [.., N, N] of the blocks in these layers of blocks."""
     index = np.stack(np.meshgrid(np.arange(first, stop), *[np.arange(self.along)] * 2, indexing='ij'), axis=-1)
-    values = self.evaluate(index.reshape(-1, 3)).reshape(index.shape[:3] + (BLOCK,) * 3)
+    values = self.evaluate(index.reshape(-1, 3), None).reshape(index.shape[:3] + (BLOCK,) * 3)
     return self._flat(values.transpose(0, 3, 1, 4, 2, 5), first)
 
   def mask(self, first: int, length: int) -> None:
@@ -97,24 +101,42 @@ class _AllBlocks:
 
 
 class _SomeBlocks(_AllBlocks):
-  """A grid of which some blocks are evaluated, and kept; `core` are those whose cells may hold the surface."""
+  """A grid of which some blocks are evaluated, and kept; `core` are those whose cells may hold the surface.
+
+  The far corners of their cells are the first points of the blocks that follow: of those, only faces are evaluated.
+  """
 
   def __init__(self, evaluate: Evaluate, size: int):
     super().__init__(evaluate, size)
     self.place = np.full((self.along,) * 3, -1, np.int32)  # in `values`
     self.core = np.zeros((self.along,) * 3, bool)
+    self.faces = np.zeros((3,) + (self.along,) * 3, bool)  # evaluated, of those that are not of the core
     self.values = np.zeros((0,) + (BLOCK,) * 3, np.float32)
 
   def add(self, index: np.ndarray) -> None:
-    """Makes blocks [M, 3] part of the core: they are evaluated, and those that hold corners of their cells."""
+    """Makes blocks [M, 3], none of them of the core, part of it: they are evaluated, and the far corners of their cells."""
     self.core[tuple(index.T)] = True
-    holders = np.minimum(index[:, None] + _CORNERS, self.along - 1).reshape(-1, 3)
-    holders = np.unique(np.ravel_multi_index(tuple(holders.T), self.place.shape))
-    fresh = holders[self.place.reshape(-1)[holders] < 0]
-    self.place.reshape(-1)[fresh] = np.arange(len(self.values), len(self.values) + len(fresh))
-    if len(fresh):
-      index = np.stack(np.unravel_index(fresh, self.place.shape), axis=-1)
-      self.values = np.concatenate([self.values, self.evaluate(index)])
+    wanted = np.zeros_like(self.faces)
+    for offset in sorted(_CORNERS.tolist(), key=sum)[1:]:
+      follows = np.minimum(index + offset, self.along - 1)
+      ahead = follows > index  # Beyond the last block nothing follows.
+      # Any face that lies that way holds the points; one axis alone says which.
+      there = np.any([ahead[:, axis] & wanted[axis][tuple(follows.T)] for axis in range(3)], axis=0)
+      new = ahead.any(axis=1) & ~there
+      wanted[(ahead[new].argmax(axis=1), *follows[new].T)] = True
+    wanted &= ~self.faces & ~self.core
+    fresh = wanted.any(axis=0) & (self.place < 0)
+    fresh[tuple(index.T)] = self.place[tuple(index.T)] < 0
+    self.place[fresh] = len(self.values) + np.arange(np.count_nonzero(fresh))
+    self.values = np.concatenate([self.values, np.zeros((np.count_nonzero(fresh),) + (BLOCK,) * 3, np.float32)])
+    self.values[self.place[tuple(index.T)]] = self.evaluate(index, None)
+    for axis in range(3):
+      places = np.argwhere(wanted[axis])
+      face = [slice(None)] * 3
+      face[axis] = 0
+      if len(places):
+        self.values[(self.place[tuple(places.T)], *face)] = self.evaluate(places, axis)
+    self.faces |= wanted
 
   def corners(self, index: np.ndarray) -> np.ndarray:
     """Returns the densities [M, B + 1, B + 1, B + 1] at all corners of the cells of core blocks."""
@@ -180,11 +202,12 @@ def _crossed(inside: np.ndarray) -> np.ndarray:
 def _slabs(blocks: _AllBlocks) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
   """Yields (first layer, densities, mask of cells) of slabs of a grid, each beginning with the last layer before it."""
   thick = max(1, _SLAB // (blocks.size**2 * BLOCK))
-  last = np.zeros((0, blocks.size, blocks.size), np.float32)
+  last = None
   for first in range(0, blocks.along, thick):
-    volume = np.concatenate([last, blocks.layers(first, min(first + thick, blocks.along))])
-    if len(volume) > 1:
-      yield first * BLOCK - len(last), volume, blocks.mask(first * BLOCK - len(last), len(volume))
+    volume, start = blocks.layers(first, min(first + thick, blocks.along)), first * BLOCK
+    if last is not None:
+      volume, start = np.concatenate([last, volume]), start - 1
+    yield start, volume, blocks.mask(start, len(volume))
     last = volume[-1:].copy()
 
 

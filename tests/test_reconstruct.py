@@ -122,10 +122,11 @@ class Wall(TriplaneModel):
   def grid_tables(self, planes, coordinates):
     return coordinates
 
-  def block_densities(self, tables, places):
-    x, y, z = (tables[places[:, axis]] for axis in range(3))
+  def block_densities(self, tables, places, count, face):
+    x, y, z = (tables[places[:, axis]][:, :1 if axis == face else None] for axis in range(3))
     points = jnp.broadcast_arrays(x[:, :, None, None], y[:, None, :, None], z[:, None, None, :])
-    return self.query(None, jnp.stack(points, axis=-1))[0]
+    density = self.query(None, jnp.stack(points, axis=-1))[0]
+    return density if face is None else density.squeeze(face + 1)
 
 
 def test_what_is_right_in_the_picture_is_right_in_the_mesh(tmp_path):

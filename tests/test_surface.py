@@ -63,10 +63,10 @@ def test_little_of_the_grid_is_evaluated():
   def grid(coordinates):
     evaluate = field.grid(coordinates)
 
-    def counted(places):
+    def counted(places, face):
       nonlocal count
-      count += len(places) * surface.BLOCK**3
-      return evaluate(places)
+      count += len(places) * surface.BLOCK ** (3 if face is None else 2)
+      return evaluate(places, face)
 
     return counted
 

@@ -20,7 +20,7 @@ from lrm_jax.sharding import on_batch
 from lrm_jax.types import Key
 
 _GRID_BLOCK = 4  # points along the side of a block
-_BLOCKS_IN_CACHE = 64  # of a grid
+_POINTS_OF_BLOCKS_IN_CACHE = 2**12
 _POINTS_IN_CACHE = 2**14  # of a CPU
 _RAYS_AT_ONCE = 2**14  # where samples that are not seen are left out
 
@@ -106,20 +106,38 @@ class TriplaneModel(nnx.Module):
     return [rearrange(table, 'i a j b f -> i j a b f') for table in tables]
 
   def block_densities(
-      self, tables: list[Float[Array, 'n n B B F']], places: Int[Array, 'M 3']
-  ) -> Float[Array, 'M B B B']:
-    """Returns the densities of blocks of a grid, at their places: no gather but of whole blocks."""
+      self, tables: list[Float[Array, 'n n B B F']], places: Int[Array, 'M 3'], count: Int[Array, ''] | int,
+      face: int | None = None,
+  ) -> Float[Array, 'M *b']:
+    """Returns the densities [M, B, B, B] of the first `count` blocks of a grid, at their places; the others may be zeros.
+
+    With `face` those [M, B, B] of the first points along that axis alone. No gather but of whole blocks.
+    """
+    names = [name for axis, name in enumerate('abc') if axis != face]
 
     def some(places):
-      x, y, z = places.T
-      features = tables[0][x, y][:, :, :, None] + tables[1][x, z][:, :, None] + tables[2][y, z][:, None]
+      # Each table's two axes of points, and where its third would be, of length 1; of the face's axis the first point.
+      features = 0.0
+      for table, pair in zip(tables, ((0, 1), (0, 2), (1, 2))):
+        index = [places[:, axis] for axis in pair] + [0 if axis == face else slice(None) for axis in pair]
+        there = [name for axis, name in enumerate('abc') if axis in pair and axis != face]
+        part = table[tuple(index)]
+        features += part.reshape(len(places), *[table.shape[2] if name in there else 1 for name in names], part.shape[-1])
       return self.nerf.after_first(features)[0]
 
+    side = tables[0].shape[2]
     if jax.default_backend() != 'cpu':
       return some(places)
-    # A few blocks at a time: what the MLP works on stays in the caches.
-    few = jnp.pad(places, ((0, -len(places) % _BLOCKS_IN_CACHE), (0, 0))).reshape(-1, _BLOCKS_IN_CACHE, 3)
-    return jax.lax.map(some, few).reshape(-1, *(tables[0].shape[2],) * 3)[:len(places)]
+    # A few at a time: what the MLP works on stays in the caches.
+    few = _POINTS_OF_BLOCKS_IN_CACHE // side ** len(names)
+    padded = jnp.pad(places, ((0, -len(places) % few), (0, 0)))
+
+    def one(i, densities):
+      part = some(jax.lax.dynamic_slice_in_dim(padded, i * few, few))
+      return jax.lax.dynamic_update_slice_in_dim(densities, part, i * few, axis=0)
+
+    densities = jnp.zeros((len(padded),) + (side,) * len(names))
+    return jax.lax.fori_loop(0, (count + few - 1) // few, one, densities)[:len(places)]
 
   def features(self, folded: Float[Array, '3 P P F'], points: Float[Array, '*q 3']) -> Float[Array, '*q F']:
     """Returns the sums of samples of one object's folded planes at points of the world."""
@@ -146,7 +164,7 @@ class TriplaneModel(nnx.Module):
     blocks = -(-size // _GRID_BLOCK)
     points = jnp.minimum(jnp.arange(blocks * _GRID_BLOCK), size - 1) * (2 / (size - 1)) - 1
     places = jnp.stack(jnp.meshgrid(*[jnp.arange(blocks)] * 3, indexing='ij'), axis=-1).reshape(-1, 3)
-    density = self.block_densities(self.grid_tables(planes, points.reshape(blocks, _GRID_BLOCK)), places)
+    density = self.block_densities(self.grid_tables(planes, points.reshape(blocks, _GRID_BLOCK)), places, len(places))
     density = rearrange(density, '(x y z) a b c -> (x a) (y b) (z c)', x=blocks, y=blocks)[:size, :size, :size]
     return skipping.occupied_cells(density, skipping.EMPTY_DEPTH / self.longest_ray)
 
