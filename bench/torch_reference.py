@@ -229,7 +229,7 @@ class TrainStep:
     config.model.update(dict(
         image_size=128, encoder_width=192, encoder_depth=4, encoder_num_heads=3, camera_width=256, decoder_width=256,
         decoder_depth=4, decoder_num_heads=4, triplane_resolution=16, triplane_channels=40, num_samples=sizes['samples'] // 2,
-        remat=False, dtype='float32'))
+        remat='none', dtype='float32'))
     rng = np.random.default_rng(0)
     window, views = config.data.window, 4
     poses = cameras.look_at(rng.normal(size=(2, views, 3)) * [1, 1, 0.4] + [0, -2, 0])

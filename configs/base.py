@@ -56,7 +56,7 @@ def get_config() -> ConfigDict:
   model.density_scale = 1.0  # density = scale * softplus(s - 1), per world unit [ours; softplus C]
   model.color_padding = 0.001  # that the sigmoid of colours is stretched by at both ends [C]
   model.sinusoidal_positions = False  # learned tables start at noise [P]
-  model.remat = True  # layers are computed again in the backward pass: 3,072 tokens x 16 layers do not fit else [ours]
+  model.remat = 'full'  # of a layer only its input is kept for the backward pass; 'dots', 'none': more is [ours]
   model.dtype = 'bfloat16'  # of the networks; parameters, cameras, compositing: float32 [B]
 
   config.data = data = ConfigDict()

@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
   model.rays_per_chunk = 256
   model.density_scale = 10.0  # a fresh model is fog that hides nothing, yet can turn solid in a few steps
   model.sinusoidal_positions = True  # tables that know where things are from the first step
-  model.remat = True  # faster than not on a CPU: the backward pass is bound by memory
+  model.remat = 'full'  # faster than not on a CPU: the backward pass is bound by memory
   model.dtype = 'float32'
 
   config.data = data = ConfigDict()

@@ -30,18 +30,26 @@ def count(params) -> int:
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
+def attention_operations(model: ConfigDict) -> dict[str, float]:
+  """Returns the operations of one object's attention, q k^T and the weighted sums of v, in encoder and decoder."""
+  image_tokens, tokens = _tokens(model)
+  return {'encoder': model.encoder_depth * 4 * image_tokens**2 * model.encoder_width,
+          'decoder': model.decoder_depth * 4 * tokens * (image_tokens + tokens) * model.decoder_width}
+
+
+def _tokens(model: ConfigDict) -> tuple[int, int]:
+  return 1 + (model.image_size // model.patch_size) ** 2, 3 * model.triplane_resolution**2
+
+
 def forward_operations(model: ConfigDict, num_rays: int) -> dict[str, float]:
   """Returns the operations of one object's forward pass: encoder, decoder, and the renderer of `num_rays` rays."""
-  image_tokens = 1 + (model.image_size // model.patch_size) ** 2
-  tokens = 3 * model.triplane_resolution**2
+  image_tokens, tokens = _tokens(model)
   encoder_width, width = model.encoder_width, model.decoder_width
-  attention = lambda queries, keys, width: 4 * queries * keys * width  # q k^T and the weighted sum of v.
-  encoder = model.encoder_depth * (
-      24 * image_tokens * encoder_width**2 + attention(image_tokens, image_tokens, encoder_width))
+  attention = attention_operations(model)
+  encoder = model.encoder_depth * 24 * image_tokens * encoder_width**2 + attention['encoder']
   encoder += 2 * image_tokens * 3 * model.patch_size**2 * encoder_width
   decoder = model.decoder_depth * (
-      4 * tokens * width**2 + 4 * image_tokens * encoder_width * width + attention(tokens, image_tokens, width)
-      + 8 * tokens * width**2 + attention(tokens, tokens, width))
+      4 * tokens * width**2 + 4 * image_tokens * encoder_width * width + 8 * tokens * width**2) + attention['decoder']
   if model.get('architecture') == 'triposr':
     decoder += model.decoder_depth * 24 * tokens * width**2 + 4 * tokens * width**2  # GEGLU; a linear map at both ends.
   else:
@@ -68,31 +76,65 @@ def step_operations(config: ConfigDict) -> float:
 
   LPIPS: forward for render and target, backward to the render alone.
   """
+  return useful_operations(config) + config.batch_size * _again(config)
+
+
+def useful_operations(config: ConfigDict) -> float:
+  """Returns the operations of a training step without what is computed again to save memory: MFU counts these."""
   views = 1 + config.data.num_side_views
   parts = forward_operations(config.model, views * config.data.window**2)
-  again = parts['renderer'] + (parts['encoder'] + parts['decoder'] if config.model.remat else 0)
   perceptual = 3 * views * lpips_operations(config.data.window) if config.loss.lpips_weight > 0 else 0
-  return config.batch_size * (3 * sum(parts.values()) + again + perceptual)
+  return config.batch_size * (3 * sum(parts.values()) + perceptual)
 
 
-def report(config: ConfigDict, abstract_state: dict, memory) -> str:
-  """Returns the lines that --dry_run prints; `memory` is the compiled step's memory_analysis, of one device."""
-  params, model = abstract_state['params'], config.model
+def _again(config: ConfigDict) -> float:
+  """Operations of one object that the backward pass repeats: the renderer's, and those of layers by config.model.remat."""
+  model = config.model
+  parts = forward_operations(model, (1 + config.data.num_side_views) * config.data.window**2)
+  rule = {True: 'full', False: 'none'}.get(model.remat, model.remat)
+  if rule == 'none':
+    return parts['renderer']
+  if rule == 'full':
+    return sum(parts.values())
+  return parts['renderer'] + sum(attention_operations(model).values())
+
+
+def report(config: ConfigDict, shapes: dict[str, tuple[int, ...]]) -> str:
+  """Returns the lines of --dry_run that follow from the sizes; `shapes` {path: shape} are the parameters'."""
+  model, count_of = config.model, {}
+  for path, shape in shapes.items():
+    part = path.split('/')[0]
+    count_of[part] = count_of.get(part, 0) + math.prod(shape)
   texels, views = model.triplane_resolution * model.triplane_upsample, 1 + config.data.num_side_views
   parts = forward_operations(model, views * config.data.window**2)
   if config.loss.lpips_weight > 0:
     parts['LPIPS'] = 2 * views * lpips_operations(config.data.window)
-  share = config.batch_size // jax.device_count()
-  gib = lambda size: f'{size / 2**30:,.2f} GiB'
-  lines = [
-      f'parameters: {count(params):,}  (' + ', '.join(f'{name} {count(tree):,}' for name, tree in params.items()) + ')',
+  return '\n'.join([
+      f'parameters: {sum(count_of.values()):,}  (' + ', '.join(f'{name} {n:,}' for name, n in count_of.items()) + ')',
       f'triplane tokens: {3 * model.triplane_resolution**2:,}; image tokens: '
       f'{1 + (model.image_size // model.patch_size)**2:,}; planes: 3 x {texels} x {texels} x {model.triplane_channels}',
       'operations of a forward pass, per object: '
       + ', '.join(f'{name} {value / 1e9:,.1f} GFLOP' for name, value in parts.items()),
       f'operations of a step of {config.batch_size} objects: {step_operations(config) / 1e12:,.3f} TFLOP',
-      f'memory of a step on each of {jax.device_count()} x {jax.devices()[0].device_kind}, as compiled, for {share} objects '
-      f'in {config.gradient_accumulation} micro-batches: parameters, optimizer and batch '
-      f'{gib(memory.argument_size_in_bytes)}, temporary {gib(memory.temp_size_in_bytes)}',
-  ]
-  return '\n'.join(lines)
+  ])
+
+
+def estimate(config: ConfigDict, num_devices: int, peak: float, utilisation: float) -> str:
+  """Returns the line of --dry_run that says how long a training takes at a share of the peak, in FLOP/s a device."""
+  seconds = step_operations(config) / (num_devices * peak * utilisation)
+  days = seconds * config.num_train_steps / 86400
+  return (f'estimate for {num_devices} devices of {peak / 1e12:g} TFLOP/s at {utilisation:.0%} of it: {seconds:.2f} s a step, '
+          f'{days:,.1f} days for {config.num_train_steps:,} steps, {24 * days * num_devices:,.0f} device-hours')
+
+
+def compiled_report(config: ConfigDict, num_devices: int, step) -> str:
+  """Returns the lines of --dry_run that were read off a compiled step (`lrm_jax.train.CompiledStep`)."""
+  gib = lambda size: f'{size / 2**30:,.2f} GiB'
+  told = ', '.join(f'{kind} {number:,} times {gib(size)}' for kind, (number, size) in sorted(step.collectives.items()))
+  return '\n'.join([
+      f'memory of a step on each of {num_devices} x {step.kind}, as compiled in {step.seconds:.0f} s, for '
+      f'{config.batch_size // num_devices} objects in {config.gradient_accumulation} micro-batches: '
+      f'{gib(step.input_bytes + step.temporary_bytes)}: parameters and optimizer {gib(step.state_bytes)}, batch and frozen '
+      f'networks {gib(step.input_bytes - step.state_bytes)}, temporary {gib(step.temporary_bytes)}',
+      f'between devices, a step: {told or "nothing"}',
+  ])

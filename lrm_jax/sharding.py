@@ -4,6 +4,7 @@ Objects of a batch are spread over all devices; a large parameter (and its optim
 largest divisible dimension over 'fsdp'. Models carry no annotation, but for `on_batch` where a stream is born.
 """
 
+from collections.abc import Sequence
 import math
 
 import jax
@@ -13,19 +14,29 @@ BATCH = PartitionSpec(('data', 'fsdp'))
 _SMALLEST_SHARDED = 2**14  # Smaller arrays are copied: a collective costs more than the memory.
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> jax.sharding.Mesh:
-  """Returns the mesh of all devices, (data, fsdp); one of the two may be -1, "the rest".
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+  """Returns the mesh of all devices, (data, fsdp), or of those that are given; one axis may be -1, "the rest".
 
   Raises ValueError where the axes do not make up the number of devices.
   """
-  count = jax.device_count()
+  count = jax.device_count() if devices is None else len(devices)
   if data == -1 and fsdp >= 1:
     data = count // fsdp
   elif fsdp == -1 and data >= 1:
     fsdp = count // data
   if data < 1 or fsdp < 1 or data * fsdp != count:
     raise ValueError(f'config.mesh = {(data, fsdp)} does not make up {count} devices: set one axis to -1')
-  return jax.make_mesh((data, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2)
+  return jax.make_mesh((data, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def platform() -> str:
+  """Returns what a program is being made for: 'cpu', 'gpu' or 'tpu'; of the mesh that is set, else of the default device.
+
+  A program may be made on a machine that has no such device (lrm_jax/topology.py).
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  name = jax.default_backend() if device is None else device.platform
+  return 'gpu' if name in ('cuda', 'rocm') else name
 
 
 def shard(mesh: jax.sharding.Mesh, tree):

@@ -1,10 +1,11 @@
 """Training: python -m lrm_jax.train --config=configs/quickstart.py [--workdir=DIR] [--config.batch_size=16 ...]
 
-The same command again resumes where the run stopped, bit for bit. `--dry_run` prints what a step needs, and stops.
+The same command again resumes where the run stopped, bit for bit. `--dry_run` prints what a step needs, and stops;
+`--dry_run --topology=v5e:16x16` (h100:8, a100:16x8, ...) what it would on devices that are not here, and the days.
 Writes DIR/config.json, DIR/checkpoints, DIR/metrics.jsonl, DIR/tensorboard, DIR/images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 import math
 from pathlib import Path
@@ -19,7 +20,7 @@ from ml_collections import ConfigDict
 from ml_collections import config_flags
 import numpy as np
 
-from lrm_jax import checkpoint, cost, evaluation, input_pipeline, sharding, sources, state as state_lib
+from lrm_jax import checkpoint, compiled, cost, evaluation, input_pipeline, sharding, sources, state as state_lib, topology
 from lrm_jax.errors import run_main
 from lrm_jax.metrics import MetricWriter
 from lrm_jax.models.lpips import LPIPS, abstract_lpips
@@ -32,6 +33,8 @@ from lrm_jax.weights.vgg import load_lpips
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The configuration, a Python file.', lock_config=True)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory (default: runs/<name of the configuration>).')
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print parameters, memory and operations of a step, then stop.')
+_TOPOLOGY = flags.DEFINE_string('topology', None, 'Devices that --dry_run is for: v5e:4x4, h100:8, a100:16x8, ...')
+_UTILISATION = flags.DEFINE_float('utilisation', 0.4, 'Share of the peak that --dry_run takes a training to reach.')
 
 
 class NonFiniteLossError(RuntimeError):
@@ -41,10 +44,10 @@ class NonFiniteLossError(RuntimeError):
 class Trainer:
   """A run: mesh, model, optimizer, data and the compiled step, made from a configuration."""
 
-  def __init__(self, config: ConfigDict, *, lpips: LPIPS | None):
-    check(config)
+  def __init__(self, config: ConfigDict, *, lpips: LPIPS | None, devices: Sequence[jax.Device] | None = None):
+    check(config, jax.device_count() if devices is None else len(devices))
     self.config, self.lpips = config, lpips
-    self.mesh = sharding.make_mesh(**config.mesh)
+    self.mesh = sharding.make_mesh(**config.mesh, devices=devices)
     model_kwargs = config.model.to_dict()
     self.model = state_lib.abstract_model(model_kwargs)
     self.sources = input_pipeline.training_sources(
@@ -216,18 +219,18 @@ class Evaluator:
     return scores
 
 
-def check(config: ConfigDict) -> None:
-  """Raises ValueError, in one sentence, where values of a configuration cannot work together."""
+def check(config: ConfigDict, num_devices: int) -> None:
+  """Raises ValueError, in one sentence, where values of a configuration cannot work together on so many devices."""
   data = config.data
   positive = ['num_train_steps', 'batch_size', 'gradient_accumulation', 'log_every', 'checkpoint_every', 'eval_every']
   for name in positive:
     if config[name] < 1:
       raise ValueError(f'config.{name} = {config[name]} must be at least 1')
-  share = config.gradient_accumulation * jax.device_count()
+  share = config.gradient_accumulation * num_devices
   if config.batch_size % share:
     raise ValueError(
         f'config.batch_size = {config.batch_size} must be a multiple of config.gradient_accumulation x devices = '
-        f'{config.gradient_accumulation} x {jax.device_count()}')
+        f'{config.gradient_accumulation} x {num_devices}')
   if negative := [name for name, value in config.loss.items() if name.endswith('_weight') and value < 0]:
     raise ValueError(f'weights of the loss must not be negative: config.loss.{negative[0]} = {config.loss[negative[0]]}')
   if not data.background:
@@ -238,15 +241,64 @@ def check(config: ConfigDict) -> None:
         f'{data.window}, {data.resize_min}, {data.resize_max}')
 
 
-def dry_run(config: ConfigDict) -> None:
-  """Prints the parameters of a configuration, and the memory and operations of a step; needs no data, no weights."""
-  trainer = Trainer(config, lpips=abstract_lpips() if config.loss.lpips_weight > 0 else None)
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+  """A training step that was compiled and not run: what it needs of each device."""
+
+  kind: str  # of the devices, as they name themselves
+  state_bytes: int  # parameters and optimizer
+  input_bytes: int  # the state, the batch, LPIPS
+  temporary_bytes: int
+  seconds: float  # to trace and compile
+  collectives: dict[str, tuple[int, int]]  # lrm_jax/compiled.py
+
+
+def compile_step(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> CompiledStep:
+  """Returns what a training step takes, on all devices here or for those given; needs no data, no weights."""
+  began = time.monotonic()
+  trainer = Trainer(config, lpips=abstract_lpips() if config.loss.lpips_weight > 0 else None, devices=devices)
   batch = cost.abstract_batch(config, sharding.batch_sharding(trainer.mesh))
   target = jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), trainer.abstract_state, trainer.shardings)
+  whole = sharding.replicated(trainer.mesh)
+  on_all = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), tree)
   with jax.set_mesh(trainer.mesh):
-    compiled = trainer.step.lower(target, batch, np.float32(0), trainer.lpips).compile()
-  print(cost.report(config, trainer.abstract_state, compiled.memory_analysis()))
+    program = trainer.step.lower(
+        target, batch, jax.ShapeDtypeStruct((), np.float32, sharding=whole), on_all(trainer.lpips)).compile()
+  memory = program.memory_analysis()
+  state_bytes = sum(
+      math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
+      for x, s in zip(jax.tree.leaves(trainer.abstract_state), jax.tree.leaves(trainer.shardings)))
+  return CompiledStep(
+      trainer.mesh.devices.flat[0].device_kind, state_bytes, memory.argument_size_in_bytes, memory.temp_size_in_bytes,
+      time.monotonic() - began, compiled.collectives(program.as_text()))
+
+
+def dry_run(config: ConfigDict, name: str | None, utilisation: float) -> None:
+  """Prints the parameters of a configuration, the operations of a step, and what it takes as compiled.
+
+  With the `name` of a topology also what the training takes there, at a `utilisation` of the peak; where what compiles
+  for it is not installed, without the compiled step. Raises ValueError where the configuration does not fit.
+  """
+  if not 0 < utilisation <= 1:
+    raise ValueError(f'--utilisation={utilisation} must be above 0 and at most 1')
+  num_devices = jax.device_count() if name is None else topology.count(name)
+  check(config, num_devices)
+  params = sources.shapes(config)
+  print(cost.report(config, params))
+  if name is not None:
+    print(cost.estimate(config, num_devices, topology.ACCELERATORS[topology.parse(name)[0]].peak, utilisation))
+  try:
+    devices = None if name is None else topology.devices(name)
+  except topology.MissingCompilerError as error:
+    print(f'not compiled: {error}')
+    return
+  step = compile_step(config, devices)
+  print(cost.compiled_report(config, num_devices, step))
+  known = topology.accelerator(step.kind)
+  if known is not None and (needed := step.input_bytes + step.temporary_bytes) > 0.94 * known.memory:
+    print(f'DOES NOT FIT: {needed / 2**30:.1f} GiB of {known.memory / 2**30:.1f}; raise config.gradient_accumulation, or '
+          'lower config.model.rays_per_chunk')
 
 
 def parse(argv: list[str]) -> ConfigDict:
@@ -268,7 +320,9 @@ def main() -> None:
   keep_compiled()
   logging.set_verbosity(logging.WARNING)  # Orbax and the datasets tell a lot at INFO.
   if _DRY_RUN.value:
-    return dry_run(config)
+    return dry_run(config, _TOPOLOGY.value, _UTILISATION.value)
+  if _TOPOLOGY.value:
+    raise ValueError('--topology is for --dry_run: a training runs on the devices that are here')
   file = config_flags.get_config_filename(flags.FLAGS['config'])
   workdir = _WORKDIR.value or Path('runs') / Path(file.split(':')[0]).stem
   try:

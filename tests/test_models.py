@@ -64,8 +64,15 @@ def test_rematerialisation_changes_no_gradient():
     graphdef, params = nnx.split(LRM(**TINY_MODEL, remat=remat, rngs=nnx.Rngs(0)), nnx.Param)
     return jax.grad(lambda p: nnx.merge(graphdef, p)(*scene(), 8).color.var())(params)
 
-  for a, b in zip(jax.tree.leaves(gradients(False)), jax.tree.leaves(gradients(True))):
-    np.testing.assert_allclose(a, b, atol=1e-6)
+  expected = jax.tree.leaves(gradients('none'))
+  for policy in ('dots', 'full', True):
+    for a, b in zip(jax.tree.leaves(gradients(policy)), expected, strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_an_unknown_rule_of_rematerialisation_is_told():
+  with pytest.raises(ValueError, match="config.model.remat = 'some' is unknown: one of none, dots, full"):
+    LRM(**TINY_MODEL, remat='some', rngs=nnx.Rngs(0))
 
 
 def test_the_camera_matters_once_the_modulation_has_learned(model):
@@ -106,7 +113,7 @@ def test_position_tables_are_interpolated():
   centres = (np.arange(32) + 0.5) * 14 / 32 - 0.5
   inside = (centres > 1) & (centres < 12)
   np.testing.assert_allclose((matrix @ np.arange(14))[inside], centres[inside], atol=0.05)
-  vit = ViT(patch_size=8, width=8, depth=1, num_heads=2, table_size=3, sinusoidal_positions=False, remat=False,
+  vit = ViT(patch_size=8, width=8, depth=1, num_heads=2, table_size=3, sinusoidal_positions=False, remat='none',
             dtype=jnp.float32, rngs=nnx.Rngs(0))
   assert vit.positions(5).shape == (1, 26, 8)
   assert vit(jnp.zeros((1, 40, 40, 3))).shape == (1, 26, 8)

@@ -23,7 +23,7 @@ SIZES = dict(patch_size=8, width=24, depth=3, num_heads=2, table_size=3)
 
 
 def vit(**sizes):
-  return ViT(**sizes, sinusoidal_positions=False, remat=False, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  return ViT(**sizes, sinusoidal_positions=False, remat='none', dtype=jnp.float32, rngs=nnx.Rngs(0))
 
 
 def parameters(model):
@@ -181,7 +181,7 @@ def test_a_storage_that_is_shorter_than_told_is_not_read_beyond(tmp_path):
 @pytest.mark.parametrize('registers', [4, 0])
 @pytest.mark.parametrize('rows', [dino.OFFICIAL, dino.HUGGING_FACE_DINOV2], ids=['official', 'hugging_face'])
 def test_dinov2_comes_in_by_both_families_of_names(rows, registers, rng, tmp_path):
-  model = DINOv2(**SIZES, num_registers=registers, remat=False, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  model = DINOv2(**SIZES, num_registers=registers, remat='none', dtype=jnp.float32, rngs=nnx.Rngs(0))
   wanted = {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes(model).items()}
   tensors = dict(tables.save(rows, wanted))
   assert sum(x.size for x in tensors.values()) == sum(x.size for x in wanted.values())
@@ -197,7 +197,7 @@ def test_dinov2_comes_in_by_both_families_of_names(rows, registers, rng, tmp_pat
 
 
 def test_registers_take_part_and_are_dropped(rng):
-  model = DINOv2(**SIZES, num_registers=4, remat=False, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  model = DINOv2(**SIZES, num_registers=4, remat='none', dtype=jnp.float32, rngs=nnx.Rngs(0))
   with_parameters(model, {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes(model).items()})
   image = jnp.asarray(rng.uniform(size=(1, 32, 32, 3)), jnp.float32)
   tokens = model(image)

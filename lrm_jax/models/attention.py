@@ -7,36 +7,81 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lrm_jax import sharding
+
 # Scores of one block of queries on the CPU: small enough for its caches, large enough for its matrix units.
 _CPU_SCORES = 2**21
+_TILE = 128  # Lengths that a TPU's kernel takes are multiples.
+_SPLASH_SCORES = 2**18  # Below, XLA's own is as good.
 
 
 def attend(
     q: Float[Array, 'B N H d'], k: Float[Array, 'B M H d'], v: Float[Array, 'B M H d']
 ) -> Float[Array, 'B N H d']:
   """Returns the attention of each query to all keys, in the dtype of `q`; softmax in float32."""
-  backend = jax.default_backend()
-  if backend == 'gpu' and q.dtype in (jnp.bfloat16, jnp.float16) and _has_cudnn():
+  target = sharding.platform()
+  if target == 'gpu' and q.dtype in (jnp.bfloat16, jnp.float16) and _has_cudnn():
     return _cudnn(q, k, v)
-  if backend == 'cpu':
+  if target == 'tpu' and _spread(len(q)) and q.shape[1] * k.shape[1] >= _SPLASH_SCORES:
+    return _over_devices(_splash)(q, k, v)
+  if target == 'cpu':
     return _blocks(q, k, v)
   return jax.nn.dot_product_attention(q, k, v)
 
 
 def _has_cudnn() -> bool:
-  """NVIDIA, not ROCm, which JAX calls 'gpu' as well."""
-  return 'cuda' in jax.devices()[0].client.platform_version.lower()
+  """NVIDIA, not ROCm, which JAX calls 'gpu' as well; and a generation that cuDNN's fused attention is for."""
+  there, meant = jax.devices()[0], jax.sharding.get_abstract_mesh().abstract_device
+  kind = there.device_kind if meant is None else meant.device_kind
+  return 'NVIDIA' in kind.upper() and float(getattr(there, 'compute_capability', 8)) >= 8
 
 
 def _cudnn(q, k, v):
   """cuDNN's fused attention wants lengths that are even: pad to a multiple of 8 and pass the true ones."""
   queries, keys = q.shape[1], k.shape[1]
   pad = lambda x: jnp.pad(x, ((0, 0), (0, -x.shape[1] % 8), (0, 0), (0, 0)))
-  lengths = lambda n: jnp.full((q.shape[0],), n, jnp.int32)
-  out = jax.nn.dot_product_attention(
-      pad(q), pad(k), pad(v), query_seq_lengths=lengths(queries), key_value_seq_lengths=lengths(keys),
-      implementation='cudnn')
+  lengths = {}
+  if queries % 8 or keys % 8:
+    full = lambda n: jnp.full((q.shape[0],), n, jnp.int32)
+    lengths = dict(query_seq_lengths=full(queries), key_value_seq_lengths=full(keys))
+  out = jax.nn.dot_product_attention(pad(q), pad(k), pad(v), implementation='cudnn', **lengths)
   return out[:, :queries]
+
+
+def _splash(q, k, v, interpret=False):
+  """JAX's kernel for TPUs: no scores in memory. Lengths are filled up to its tiles; keys that fill up are of another segment."""
+  # A tenth of a second to import, and only TPUs need it.
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
+
+  queries, keys = q.shape[1], k.shape[1]
+  heads_first = lambda x: jnp.pad(x, ((0, 0), (0, -x.shape[1] % _TILE), (0, 0), (0, 0))).swapaxes(1, 2)
+  scaled, k, v = heads_first(q * q.shape[-1] ** -0.5), heads_first(k), heads_first(v)
+  rows, columns = scaled.shape[2], k.shape[2]
+  block_q, block_kv = (max(size for size in range(_TILE, 1025, _TILE) if n % size == 0) for n in (rows, columns))
+  kernel = splash.make_splash_mha(
+      splash_mask.MultiHeadMask([splash_mask.FullMask((rows, columns))] * q.shape[2]), head_shards=1, q_seq_shards=1,
+      interpret=interpret, block_sizes=splash.BlockSizes(
+          block_q=block_q, block_kv=block_kv, block_q_dkv=block_q, block_kv_dkv=block_kv, block_q_dq=block_q,
+          block_kv_dq=block_kv))
+  segments = None
+  if columns > keys:
+    segments = splash.SegmentIds(q=jnp.zeros(rows, jnp.int32), kv=(jnp.arange(columns) >= keys).astype(jnp.int32))
+  out = jax.vmap(lambda q, k, v: kernel(q, k, v, segment_ids=segments))(scaled, k, v)
+  return out.swapaxes(1, 2)[:, :queries]
+
+
+def _spread(batch: int) -> bool:
+  """Whether each device of the mesh has as many objects as any other."""
+  return batch % jax.sharding.get_abstract_mesh().size == 0
+
+
+def _over_devices(attention):
+  """Each device with its own objects: a kernel is nothing that XLA could cut."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.size <= 1:
+    return attention
+  return jax.shard_map(attention, in_specs=sharding.BATCH, out_specs=sharding.BATCH, check_vma=False)
 
 
 def _blocks(q, k, v):

@@ -57,7 +57,7 @@ class TriplaneDecoder(nnx.Module):
   def __init__(
       self, *, context_width: int, camera_width: int, width: int, depth: int, num_heads: int, resolution: int,
       upsample: int, channels: int, pose_rows: int = 4, plane_axes: PlaneAxes = PLANE_AXES,
-      sinusoidal_tokens: bool = False, remat: bool, dtype, rngs: nnx.Rngs,
+      sinusoidal_tokens: bool = False, remat: str, dtype, rngs: nnx.Rngs,
   ):
     self.resolution, self.upsample, self.remat, self.dtype = resolution, upsample, remat, dtype
     self.pose_rows = pose_rows

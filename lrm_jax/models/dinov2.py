@@ -42,7 +42,7 @@ class DINOv2(nnx.Module):
 
   def __init__(
       self, *, patch_size: int, width: int, depth: int, num_heads: int, table_size: int, num_registers: int,
-      remat: bool, dtype, rngs: nnx.Rngs,
+      remat: str, dtype, rngs: nnx.Rngs,
   ):
     self.patch_size, self.table_size, self.num_registers = patch_size, table_size, num_registers
     self.remat, self.dtype = remat, dtype

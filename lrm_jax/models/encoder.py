@@ -45,7 +45,7 @@ class ViT(nnx.Module):
 
   def __init__(
       self, *, patch_size: int, width: int, depth: int, num_heads: int, table_size: int,
-      interpolate_offset: float = 0.0, norm_epsilon: float = 1e-6, sinusoidal_positions: bool = False, remat: bool,
+      interpolate_offset: float = 0.0, norm_epsilon: float = 1e-6, sinusoidal_positions: bool = False, remat: str,
       dtype, rngs: nnx.Rngs,
   ):
     self.patch_size, self.table_size, self.remat = patch_size, table_size, remat

@@ -1,6 +1,7 @@
 """The parts that the encoder and the decoder are made of.
 
-Parameters are float32; `dtype` is what the matrix products compute in. Norms and softmax are float32.
+Parameters are float32; `dtype` is what the matrix products compute in. Norms and softmax are float32. What comes out of a
+product with a weight is pinned to the devices of its objects: XLA would follow the weight's cut and exchange activations.
 Legend: B batch, N tokens, M context tokens, D width, H heads, C camera embedding.
 """
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lrm_jax.models.attention import attend
+from lrm_jax.sharding import on_batch
 
 
 class SelfAttention(nnx.Module):
@@ -26,7 +28,7 @@ class SelfAttention(nnx.Module):
     self.out = nnx.Linear(width, width, use_bias=bias if out_bias is None else out_bias, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Float[Array, 'B N D']) -> Float[Array, 'B N D']:
-    q, k, v = rearrange(self.qkv(x), 'b n (three h d) -> three b n h d', three=3, h=self.num_heads)
+    q, k, v = rearrange(on_batch(self.qkv(x)), 'b n (three h d) -> three b n h d', three=3, h=self.num_heads)
     return self.out(rearrange(attend(q, k, v), 'b n h d -> b n (h d)'))
 
 
@@ -43,8 +45,8 @@ class CrossAttention(nnx.Module):
     self.out = nnx.Linear(width, width, use_bias=bias if out_bias is None else out_bias, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Float[Array, 'B N D'], context: Float[Array, 'B M E']) -> Float[Array, 'B N D']:
-    q = rearrange(self.q(x), 'b n (h d) -> b n h d', h=self.num_heads)
-    k, v = rearrange(self.kv(context), 'b m (two h d) -> two b m h d', two=2, h=self.num_heads)
+    q = rearrange(on_batch(self.q(x)), 'b n (h d) -> b n h d', h=self.num_heads)
+    k, v = rearrange(on_batch(self.kv(context)), 'b m (two h d) -> two b m h d', two=2, h=self.num_heads)
     return self.out(rearrange(attend(q, k, v), 'b n h d -> b n (h d)'))
 
 
@@ -57,7 +59,7 @@ class MLP(nnx.Module):
     self.contract = nnx.Linear(hidden, out or width, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Float[Array, '*b D']) -> Float[Array, '*b O']:
-    return self.contract(self.activation(self.expand(x)))
+    return self.contract(self.activation(on_batch(self.expand(x))))
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -80,7 +82,7 @@ class ModulatedLayerNorm(nnx.Module):
     self.dtype = dtype
 
   def __call__(self, x: Float[Array, 'B N D'], camera: Float[Array, 'B C']) -> Float[Array, 'B N D']:
-    shift, scale = jnp.split(self.modulation(nnx.silu(camera))[:, None].astype(jnp.float32), 2, axis=-1)
+    shift, scale = jnp.split(on_batch(self.modulation(nnx.silu(camera)))[:, None].astype(jnp.float32), 2, axis=-1)
     return (self.norm(x) * (1 + scale) + shift).astype(self.dtype)
 
 
@@ -94,13 +96,31 @@ def stack(depth: int, build: Callable[[nnx.Rngs], nnx.Module], *, rngs: nnx.Rngs
   return jax.vmap(lambda key: build(nnx.Rngs(key)))(jax.random.split(rngs.params(), depth))
 
 
-def scan(layers: nnx.Module, x: Float[Array, 'B N D'], *context, remat: bool) -> Float[Array, 'B N D']:
+# What of a layer is kept for the backward pass beside its input; the rest is computed again.
+REMAT = {
+    'none': None,  # Everything is kept.
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # Products with weights; not attention's.
+    'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def remat_policy(name: str | bool) -> str:
+  """Returns the name of a rule of REMAT; runs of before had True and False. Raises ValueError for another."""
+  name = {True: 'full', False: 'none'}.get(name, name) if isinstance(name, bool) else name
+  if name not in REMAT:
+    raise ValueError(f'config.model.remat = {name!r} is unknown: one of {", ".join(REMAT)}')
+  return name
+
+
+def scan(layers: nnx.Module, x: Float[Array, 'B N D'], *context, remat: str) -> Float[Array, 'B N D']:
   """Returns x after all layers of a `stack`, one after another: compile time does not grow with depth.
 
-  With `remat`, only the input of each layer is kept for the backward pass; the rest is computed again.
+  `remat` names a rule of REMAT: what is kept of each layer for the backward pass.
   """
 
   def body(x, layer):
-    return layer(x, *context), None
+    return on_batch(layer(on_batch(x), *context)), None
 
-  return jax.lax.scan(jax.checkpoint(body) if remat else body, x, layers)[0]
+  if remat != 'none':
+    body = jax.checkpoint(body, policy=REMAT[remat])
+  return jax.lax.scan(body, x, layers)[0]

@@ -11,7 +11,7 @@ from flax import nnx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrm_jax.models import renderer, triplane
+from lrm_jax.models import layers, renderer, triplane
 from lrm_jax.models.decoder import TriplaneDecoder
 from lrm_jax.models.dinov2 import DINOv2
 from lrm_jax.models.encoder import ViT
@@ -26,8 +26,8 @@ class LRM(TriplaneModel):
 
   `encoder` is 'dino' or 'dinov2', the latter with `encoder_registers`. `plane_axes` names the axes along width and
   height of each plane. `pose_rows` of a camera's pose are told to the decoder. `dtype` is what the networks compute
-  in; parameters, cameras and compositing are float32. `remat` computes the activations of each layer again in the
-  backward pass.
+  in; parameters, cameras and compositing are float32. `remat` says what is kept of each layer for the backward pass, the
+  rest is computed again: 'none' (all is kept), 'dots' or 'full' (only its input), as lrm_jax/models/layers.py tells.
   """
 
   def __init__(
@@ -37,13 +37,13 @@ class LRM(TriplaneModel):
       num_samples: int, rays_per_chunk: int, encoder: str = 'dino', encoder_registers: int = 0,
       encoder_interpolate_offset: float = 0.0, encoder_norm_epsilon: float = 1e-6, pose_rows: int = 4,
       plane_axes: Sequence[str] = ('xy', 'xz', 'yz'), density_scale: float = 1.0, color_padding: float = 0.0,
-      sinusoidal_positions: bool = False, remat: bool = False, dtype: str = 'float32', rngs: nnx.Rngs,
+      sinusoidal_positions: bool = False, remat: str | bool = 'none', dtype: str = 'float32', rngs: nnx.Rngs,
   ):
     check_sizes(image_size, patch_size, encoder=(encoder_width, encoder_num_heads),
                 decoder=(decoder_width, decoder_num_heads))
     self.image_size, self.num_samples, self.rays_per_chunk = image_size, num_samples, rays_per_chunk
     self.plane_axes = triplane.plane_axes(plane_axes)
-    dtype = jnp.dtype(dtype)
+    dtype, remat = jnp.dtype(dtype), layers.remat_policy(remat)
     common = dict(patch_size=patch_size, width=encoder_width, depth=encoder_depth, num_heads=encoder_num_heads,
                   table_size=encoder_table_size, remat=remat, dtype=dtype, rngs=rngs)
     if encoder == 'dino':

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrm_jax import rays, volume
+from lrm_jax import rays, sharding, volume
 from lrm_jax.types import Key
 
 # Of rays that a CPU computes at once: 16,384 x 64 numbers of a layer are 4 MB. 128 x 128 rays of 128 samples take 0.35 s so,
@@ -130,4 +130,4 @@ def render_rays(
 
 def _one_object_at_a_time() -> bool:
   """A single CPU: the planes of one object, and their gradient, stay in its cache; others want all the rays there are."""
-  return jax.default_backend() == 'cpu' and jax.sharding.get_abstract_mesh().size <= 1
+  return sharding.platform() == 'cpu' and jax.sharding.get_abstract_mesh().size <= 1

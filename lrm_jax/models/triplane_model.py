@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lrm_jax import cameras, rays, volume
 from lrm_jax.models import skipping, triplane
 from lrm_jax.models.renderer import march, render_rays
-from lrm_jax.sharding import on_batch
+from lrm_jax.sharding import on_batch, platform
 from lrm_jax.types import Key
 
 _GRID_BLOCK = 4  # points along the side of a block
@@ -87,7 +87,7 @@ class TriplaneModel(nnx.Module):
     """Returns (density >= 0, colour in 0..1) at points of the cube; outside of it as a plane of zeros says."""
     folded, count = self.nerf.fold(planes), points.shape[1]
     ask = lambda folded, points: self.nerf.after_first(self.features(folded, points))
-    if jax.default_backend() != 'cpu' or count <= _POINTS_IN_CACHE:
+    if platform() != 'cpu' or count <= _POINTS_IN_CACHE:
       return jax.vmap(ask)(folded, points)
     chunks = jnp.pad(points, ((0, 0), (0, -count % _POINTS_IN_CACHE), (0, 0)))
     chunks = rearrange(chunks, 'b (n q) c -> b n q c', q=_POINTS_IN_CACHE)
@@ -126,7 +126,7 @@ class TriplaneModel(nnx.Module):
       return self.nerf.after_first(features)[0]
 
     side = tables[0].shape[2]
-    if jax.default_backend() != 'cpu':
+    if platform() != 'cpu':
       return some(places)
     # A few at a time: what the MLP works on stays in the caches.
     few = _POINTS_OF_BLOCKS_IN_CACHE // side ** len(names)

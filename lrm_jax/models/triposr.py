@@ -57,7 +57,7 @@ class TripoSRDecoder(nnx.Module):
 
   def __init__(
       self, *, context_width: int, width: int, depth: int, num_heads: int, resolution: int, upsample: int,
-      channels: int, remat: bool, dtype, rngs: nnx.Rngs,
+      channels: int, remat: str, dtype, rngs: nnx.Rngs,
   ):
     if width % NUM_GROUPS:
       raise ValueError(f'decoder_{width=} must be a multiple of {NUM_GROUPS}: its first norm takes so many groups')
@@ -97,14 +97,14 @@ class TripoSR(TriplaneModel):
       self, *, image_size: int, patch_size: int, encoder_width: int, encoder_depth: int, encoder_num_heads: int,
       encoder_table_size: int, decoder_width: int, decoder_depth: int, decoder_num_heads: int,
       triplane_resolution: int, triplane_upsample: int, triplane_channels: int, nerf_width: int, nerf_depth: int,
-      num_samples: int, rays_per_chunk: int, radius: float = 0.87, remat: bool = False, dtype: str = 'float32',
+      num_samples: int, rays_per_chunk: int, radius: float = 0.87, remat: str | bool = 'none', dtype: str = 'float32',
       rngs: nnx.Rngs,
   ):
     check_sizes(image_size, patch_size, encoder=(encoder_width, encoder_num_heads),
                 decoder=(decoder_width, decoder_num_heads))
     self.image_size, self.num_samples, self.rays_per_chunk = image_size, num_samples, rays_per_chunk
     self.half_size = radius
-    dtype = jnp.dtype(dtype)
+    dtype, remat = jnp.dtype(dtype), layers.remat_policy(remat)
     self.encoder = ViT(
         patch_size=patch_size, width=encoder_width, depth=encoder_depth, num_heads=encoder_num_heads,
         table_size=encoder_table_size, interpolate_offset=0.1, norm_epsilon=1e-12, remat=remat, dtype=dtype, rngs=rngs)
