@@ -52,11 +52,11 @@ def get_config() -> ConfigDict:
   model.nerf_width = 64  # channels [P]
   model.nerf_depth = 10  # linear layers, the output among them [M]
   model.num_samples = 128  # a ray [B, C]
-  model.rays_per_chunk = 4096  # rays of each object in flight: bounds the memory [ours]
+  model.rays_per_chunk = 0  # rays of each object in flight; 0: as many as a fifth of the device's memory holds [ours]
   model.density_scale = 1.0  # density = scale * softplus(s - 1), per world unit [ours; softplus C]
   model.color_padding = 0.001  # that the sigmoid of colours is stretched by at both ends [C]
   model.sinusoidal_positions = False  # learned tables start at noise [P]
-  model.remat = 'full'  # of a layer only its input is kept for the backward pass; 'dots', 'none': more is [ours]
+  model.remat = 'dots'  # kept for the backward pass: products with weights; 'full': inputs of layers alone; 'none': all [ours]
   model.dtype = 'bfloat16'  # of the networks; parameters, cameras, compositing: float32 [B]
 
   config.data = data = ConfigDict()

@@ -88,18 +88,26 @@ def restore(directory: str | Path, step: int | None = None) -> tuple[TriplaneMod
   """
   config = read_config(directory)
   model = state_lib.abstract_model(config.model.to_dict())
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  target = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=device), state_lib.parameters(model))
+  params, step = restore_parameters(directory, target, step)
+  return state_lib.with_parameters(model, params), config, step
+
+
+def restore_parameters(directory: str | Path, target: dict, step: int | None = None) -> tuple[dict, int]:
+  """Returns (parameters, step) of a run directory, each array read straight to where `target` has it, in its dtype.
+
+  FileNotFoundError where there is no such checkpoint, ValueError where it is of another model.
+  """
   path, steps = _checkpoints(directory), saved_steps(directory)
   if not steps or (step is not None and step not in steps):
     wanted = 'a checkpoint' if step is None else f'a checkpoint of step {step}'
     raise FileNotFoundError(f'{path} does not hold {wanted}; it has: {steps or "nothing"}')
   step = steps[-1] if step is None else step
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  target = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=device), state_lib.parameters(model))
   _check_shapes(path / str(step) / 'params', target)
   with ocp.StandardCheckpointer() as checkpointer:
-    params = checkpointer.restore(path / str(step) / 'params', target)
-  return state_lib.with_parameters(model, params), config, step
+    return checkpointer.restore(path / str(step) / 'params', target), step
 
 
 def write_model(directory: str | Path, params: dict, config: ConfigDict, step: int, dtype=jnp.bfloat16) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import types
 
 from flax import traverse_util
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
@@ -43,6 +44,27 @@ def load(source: str | Path, step: int | None = None) -> tuple[TriplaneModel, Co
     path, array = arrays.popitem()
     params[path] = jnp.asarray(array).block_until_ready()
   return state_lib.with_parameters(model, traverse_util.unflatten_dict(params, sep='/')), config, 0
+
+
+def load_parameters(source: str | Path, target: dict[str, jax.ShapeDtypeStruct]) -> Mapping[str, np.ndarray | jax.Array]:
+  """Returns {path: array} of what `source` means, for a model whose parameters are `target`, with their shardings.
+
+  A run of ours is read straight to where its arrays are wanted; others' arrays stay on the host. Raises ValueError
+  where it is another model.
+  """
+  directory = find(source)
+  kind = _kind(directory)
+  if kind is None:
+    there = shapes(checkpoint.read_config(directory))
+  else:
+    arrays = read(directory, kind)[1]
+    there = {path: array.shape for path, array in arrays.items()}
+  if differ := checkpoint.differences(there, {path: x.shape for path, x in target.items()}):
+    raise ValueError(f'{source} is of another model than config.model describes: {"; ".join(differ)}')
+  if kind is not None:
+    return arrays
+  params, _ = checkpoint.restore_parameters(directory, traverse_util.unflatten_dict(target, sep='/'))
+  return traverse_util.flatten_dict(params, sep='/')
 
 
 def read(directory: Path, kind: types.ModuleType) -> tuple[ConfigDict, dict[str, np.ndarray]]:

@@ -59,6 +59,16 @@ def accelerator(device_kind: str) -> Accelerator | None:
   return next((ACCELERATORS[name] for words, name in _KINDS.items() if words in device_kind), None)
 
 
+def memory() -> float | None:
+  """Returns the bytes of a device that programs are being made for; None where it is not known, and on CPUs."""
+  meant = jax.sharding.get_abstract_mesh().abstract_device
+  known = accelerator(jax.devices()[0].device_kind if meant is None else meant.device_kind)
+  if known is not None:
+    return known.memory
+  stats = jax.devices()[0].memory_stats() if jax.default_backend() != 'cpu' else None
+  return stats.get('bytes_limit') if stats else None
+
+
 def parse(name: str) -> tuple[str, tuple[int, ...]]:
   """Returns (kind, shape) of a topology's name; ValueError where it is none."""
   kind, _, shape = name.lower().partition(':')

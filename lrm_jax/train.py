@@ -62,28 +62,33 @@ class Trainer:
         accumulation=config.gradient_accumulation, seed=config.seed)
     self.step = state_lib.compile_step(step, self.mesh, self.shardings)
 
-  def first_state(self, given: dict[str, np.ndarray] | None = None) -> dict:
+  def first_state(self, given: dict[str, np.ndarray | jax.Array] | None = None) -> dict:
     """Returns a fresh state, made where it lives; parameters {path: array} that are `given` take random ones' place."""
     state = jax.jit(self.init, out_shardings=self.shardings)()
     if given:
-      place = lambda array, old: jax.make_array_from_callback(old.shape, old.sharding, lambda index: array[index])
+
+      def place(array, old):
+        if isinstance(array, jax.Array):  # It has been read to its place.
+          return array
+        return jax.make_array_from_callback(old.shape, old.sharding, lambda index: array[index].astype(old.dtype))
+
       fresh = traverse_util.flatten_dict(state['params'], sep='/')
       fresh = {path: place(given[path], old) if path in given else old for path, old in fresh.items()}
       state['params'] = traverse_util.unflatten_dict(fresh, sep='/')
     return state
 
-  def read_weights(self) -> dict[str, np.ndarray]:
+  def read_weights(self) -> dict[str, np.ndarray | jax.Array]:
     """Returns the parameters {path: array} that training starts from: config.init_from's and config.encoder_weights'.
 
     Raises ValueError where they do not fit the configuration.
     """
     config, given, shapes = self.config, {}, sources.shapes(self.config)
     if config.init_from:
-      model, _, _ = sources.load(config.init_from)
-      given = {path: np.asarray(array) for path, array in sources.flat_parameters(model).items()}
-      if differ := checkpoint.differences({path: array.shape for path, array in given.items()}, shapes):
-        raise ValueError(f'config.init_from = {config.init_from} is of another model than config.model describes: '
-                         f'{"; ".join(differ)}')
+      target = traverse_util.flatten_dict(self.abstract_on_devices['params'], sep='/')
+      try:
+        given = dict(sources.load_parameters(config.init_from, target))
+      except ValueError as error:
+        raise ValueError(f'config.init_from = {error}') from error
     if config.encoder_weights:
       before = 'encoder/'
       encoder = dino.load(
@@ -91,11 +96,15 @@ class Trainer:
       given |= {before + path: array for path, array in encoder.items()}
     return given
 
+  @property
+  def abstract_on_devices(self) -> dict:
+    """The shapes of the state, with where each lies."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), self.abstract_state, self.shardings)
+
   def last_state(self, checkpoints) -> dict | None:
     """Returns the state of the last checkpoint, or None."""
-    target = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), self.abstract_state, self.shardings)
-    return checkpoint.restore_state(checkpoints, target)
+    return checkpoint.restore_state(checkpoints, self.abstract_on_devices)
 
   def batches(self, start_step: int) -> Iterator[dict]:
     """Yields global batches on their devices, from that of `start_step` on, each the step's own."""
@@ -258,13 +267,11 @@ def compile_step(config: ConfigDict, devices: Sequence[jax.Device] | None = None
   began = time.monotonic()
   trainer = Trainer(config, lpips=abstract_lpips() if config.loss.lpips_weight > 0 else None, devices=devices)
   batch = cost.abstract_batch(config, sharding.batch_sharding(trainer.mesh))
-  target = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), trainer.abstract_state, trainer.shardings)
   whole = sharding.replicated(trainer.mesh)
   on_all = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), tree)
   with jax.set_mesh(trainer.mesh):
     program = trainer.step.lower(
-        target, batch, jax.ShapeDtypeStruct((), np.float32, sharding=whole), on_all(trainer.lpips)).compile()
+        trainer.abstract_on_devices, batch, jax.ShapeDtypeStruct((), np.float32, sharding=whole), on_all(trainer.lpips)).compile()
   memory = program.memory_analysis()
   state_bytes = sum(
       math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize

@@ -50,6 +50,40 @@ def test_both_sides_of_a_row_do_the_same():
 
 
 @pytest.mark.slow
+def test_what_a_borrowed_gpu_is_asked_runs_anywhere(tmp_path):
+  """Correctness is judged, every part is measured and written, in JSON and Markdown."""
+  done = run('bench/gpu.py', '--smoke', '--out', tmp_path)
+  assert done.returncode == 0, done.stderr
+  results = json.loads((tmp_path / 'gpu.json').read_text())
+  assert results['correctness'] and all(row['passed'] for row in results['correctness'].values())
+  assert {name.split()[0] for name in results['rows']} == {'product', 'copy', 'planes', 'render', 'mesh', 'training'}
+  assert all(row['seconds'] > 0 and row['peak_bytes_so_far'] > 0 for row in results['rows'].values())
+  table = (tmp_path / 'gpu.md').read_text()
+  assert all(name in table for name in results['rows']) and 'FAILED' not in table
+  done = run('bench/gpu.py')
+  assert done.returncode == 1 and 'sees no GPU' in done.stderr
+
+
+@pytest.mark.slow
+def test_the_measurements_of_this_machine(tmp_path):
+  done = run('bench/run.py', '--config=configs/quickstart.py', '--smoke', '--repeats=1', '--only', 'roofline', 'planes',
+             '--markdown', tmp_path / 'a.md', '--json', tmp_path / 'a.json')
+  assert done.returncode == 0, done.stderr
+  assert 'planes of 1' in (tmp_path / 'a.md').read_text()
+  assert 0 < json.loads((tmp_path / 'a.json').read_text())['planes of 1']['share_of_product']
+
+
+@pytest.mark.slow
+def test_ahead_of_time_without_the_compiler_says_what_to_install(tmp_path):
+  """With it (another environment), the table is made: docs/performance.md."""
+  done = run('bench/aot.py', 'v5e:4x4', '--json', tmp_path / 'a.json', '--config=configs/quickstart.py', '--objects=1')
+  assert done.returncode == 0, done.stderr
+  (row,) = json.loads((tmp_path / 'a.json').read_text())
+  assert 'pip install' in row['error'] if 'error' in row else row['state_bytes'] > 0
+  assert 'v5e:4x4' in done.stdout
+
+
+@pytest.mark.slow
 def test_the_input_pipeline_is_measured(dataset):
   done = run('bench/input.py', '--data', dataset, '--seconds', 0.5, '--config', 'configs/quickstart.py', '--workers', 1)
   assert done.returncode == 0, done.stderr

@@ -25,7 +25,7 @@ def attend(
   if target == 'tpu' and _spread(len(q)) and q.shape[1] * k.shape[1] >= _SPLASH_SCORES:
     return _over_devices(_splash)(q, k, v)
   if target == 'cpu':
-    return _blocks(q, k, v)
+    return (_over_devices(_blocks) if _spread(len(q)) else _blocks)(q, k, v)
   return jax.nn.dot_product_attention(q, k, v)
 
 
@@ -73,11 +73,11 @@ def _splash(q, k, v, interpret=False):
 
 def _spread(batch: int) -> bool:
   """Whether each device of the mesh has as many objects as any other."""
-  return batch % jax.sharding.get_abstract_mesh().size == 0
+  return batch % max(1, jax.sharding.get_abstract_mesh().size) == 0
 
 
 def _over_devices(attention):
-  """Each device with its own objects: a kernel is nothing that XLA could cut."""
+  """Each device with its own objects: a kernel is nothing that XLA could cut, and a loop over objects would gather them."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.size <= 1:
     return attention

@@ -41,6 +41,11 @@ class NeRFMLP(nnx.Module):
     self.depth = depth
     self.last = nnx.Linear(width, 4, dtype=jnp.float32, rngs=rngs)
 
+  @property
+  def bytes_per_sample(self) -> int:
+    """What a sample takes in memory until its backward pass: the activations of all layers, and some (measured)."""
+    return self.first.out_features * (self.depth * jnp.dtype(self.dtype).itemsize + 13)
+
   def fold(self, planes: Float[Array, '*b 3 P P C']) -> Float[Array, '*b 3 P P F']:
     """Returns the planes times their slices of the first layer."""
     kernel = self.first.kernel[...].reshape(3, planes.shape[-1], -1)

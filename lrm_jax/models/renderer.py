@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrm_jax import rays, sharding, volume
+from lrm_jax import rays, sharding, topology, volume
 from lrm_jax.types import Key
 
 # Of rays that a CPU computes at once: 16,384 x 64 numbers of a layer are 4 MB. 128 x 128 rays of 128 samples take 0.35 s so,
 # 0.70 in chunks of 4,096 rays; forward and backward 4.0 and 5.3 (2 cores, 2026-11-25).
 _SAMPLES_IN_CACHE = 2**14
+_RAYS = 4096  # in flight, of each object, where the memory is not known
+_SHARE_OF_MEMORY = 0.2  # of a device, for rays in flight
 _EMPTY = -float(jnp.finfo(jnp.float32).max) / 8  # A density before its activation: 0 after it, and means with it too.
 
 
@@ -98,15 +100,17 @@ def march_twice(
 def render_rays(
     planes: Float[Array, 'B 3 P P F'], trace: Callable, origins: Float[Array, 'B R 3'],
     directions: Float[Array, 'B R 3'], key: Key | None = None, *, rays_per_chunk: int, num_samples: int,
+    bytes_per_sample: int = 2**12,
 ) -> volume.Pixels:
   """Returns the pixels [B, R] of all rays over black.
 
   `trace` maps (planes of one object, origins [R, 3], directions [R, 3], keys [R] or None) to the pixels of its rays.
-  At most `rays_per_chunk` rays of each object are in flight, fewer where a CPU's caches hold no more of their samples;
-  the last chunk is filled up with rays of no length. Stratified with a `key`, deterministic without.
+  At most `rays_per_chunk` rays of each object are in flight, with 0 as many as a share of the device's memory holds at
+  `bytes_per_sample`; fewer where a CPU's caches hold no more of their samples. The last chunk is filled up with rays of
+  no length. Stratified with a `key`, deterministic without.
   """
   num_rays = origins.shape[1]
-  chunk = min(rays_per_chunk, num_rays)
+  chunk = min(rays_per_chunk or _rays_in_memory(len(origins), num_samples * bytes_per_sample), num_rays)
   if _one_object_at_a_time():
     chunk = min(chunk, max(1, _SAMPLES_IN_CACHE // num_samples))
   num_chunks = -(-num_rays // chunk)
@@ -126,6 +130,13 @@ def render_rays(
     by_chunk = lambda tree: jax.tree.map(lambda x: x.swapaxes(0, 1), tree)
     pixels = by_chunk(jax.lax.map(all_objects, by_chunk(chunks)))
   return jax.tree.map(lambda x: x.reshape(len(origins), -1, *x.shape[3:])[:, :num_rays], pixels)
+
+
+def _rays_in_memory(num_objects: int, bytes_per_ray: int) -> int:
+  """Rays of each object whose activations fill a share of a device's memory, while all its objects are under way."""
+  objects = -(-num_objects // max(1, jax.sharding.get_abstract_mesh().size))
+  memory = topology.memory()
+  return _RAYS if memory is None else max(128, int(_SHARE_OF_MEMORY * memory / (objects * bytes_per_ray)) // 128 * 128)
 
 
 def _one_object_at_a_time() -> bool:

@@ -77,7 +77,7 @@ class TriplaneModel(nnx.Module):
     else:
       pixels = render_rays(
           self.nerf.fold(planes), self.trace, flat(origins), flat(directions), key, rays_per_chunk=self.rays_per_chunk,
-          num_samples=self.num_samples)
+          num_samples=self.num_samples, bytes_per_sample=self.nerf.bytes_per_sample)
     pixels = jax.tree.map(lambda x: x.reshape(origins.shape[:4] + x.shape[2:]), pixels)
     return volume.over(pixels, background if jnp.ndim(background) == 0 else background[:, :, None, None, :])
 

@@ -1,0 +1,129 @@
+"""A borrowed GPU in one command: python bench/gpu.py [--out=DIR] [--minutes=9] [--smoke]
+
+1. correctness: attention as this backend runs it against plain attention in float32, forward and backward; rendering against the
+   plain statement of it; the densities on a grid against those at its points. 2. bench/run.py at the sizes of configs/base.py,
+   in bfloat16, with a training step of 1, 4 and 8 objects under each rule of rematerialisation that fits.
+Writes DIR/gpu.json after each part and DIR/gpu.md, and stops beginning new parts when the minutes are up.
+"""
+
+import argparse
+import importlib
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import jax  # pylint: disable=wrong-import-position
+import jax.numpy as jnp  # pylint: disable=wrong-import-position
+import numpy as np  # pylint: disable=wrong-import-position
+
+from bench import run as bench  # pylint: disable=wrong-import-position
+
+
+def correctness(smoke: bool) -> dict:
+  """Returns {what: greatest error, relative to the greatest value} against plain statements, and what is allowed."""
+  from bench import torch_reference, typical
+  from lrm_jax.models import attention
+
+  result = {}
+  dtype = jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
+  plain = lambda *x: attention._plain(*(y.astype(jnp.float32) for y in x))  # pylint: disable=protected-access
+  for queries, keys in ((24, 17),) if smoke else ((3072, 3072), (3072, 1025), (1025, 1025)):
+    q, k, v, g = (jax.random.normal(key, (1, n, 4, 64), dtype)
+                  for key, n in zip(jax.random.split(jax.random.key(0), 4), (queries, keys, keys, queries)))
+
+    def both(attend, q=q, k=k, v=v, g=g):
+      weighted = lambda *x: jnp.sum(attend(*x).astype(jnp.float32) * g)
+      return jax.jit(lambda *x: (attend(*x), jax.grad(weighted, argnums=(0, 1, 2))(*x)))(q, k, v)
+
+    (found, gradients), (expected, wanted) = both(attention.attend), both(plain)
+    for name, a, b in zip(('out', 'dq', 'dk', 'dv'), (found, *gradients), (expected, *wanted)):
+      result[f'attention {queries} x {keys}: {name}'] = _error(a, b), 0.03 if dtype == jnp.bfloat16 else 1e-4
+  config = typical.small_model_config(num_samples=32)
+  model, planes = typical.solid(config)
+  pose, intrinsics = map(jnp.asarray, torch_reference.camera())
+  size = 16 if smoke else 64
+  full = model.render(planes, pose, intrinsics, size)
+  origins, directions = model.pixel_rays(pose, intrinsics, size)
+  distances, delta = model.samples(origins.reshape(-1, 3), directions.reshape(-1, 3), None)
+  points = origins.reshape(-1, 1, 3) + distances[..., None] * directions.reshape(-1, 1, 3)
+  from lrm_jax import volume
+  from lrm_jax.models import triplane
+
+  density, color = model.nerf(triplane.sample_concatenated(planes[0], points, model.plane_axes))
+  pixels = volume.over(jax.vmap(volume.composite)(density, color, distances, delta), 1.0)
+  # Float32 products are of lower precision by default on accelerators: their errors are those of TF32 or bfloat16.
+  allowed = 1e-3 if jax.default_backend() == 'cpu' else 0.05
+  result['render against the unfolded statement: color'] = _error(full.color.reshape(-1, 3), pixels.color), allowed
+  skipped = model.render(planes, pose, intrinsics, size, skip=True)
+  result['render, skipping: color'] = _error(skipped.color, full.color), allowed
+  from lrm_jax import mesh, surface
+  from lrm_jax.reconstructor import Reconstructor
+
+  field, axis = Reconstructor(model)._field(planes[0]), np.linspace(-1, 1, 24, dtype=np.float32)  # pylint: disable=protected-access
+  result['densities of a grid'] = _error(
+      surface.small_grid(field.grid, axis), surface.small_grid(mesh.field_of(field.query).grid, axis)), allowed
+  return {name: {'error': float(error), 'allowed': most, 'passed': bool(error <= most)} for name, (error, most) in result.items()}
+
+
+def _error(found, expected) -> float:
+  found, expected = (np.asarray(x, np.float32) for x in (found, expected))
+  return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+def as_markdown(results: dict, config_name: str) -> str:
+  lines = [f'Driver and card: {results["card"]}', '', '| correctness | greatest error | allowed | |', '|---|---|---|---|']
+  lines += [f'| {name} | {row["error"]:.2e} | {row["allowed"]:g} | {"passed" if row["passed"] else "FAILED"} |'
+            for name, row in results['correctness'].items()]
+  return '\n'.join(lines) + '\n\n' + bench.as_markdown(results['rows'], config_name) + '\n'
+
+
+def _card() -> str:
+  try:
+    query = ['nvidia-smi', '--query-gpu=name,driver_version,memory.total', '--format=csv,noheader']
+    return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+  except (OSError, subprocess.CalledProcessError):
+    return 'no NVIDIA GPU'
+
+
+def main() -> int:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--out', type=Path, default=Path(os.environ.get('OUT', 'out')))
+  parser.add_argument('--config', default='configs/base.py')
+  parser.add_argument('--minutes', type=float, default=9)
+  parser.add_argument('--smoke', action='store_true', help='tiny sizes, on any backend, to see that it runs')
+  args = parser.parse_args()
+  if jax.default_backend() != 'gpu' and not args.smoke:
+    sys.exit(f'error: JAX sees no GPU here, only {jax.devices()[0].device_kind}: install jax[cuda12], or give --smoke')
+  deadline = time.monotonic() + 60 * args.minutes - 60  # A part takes a minute at most, by and large.
+  args.out.mkdir(parents=True, exist_ok=True)
+  config = importlib.import_module(f'configs.{"quickstart" if args.smoke else Path(args.config).stem}').get_config()
+  results = {'card': _card(), 'jax': jax.__version__, 'correctness': correctness(args.smoke), 'rows': {}}
+
+  def keep(rows):
+    results['rows'] |= rows
+    (args.out / 'gpu.json').write_text(json.dumps(results, indent=2) + '\n')
+    (args.out / 'gpu.md').write_text(as_markdown(results, args.config))
+
+  keep({})
+  keep(bench.measure(config, ('roofline', 'planes', 'render', 'mesh'), 1 if args.smoke else 10, args.smoke, deadline))
+  for objects, remat in ((2, 'full'),) if args.smoke else ((1, 'dots'), (4, 'full'), (8, 'dots'), (8, 'full'), (8, 'none')):
+    config.batch_size, config.model.remat = objects, remat
+    found = bench.measure(config, ('train_step',), 1 if args.smoke else 5, args.smoke, deadline)
+    best = max(row['operations'] / row['seconds'] for name, row in results['rows'].items() if name.startswith('product'))
+    for name, row in list(found.items()):
+      if 'operations' in row:
+        row['share_of_product'] = row['operations'] / row['seconds'] / best
+      elif name == 'train_step':
+        found[f'training step, {objects} objects, remat {remat}'] = found.pop(name)
+    keep(found)
+  print((args.out / 'gpu.md').read_text())
+  failed = [name for name, row in results['correctness'].items() if not row['passed']]
+  return print(f'error: wrong: {", ".join(failed)}', file=sys.stderr) or 1 if failed else 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,113 @@
+"""Devices by name, what is told of them, and what is read off a program that was compiled for several."""
+
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lrm_jax import compiled, topology
+from lrm_jax.models import attention, renderer
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize('name, expected, devices', [
+    ('v5e:4x4', ('v5e', (4, 4)), 16), ('V5P:2x2x1', ('v5p', (2, 2, 1)), 4), ('h100:8', ('h100', (1, 8)), 8),
+    ('h100:2', ('h100', (1, 2)), 2), ('a100:128', ('a100', (16, 8)), 128), ('a100:4x4', ('a100', (4, 4)), 16)])
+def test_names(name, expected, devices):
+  assert topology.parse(name) == expected and topology.count(name) == devices
+
+
+@pytest.mark.parametrize('name', ['h100', 'v5e:', 'v5e:4x', 'b900:8', 'h100:12', 'h100:0', 'v5e:4x-4', ''])
+def test_what_is_no_topology_is_told_with_its_value(name):
+  with pytest.raises(ValueError, match='topology = ') as caught:
+    topology.parse(name)
+  assert repr(name) in str(caught.value)
+
+
+def test_what_compiles_is_told_where_it_is_missing(monkeypatch):
+  monkeypatch.setattr(topology, '_missing', lambda module: True)
+  with pytest.raises(topology.MissingCompilerError, match=f'jax-cuda12-plugin=={jax.__version__}'):
+    topology.devices('h100:8')
+  with pytest.raises(topology.MissingCompilerError, match='jax.tpu'):
+    topology.devices('v5e:4x4')
+
+
+@pytest.mark.parametrize('kind, name', [
+    ('NVIDIA H100 80GB HBM3', 'h100'), ('NVIDIA A100-SXM4-40GB', 'a100'), ('NVIDIA A100-SXM4-80GB', 'a100-80'),
+    ('NVIDIA H200', 'h200'), ('TPU v5 lite', 'v5e'), ('TPU v5', 'v5p'), ('TPU v6 lite', 'v6e'), ('cpu', None)])
+def test_devices_are_known_by_the_names_they_give_themselves(kind, name):
+  assert topology.accelerator(kind) == (name and topology.ACCELERATORS[name])
+
+
+def test_rays_in_flight_follow_the_memory(monkeypatch):
+  monkeypatch.setattr(topology, 'memory', lambda: 40e9)
+  few, many = (renderer._rays_in_memory(objects, 128 * 2112) for objects in (8, 1))
+  assert few % 128 == 0 and 0.15 * 40e9 < 8 * few * 128 * 2112 < 0.21 * 40e9 and many > 7 * few
+  monkeypatch.setattr(topology, 'memory', lambda: None)
+  assert renderer._rays_in_memory(8, 128 * 2112) == 4096
+
+
+@pytest.mark.parametrize('lengths', [(256, 256), (192, 130)])
+def test_the_kernel_for_tpus_is_attention(lengths):
+  """Interpreted: forward and backward, lengths that are no multiples of its tiles."""
+  keys = jax.random.split(jax.random.key(0), 4)
+  q, k, v, g = (jax.random.normal(key, (2, n, 2, 64)) for key, n in zip(keys, (lengths[0], *lengths[1:] * 2, lengths[0])))
+
+  def both(attend):
+    return jax.value_and_grad(lambda *x: jnp.sum(attend(*x) * g), argnums=(0, 1, 2))(q, k, v)
+
+  found, expected = both(lambda *x: attention._splash(*x, interpret=True)), both(attention._plain)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+
+
+PROGRAM = '''HloModule jit_f
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}
+%body.1 (state: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %gathered = bf16[16,64]{1,0} all-gather(%x), replica_groups={{0,1}}, dimensions={0}
+  %scattered = f32[4,64]{1,0} reduce-scatter(%y), replica_groups=[2,4]<=[8], to_apply=%add
+}
+%condition.1 (state: (s32[], f32[8])) -> pred[] {
+  ROOT %less = pred[] compare(%i, %n), direction=LT
+}
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %loop = (s32[], f32[8]) while(%init), condition=%condition.1, body=%body.1, backend_config={"known_trip_count":{"n":"12"}}
+  %begun = (f32[10]{0}, f32[80]{0}) all-gather-start(%z), replica_groups={{0,1,2,3,4,5,6,7}}
+  %done = f32[80]{0} all-gather-done(%begun)
+  ROOT %reduced = f32[8]{0} all-reduce(%w), to_apply=%add
+}
+'''
+
+
+def test_collectives_are_counted_as_often_as_loops_run_them():
+  assert compiled.collectives(PROGRAM) == {
+      'all-gather': (13, 12 * 16 * 64 * 2 + 320), 'reduce-scatter': (12, 12 * 4 * 64 * 4 * 4), 'all-reduce': (1, 32)}
+
+
+@pytest.mark.slow
+def test_a_step_on_eight_devices_exchanges_parameters_and_no_activations():
+  """What is gathered is as large as the parameters, twice (forward, backward), whatever the number of objects."""
+  code = '''
+from configs import quickstart
+from lrm_jax import cost, sources, train
+import math
+for objects in (8, 32):
+  config = quickstart.get_config()
+  config.batch_size, config.loss.lpips_weight = objects, 0.0
+  config.mesh.update(dict(data=1, fsdp=8))
+  found = train.compile_step(config).collectives
+  print(sum(size for kind, (number, size) in found.items() if kind in ('all-gather', 'all-to-all', 'collective-permute')),
+        4 * sum(map(math.prod, sources.shapes(config).values())))
+'''
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=False, env={
+      **os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=8'})
+  assert done.returncode == 0, done.stderr
+  (few, parameters), (many, _) = (map(int, line.split()) for line in done.stdout.split('\n')[-3:-1])
+  assert few == many and few < 4 * parameters
