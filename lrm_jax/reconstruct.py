@@ -12,6 +12,7 @@ import tempfile
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from lrm_jax import glb, sources, video
 from lrm_jax.errors import run_main
@@ -33,7 +34,8 @@ def reconstruct(
   done('picture to planes')
   mesh = model.mesh(planes, resolution=resolution, threshold=threshold, dense=dense)[0]
   done('mesh')
-  pixels = model.render(planes, *model.turntable(num_frames), size, skip=True)
+  with tqdm(total=num_frames, desc='turntable', unit='frame', leave=False, disable=not sys.stderr.isatty()) as bar:
+    pixels = model.render(planes, *model.turntable(num_frames), size, skip=True, progress=bar.update)
   done('turntable')
   files = {'mesh': f'{name}.glb', 'video': f'{name}.mp4', 'depth': f'{name}_depth.mp4', 'planes': f'{name}_planes.npz'}
   out.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ Conventions: lrm_jax/cameras.py. Arrays in may be NumPy or JAX; those out are Nu
 Legend: B pictures, V views, P texels, C channels, Q points.
 """
 
+from collections.abc import Callable
 import functools
 from pathlib import Path
 
@@ -96,11 +97,13 @@ class Reconstructor:
   def render(
       self, planes: Float[Array, 'B 3 P P C'], camera_to_world: Float[Array, 'B V 4 4'],
       intrinsics: Float[Array, 'B V 4'], size: int, background: float = 1.0, *, skip: bool = False,
+      progress: Callable[[int], object] | None = None,
   ) -> Pixels:
     """Returns color [B, V, size, size, 3], depth and opacity [B, V, size, size]; deterministic.
 
     Depth is sum_i w_i t_i, in world units along the ray. Views are rendered a few at a time. With `skip`, what is not
-    seen is left out (lrm_jax/models/skipping.py): many times faster, and above 45 dB to what it is without.
+    seen is left out (lrm_jax/models/skipping.py): many times faster, and above 45 dB to what it is without. `progress`
+    is told how many more views are done, each time some are.
     """
     batch, num_views = np.shape(camera_to_world)[:2]
     _check('camera_to_world', camera_to_world, (len(planes), num_views, 4, 4))
@@ -114,7 +117,10 @@ class Reconstructor:
       # The last call is filled up, so that one program serves all.
       index = np.minimum(np.arange(first, first + views), num_views - 1)
       pixels = _render(self.model, planes, camera_to_world[:, index], intrinsics[:, index], size, background, skip)
-      parts.append(jax.tree.map(lambda x: np.asarray(x)[:, :min(views, num_views - first)], pixels))
+      count = min(views, num_views - first)
+      parts.append(jax.tree.map(lambda x: np.asarray(x)[:, :count], pixels))  # pylint: disable=cell-var-from-loop
+      if progress is not None:
+        progress(count)
     return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
 
   def query(

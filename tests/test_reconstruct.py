@@ -82,7 +82,9 @@ def test_views_are_the_same_each_time_and_however_many_at_once(model, planes, mo
   poses, intrinsics = np.stack([cameras.orbit(5)] * 2), np.tile(model.intrinsics, (2, 5, 1))
   first, again = (model.render(planes, poses, intrinsics, 8) for _ in range(2))
   monkeypatch.setattr(reconstructor, '_RAYS_PER_CALL', 2 * 2 * 64)  # Two views a call: the last is filled up.
-  pieces = model.render(planes, poses, intrinsics, 8)
+  told = []
+  pieces = model.render(planes, poses, intrinsics, 8, progress=told.append)
+  assert told == [2, 2, 1]
   for name in first._fields:
     np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
     np.testing.assert_allclose(getattr(first, name), getattr(pieces, name), atol=1e-6)
