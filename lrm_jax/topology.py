@@ -107,7 +107,7 @@ def devices(name: str) -> list[jax.Device]:
   try:
     return topologies.get_topology_desc(platform='tpu', topology_name=f'{kind}:{"x".join(map(str, shape))}').devices
   except Exception as error:  # JaxRuntimeError, NotImplementedError: libtpu's words.
-    raise ValueError(f'topology = {name!r} is none that libtpu knows: {str(error).splitlines()[0]}') from error
+    raise ValueError(f'topology = {name!r} cannot be had from libtpu: {str(error).splitlines()[0]}') from error
 
 
 def _missing(module: str) -> bool:

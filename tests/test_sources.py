@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+from pathlib import Path
 import math
 import subprocess
 import sys
@@ -229,6 +231,36 @@ def test_triposr_is_trained_on_from_its_weights(triposr_directory, dataset, tmp_
   config.model.decoder_width = 64
   with pytest.raises(ValueError, match='of another model than config.model describes'):
     train_lib.Trainer(config, lpips=None).read_weights()
+
+
+@pytest.mark.slow
+def test_a_run_is_read_straight_to_where_its_arrays_are_wanted(dataset, tmp_path):
+  """On eight devices: each array comes back cut as the rule says, and is what was saved."""
+  code = '''
+import sys
+from flax import traverse_util
+import jax, numpy as np
+import lrm_jax
+from configs import quickstart
+from lrm_jax import sources, train
+config = quickstart.get_config()
+config.data.path, config.mesh.data, config.mesh.fsdp, config.batch_size = sys.argv[2], 1, 8, 8
+config.init_from = sys.argv[1]
+trainer = train.Trainer(config, lpips=None)
+given = trainer.read_weights()
+wanted = traverse_util.flatten_dict(trainer.abstract_on_devices["params"], sep="/")
+saved = sources.flat_parameters(lrm_jax.from_pretrained(sys.argv[1]).model)
+assert given.keys() == wanted.keys() == saved.keys()
+assert all(given[path].sharding == wanted[path].sharding for path in wanted)
+assert any(not x.sharding.is_fully_replicated for x in given.values())
+state = trainer.first_state(given)
+for path, array in traverse_util.flatten_dict(state["params"], sep="/").items():
+  np.testing.assert_array_equal(array, saved[path])
+'''
+  done = subprocess.run(
+      [sys.executable, '-c', code, str(sources.find('quickstart')), str(dataset)], capture_output=True, text=True, check=False,
+      cwd=Path(__file__).parents[1], env={**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=8', 'JAX_PLATFORMS': 'cpu'})
+  assert done.returncode == 0, done.stderr
 
 
 def test_the_command_writes_and_refuses(tmp_path):
