@@ -29,7 +29,7 @@ TOPOLOGIES = {
 def compile_one(name: str, config_name: str, objects: int, changes: dict) -> dict:
   """Returns what a topology takes, in this process; an error in words where it cannot be compiled."""
   os.environ['JAX_PLATFORMS'] = 'cpu'
-  from lrm_jax import cost, topology, train
+  from lrm_jax import cost, dry_run, topology
 
   config = importlib.import_module(f'configs.{Path(config_name).stem}').get_config()
   num_devices = topology.count(name)
@@ -39,7 +39,7 @@ def compile_one(name: str, config_name: str, objects: int, changes: dict) -> dic
          'operations': cost.step_operations(config), 'peak': topology.ACCELERATORS[topology.parse(name)[0]].peak,
          'memory': topology.ACCELERATORS[topology.parse(name)[0]].memory}
   try:
-    return row | dataclasses.asdict(train.compile_step(config, topology.devices(name)))
+    return row | dataclasses.asdict(dry_run.compile_step(config, topology.devices(name)))
   except Exception as error:  # XLA's, and ours: told in the table.
     return row | {'error': str(error).splitlines()[0][:200]}
 

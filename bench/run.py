@@ -109,17 +109,15 @@ def mesh(config, repeats: int, smoke: bool) -> dict:
 
 def train_step(config, repeats: int, smoke: bool) -> dict:
   """Forward, backward and update with the config's sizes, on one device, with as many objects as are asked for."""
-  from lrm_jax import cost, sharding, topology, train
+  from lrm_jax import cameras, cost, sharding, topology, trainer as trainer_lib
 
   del smoke
   config.loss.lpips_weight, config.gradient_accumulation = 0.0, 1
   config.mesh.update(dict(data=1, fsdp=-1))
-  trainer = train.Trainer(config, lpips=None)
+  trainer = trainer_lib.Trainer(config, lpips=None)
   shapes = cost.abstract_batch(config, sharding.batch_sharding(trainer.mesh))
   rng = np.random.default_rng(0)
   batch = {name: rng.uniform(size=x.shape).astype(np.float32) for name, x in shapes.items()}
-  from lrm_jax import cameras
-
   look = lambda *shape: cameras.look_at(rng.normal(size=shape + (3,)) * [1, 1, 0.4] + [0, -2, 0]).astype(np.float32)
   batch['target_camera_to_world'] = look(*shapes['target_camera_to_world'].shape[:2])
   batch['camera_to_world'] = look(config.batch_size)

@@ -128,7 +128,7 @@ def estimate(config: ConfigDict, num_devices: int, peak: float, utilisation: flo
 
 
 def compiled_report(config: ConfigDict, num_devices: int, step) -> str:
-  """Returns the lines of --dry_run that were read off a compiled step (`lrm_jax.train.CompiledStep`)."""
+  """Returns the lines of --dry_run that were read off a compiled step (`lrm_jax.dry_run.CompiledStep`)."""
   gib = lambda size: f'{size / 2**30:,.2f} GiB'
   told = ', '.join(f'{kind} {number:,} times {gib(size)}' for kind, (number, size) in sorted(step.collectives.items()))
   return '\n'.join([

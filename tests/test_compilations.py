@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import lrm_jax
-from lrm_jax import cost, sharding, train as train_lib
+from lrm_jax import cost, sharding, trainer as train_lib
 
 COMPILED = '/jax/core/compile/backend_compile_duration'
 

@@ -15,7 +15,7 @@ LAYERS = (
     {'errors', 'types', 'cameras', 'rays', 'volume', 'resize', 'images', 'sharding', 'topology'},
     {'models'},
     {'losses', 'optimizer', 'examples', 'input_pipeline', 'state', 'cost', 'checkpoint', 'metrics', 'progress', 'surface', 'mesh', 'glb', 'video',
-     'preprocess', 'reconstructor', 'sources', 'evaluation', 'page', 'weights', 'inspection', 'contact_sheet', 'folders', 'startup', 'compiled'},
+     'preprocess', 'reconstructor', 'sources', 'evaluation', 'page', 'weights', 'inspection', 'contact_sheet', 'folders', 'startup', 'compiled', 'trainer', 'dry_run'},
     {'train', 'reconstruct', 'evaluate', 'export', 'quickstart', 'data_check'},
 )
 # Packages that layers may not know, beside what the layers before them may not.

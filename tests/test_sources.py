@@ -20,7 +20,7 @@ import yaml
 
 import lrm_jax
 from configs import triposr as triposr_config
-from lrm_jax import checkpoint, export, metrics, sources, state, train as train_lib
+from lrm_jax import checkpoint, export, metrics, sources, state, trainer as train_lib
 from lrm_jax.weights import openlrm, triposr
 from tests.conftest import TINY_MODEL
 from tests.test_vgg import write_legacy
@@ -242,11 +242,11 @@ from flax import traverse_util
 import jax, numpy as np
 import lrm_jax
 from configs import quickstart
-from lrm_jax import sources, train
+from lrm_jax import sources, trainer as train_lib
 config = quickstart.get_config()
 config.data.path, config.mesh.data, config.mesh.fsdp, config.batch_size = sys.argv[2], 1, 8, 8
 config.init_from = sys.argv[1]
-trainer = train.Trainer(config, lpips=None)
+trainer = train_lib.Trainer(config, lpips=None)
 given = trainer.read_weights()
 wanted = traverse_util.flatten_dict(trainer.abstract_on_devices["params"], sep="/")
 saved = sources.flat_parameters(lrm_jax.from_pretrained(sys.argv[1]).model)

@@ -96,13 +96,13 @@ def test_a_step_on_eight_devices_exchanges_parameters_and_no_activations():
   """What is gathered is as large as the parameters, twice (forward, backward), whatever the number of objects."""
   code = '''
 from configs import quickstart
-from lrm_jax import cost, sources, train
+from lrm_jax import dry_run, sources
 import math
 for objects in (8, 32):
   config = quickstart.get_config()
   config.batch_size, config.loss.lpips_weight = objects, 0.0
   config.mesh.update(dict(data=1, fsdp=8))
-  found = train.compile_step(config).collectives
+  found = dry_run.compile_step(config).collectives
   print(sum(size for kind, (number, size) in found.items() if kind in ('all-gather', 'all-to-all', 'collective-permute')),
         4 * sum(map(math.prod, sources.shapes(config).values())))
 '''

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import TINY_MODEL
-from lrm_jax import checkpoint, state as state_lib, train as train_lib
+from lrm_jax import checkpoint, state as state_lib, trainer as train_lib
 from lrm_jax.export import export
 from lrm_jax.metrics import read
 from lrm_jax.models import lpips, renderer

@@ -1,0 +1,237 @@
+"""A training run: mesh, model, optimizer, data and the compiled step, made from a configuration; and the loop over steps.
+
+A run directory has config.json, checkpoints, metrics.jsonl, tensorboard, images. What was stopped is resumed, bit for bit.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import math
+from pathlib import Path
+import sys
+import time
+
+from flax import traverse_util
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from lrm_jax import checkpoint, evaluation, input_pipeline, sharding, sources, state as state_lib
+from lrm_jax.metrics import MetricWriter
+from lrm_jax.models.lpips import LPIPS
+from lrm_jax.optimizer import make_optimizer
+from lrm_jax.progress import Progress
+from lrm_jax.weights import dino
+from lrm_jax.weights.vgg import load_lpips
+
+
+class NonFiniteLossError(RuntimeError):
+  """The loss or the gradient is no longer a number; the last checkpoint is from before."""
+
+
+class Trainer:
+  """A run: mesh, model, optimizer, data and the compiled step, made from a configuration."""
+
+  def __init__(self, config: ConfigDict, *, lpips: LPIPS | None, devices: Sequence[jax.Device] | None = None):
+    check(config, jax.device_count() if devices is None else len(devices))
+    self.config, self.lpips = config, lpips
+    self.mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    model_kwargs = config.model.to_dict()
+    self.model = state_lib.abstract_model(model_kwargs)
+    self.sources = input_pipeline.training_sources(
+        config.data.to_dict(), image_size=config.model.image_size, input_position=self.model.input_position)
+    transform, schedule = make_optimizer(num_train_steps=config.num_train_steps, **config.optimizer)
+    self.init = state_lib.state_init(model_kwargs, transform, config.seed)
+    self.abstract_state = jax.eval_shape(self.init)
+    self.shardings = sharding.shard(self.mesh, self.abstract_state)
+    step = state_lib.make_train_step(
+        self.model, transform, schedule, window=config.data.window,
+        loss_weights={name: value for name, value in config.loss.items() if name.endswith('_weight')},
+        accumulation=config.gradient_accumulation, seed=config.seed)
+    self.step = state_lib.compile_step(step, self.mesh, self.shardings)
+
+  def first_state(self, given: dict[str, np.ndarray | jax.Array] | None = None) -> dict:
+    """Returns a fresh state, made where it lives; parameters {path: array} that are `given` take random ones' place."""
+    state = jax.jit(self.init, out_shardings=self.shardings)()
+    if given:
+
+      def place(array, old):
+        if isinstance(array, jax.Array):  # It has been read to its place.
+          return array
+        return jax.make_array_from_callback(old.shape, old.sharding, lambda index: array[index].astype(old.dtype))
+
+      fresh = traverse_util.flatten_dict(state['params'], sep='/')
+      fresh = {path: place(given[path], old) if path in given else old for path, old in fresh.items()}
+      state['params'] = traverse_util.unflatten_dict(fresh, sep='/')
+    return state
+
+  def read_weights(self) -> dict[str, np.ndarray | jax.Array]:
+    """Returns the parameters {path: array} that training starts from: config.init_from's and config.encoder_weights'.
+
+    Raises ValueError where they do not fit the configuration.
+    """
+    config, given, shapes = self.config, {}, sources.shapes(self.config)
+    if config.init_from:
+      target = traverse_util.flatten_dict(self.abstract_on_devices['params'], sep='/')
+      try:
+        given = dict(sources.load_parameters(config.init_from, target))
+      except ValueError as error:
+        raise ValueError(f'config.init_from = {error}') from error
+    if config.encoder_weights:
+      before = 'encoder/'
+      encoder = dino.load(
+          config.encoder_weights, {path.removeprefix(before): x for path, x in shapes.items() if path.startswith(before)})
+      given |= {before + path: array for path, array in encoder.items()}
+    return given
+
+  @property
+  def abstract_on_devices(self) -> dict:
+    """The shapes of the state, with where each lies."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), self.abstract_state, self.shardings)
+
+  def last_state(self, checkpoints) -> dict | None:
+    """Returns the state of the last checkpoint, or None."""
+    return checkpoint.restore_state(checkpoints, self.abstract_on_devices)
+
+  def batches(self, start_step: int) -> Iterator[dict]:
+    """Yields global batches on their devices, from that of `start_step` on, each the step's own."""
+    config = self.config
+    numpy_batches = input_pipeline.make_dataset(
+        self.sources, batch_size=config.batch_size, seed=config.seed, process_index=jax.process_index(),
+        process_count=jax.process_count(), start_step=start_step, num_workers=config.data.num_workers,
+        max_broken_share=config.data.max_broken_share)
+    placement = sharding.batch_sharding(self.mesh)
+    try:
+      for batch in numpy_batches:
+        batch.pop('record')
+        yield {name: jax.make_array_from_process_local_data(placement, x) for name, x in batch.items()}
+    finally:
+      numpy_batches.close()
+
+
+def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float | None = None) -> dict[str, float]:
+  """Trains to config.num_train_steps, or resumes; returns the last evaluation on held-out objects.
+
+  With `time_limit_seconds` the clock moves the schedule: it ends at zero learning rate when the time is up.
+  Raises NonFiniteLossError, with the step, and keeps the last good checkpoint.
+  """
+  if not config.data.path:
+    raise ValueError('config.data.path is empty: give the directory of a dataset, --config.data.path=DIR')
+  lpips = load_lpips(config.loss.lpips_weights) if config.loss.lpips_weight > 0 else None
+  trainer = Trainer(config, lpips=lpips)
+  # What is not there is told before anything is written.
+  for path, split in [(x.path, x.split) for x in trainer.sources] + [(config.data.path, config.data.eval_split)]:
+    input_pipeline.open_split(path, split)
+  workdir = Path(workdir)
+  given = {} if checkpoint.saved_steps(workdir) else trainer.read_weights()
+  checkpoints = checkpoint.manager(workdir, keep_every=config.keep_every)
+  with checkpoints, jax.set_mesh(trainer.mesh):
+    state = trainer.last_state(checkpoints)
+    if jax.process_index() == 0:
+      begins = 'a fresh run' if state is None else f'resuming after step {int(state["step"])}'
+      print(f'{workdir}: {begins}' + (f'; LPIPS by {lpips.source}' if lpips else ''), file=sys.stderr)
+      checkpoint.write_config(workdir, config)
+    state = trainer.first_state(given) if state is None else state
+    return _loop(trainer, state, workdir, checkpoints, time_limit_seconds)
+
+
+def _loop(trainer: Trainer, state: dict, workdir: Path, checkpoints, time_limit: float | None) -> dict[str, float]:
+  config = trainer.config
+  first = int(state['step'])
+  writer = MetricWriter(workdir, active=jax.process_index() == 0)
+  writer.truncate_after(first)
+  progress = Progress(first, config.num_train_steps, objects_per_step=config.batch_size, active=writer.active)
+  evaluator = Evaluator(config, writer, trainer.lpips)
+  batches = trainer.batches(first)
+  began, position, step, pending, result = time.monotonic(), float(first), first, None, {}
+  try:
+    while position < config.num_train_steps:
+      state, metrics = trainer.step(state, next(batches), np.float32(position), trainer.lpips)
+      _settle(pending, config, writer, progress)  # Of the step before: the device never waits for us.
+      step += 1
+      position = float(step)
+      if time_limit is not None:
+        position = (time.monotonic() - began) / time_limit * config.num_train_steps
+      last = position >= config.num_train_steps
+      pending = _Pending(step, min(position, config.num_train_steps), metrics)
+      if last or step % config.eval_every == 0:
+        result = pending.scores = evaluator(state, step)
+        progress.note(result)
+      if last or step % config.checkpoint_every == 0:
+        pending = _settle(pending, config, writer, progress)  # Before it is saved, a state has proved to be sound.
+        checkpoint.save(checkpoints, state, config)
+  finally:
+    batches.close()
+    progress.close()
+    writer.close()
+  checkpoints.wait_until_finished()
+  return result
+
+
+@dataclasses.dataclass
+class _Pending:
+  """A step that is under way: its metrics are still being computed."""
+
+  step: int
+  position: float
+  metrics: dict
+  scores: dict = dataclasses.field(default_factory=dict)
+
+
+def _settle(pending: _Pending | None, config: ConfigDict, writer: MetricWriter, progress: Progress) -> None:
+  """Waits for the metrics of a step: shows, writes, and stops where they are no numbers."""
+  if pending is None:
+    return
+  step, values = pending.step, {name: float(value) for name, value in pending.metrics.items()}
+  if not (math.isfinite(values['loss']) and math.isfinite(values['grad_norm'])):
+    raise NonFiniteLossError(
+        f'step {step}: loss {values["loss"]}, gradient norm {values["grad_norm"]}; stopped, and the last checkpoint '
+        'kept: resume with a lower config.optimizer.learning_rate or look at the data of this step')
+  progress.update(step, values, pending.position)
+  if step % config.log_every == 0 or step == 1 or pending.scores:
+    writer.write(step, {**values, 'images_per_second': progress.images_per_second, **pending.scores})
+
+
+class Evaluator:
+  """Periodic figures and pictures of held-out objects, which are read once."""
+
+  def __init__(self, config: ConfigDict, writer: MetricWriter, lpips: LPIPS | None):
+    self.config, self.writer, self.lpips = config, writer, lpips
+    self.model = state_lib.abstract_model(config.model.to_dict())
+    self.views = None
+
+  def __call__(self, state: dict, step: int) -> dict[str, float]:
+    """Writes a picture of what the model makes of them at this step; returns psnr and ssim of their novel views."""
+    data = self.config.data
+    if self.views is None:
+      self.views = input_pipeline.load_views(
+          data.path, data.eval_split, image_size=self.config.model.image_size, size=data.eval_size,
+          indices=range(data.eval_objects), input_background=data.input_background,
+          input_position=self.model.input_position, keep_distance=data.keep_distance)
+    pixels = evaluation.predict(state_lib.with_parameters(self.model, state['params']), self.views)
+    scores = evaluation.evaluate(pixels, self.views, self.lpips)
+    scores = {f'eval_{name}': value for name, value in scores.items() if name != 'per_object'}
+    self.writer.write_image(step, 'eval', evaluation.comparison(pixels, self.views))
+    return scores
+
+
+def check(config: ConfigDict, num_devices: int) -> None:
+  """Raises ValueError, in one sentence, where values of a configuration cannot work together on so many devices."""
+  data = config.data
+  positive = ['num_train_steps', 'batch_size', 'gradient_accumulation', 'log_every', 'checkpoint_every', 'eval_every']
+  for name in positive:
+    if config[name] < 1:
+      raise ValueError(f'config.{name} = {config[name]} must be at least 1')
+  share = config.gradient_accumulation * num_devices
+  if config.batch_size % share:
+    raise ValueError(
+        f'config.batch_size = {config.batch_size} must be a multiple of config.gradient_accumulation x devices = '
+        f'{config.gradient_accumulation} x {num_devices}')
+  if negative := [name for name, value in config.loss.items() if name.endswith('_weight') and value < 0]:
+    raise ValueError(f'weights of the loss must not be negative: config.loss.{negative[0]} = {config.loss[negative[0]]}')
+  if not data.background:
+    raise ValueError('config.data.background = () must name a grey at least, such as (1.0,)')
+  if not 1 <= data.window <= data.resize_min <= data.resize_max:
+    raise ValueError(
+        f'1 <= config.data.window <= resize_min <= resize_max must hold, not '
+        f'{data.window}, {data.resize_min}, {data.resize_max}')
