@@ -100,13 +100,14 @@ def main() -> int:
     sys.exit(f'error: JAX sees no GPU here, only {jax.devices()[0].device_kind}: install jax[cuda12], or give --smoke')
   deadline = time.monotonic() + 60 * args.minutes - 60  # A part takes a minute at most, by and large.
   args.out.mkdir(parents=True, exist_ok=True)
-  config = importlib.import_module(f'configs.{"quickstart" if args.smoke else Path(args.config).stem}').get_config()
+  name = 'quickstart' if args.smoke else Path(args.config).stem
+  config = importlib.import_module(f'configs.{name}').get_config()
   results = {'card': _card(), 'jax': jax.__version__, 'correctness': correctness(args.smoke), 'rows': {}}
 
   def keep(rows):
     results['rows'] |= rows
     (args.out / 'gpu.json').write_text(json.dumps(results, indent=2) + '\n')
-    (args.out / 'gpu.md').write_text(as_markdown(results, args.config))
+    (args.out / 'gpu.md').write_text(as_markdown(results, f'configs/{name}.py'))
 
   keep({})
   keep(bench.measure(config, ('roofline', 'planes', 'render', 'mesh'), 1 if args.smoke else 10, args.smoke, deadline))
@@ -114,15 +115,17 @@ def main() -> int:
     config.batch_size, config.model.remat = objects, remat
     found = bench.measure(config, ('train_step',), 1 if args.smoke else 5, args.smoke, deadline)
     best = max(row['operations'] / row['seconds'] for name, row in results['rows'].items() if name.startswith('product'))
-    for name, row in list(found.items()):
+    for label, row in list(found.items()):
       if 'operations' in row:
         row['share_of_product'] = row['operations'] / row['seconds'] / best
-      elif name == 'train_step':
-        found[f'training step, {objects} objects, remat {remat}'] = found.pop(name)
+      elif label == 'train_step':
+        found[f'training step, {objects} objects, remat {remat}'] = found.pop(label)
     keep(found)
   print((args.out / 'gpu.md').read_text())
   failed = [name for name, row in results['correctness'].items() if not row['passed']]
-  return print(f'error: wrong: {", ".join(failed)}', file=sys.stderr) or 1 if failed else 0
+  if failed:
+    print(f'error: wrong: {", ".join(failed)}', file=sys.stderr)
+  return 1 if failed else 0
 
 
 if __name__ == '__main__':

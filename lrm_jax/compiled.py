@@ -1,6 +1,7 @@
 """What a compiled program does between devices, read off its text: collectives, counted as often as loops run them."""
 
 import collections
+import math
 import re
 
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
@@ -71,7 +72,7 @@ def _callers_first(entry: str, callers: dict) -> list[str]:
 
 
 def _size(found: re.Match, line: str) -> int:
-  sizes = [_BYTES[kind] * _product(shape) for kind, shape in _SHAPE.findall(found.group(1))]
+  sizes = [_BYTES[kind] * math.prod(map(int, filter(None, shape.split(',')))) for kind, shape in _SHAPE.findall(found.group(1))]
   if found.group(3) and len(sizes) > 1:  # What begins and ends apart names what goes in and what comes out.
     sizes = [max(sum(sizes[:len(sizes) // 2]), sum(sizes[len(sizes) // 2:]))]
   if found.group(2) == 'reduce-scatter':
@@ -79,10 +80,3 @@ def _size(found: re.Match, line: str) -> int:
     if group:
       sizes = [sum(sizes) * (int(group.group(1)) if group.group(1) else group.group(2).count(',') + 1)]
   return sum(sizes)
-
-
-def _product(shape: str) -> int:
-  result = 1
-  for length in filter(None, shape.split(',')):
-    result *= int(length)
-  return result

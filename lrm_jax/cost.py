@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from lrm_jax.models import lpips
+from lrm_jax.models import layers, lpips
 
 
 def abstract_batch(config: ConfigDict, placement) -> dict:
@@ -91,7 +91,7 @@ def _again(config: ConfigDict) -> float:
   """Operations of one object that the backward pass repeats: the renderer's, and those of layers by config.model.remat."""
   model = config.model
   parts = forward_operations(model, (1 + config.data.num_side_views) * config.data.window**2)
-  rule = {True: 'full', False: 'none'}.get(model.remat, model.remat)
+  rule = layers.remat_policy(model.remat)
   if rule == 'none':
     return parts['renderer']
   if rule == 'full':
@@ -99,20 +99,18 @@ def _again(config: ConfigDict) -> float:
   return parts['renderer'] + sum(attention_operations(model).values())
 
 
-def report(config: ConfigDict, shapes: dict[str, tuple[int, ...]]) -> str:
-  """Returns the lines of --dry_run that follow from the sizes; `shapes` {path: shape} are the parameters'."""
-  model, count_of = config.model, {}
-  for path, shape in shapes.items():
-    part = path.split('/')[0]
-    count_of[part] = count_of.get(part, 0) + math.prod(shape)
+def report(config: ConfigDict, params: dict) -> str:
+  """Returns the lines of --dry_run that follow from the sizes; `params` are arrays or shapes."""
+  model = config.model
+  image_tokens, tokens = _tokens(model)
   texels, views = model.triplane_resolution * model.triplane_upsample, 1 + config.data.num_side_views
   parts = forward_operations(model, views * config.data.window**2)
   if config.loss.lpips_weight > 0:
     parts['LPIPS'] = 2 * views * lpips_operations(config.data.window)
   return '\n'.join([
-      f'parameters: {sum(count_of.values()):,}  (' + ', '.join(f'{name} {n:,}' for name, n in count_of.items()) + ')',
-      f'triplane tokens: {3 * model.triplane_resolution**2:,}; image tokens: '
-      f'{1 + (model.image_size // model.patch_size)**2:,}; planes: 3 x {texels} x {texels} x {model.triplane_channels}',
+      f'parameters: {count(params):,}  (' + ', '.join(f'{name} {count(tree):,}' for name, tree in params.items()) + ')',
+      f'triplane tokens: {tokens:,}; image tokens: {image_tokens:,}; planes: 3 x {texels} x {texels} x '
+      f'{model.triplane_channels}',
       'operations of a forward pass, per object: '
       + ', '.join(f'{name} {value / 1e9:,.1f} GFLOP' for name, value in parts.items()),
       f'operations of a step of {config.batch_size} objects: {step_operations(config) / 1e12:,.3f} TFLOP',

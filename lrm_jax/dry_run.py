@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from lrm_jax import compiled, cost, sharding, sources, topology
+from lrm_jax import compiled, cost, sharding, state, topology
 from lrm_jax.models.lpips import abstract_lpips
 from lrm_jax.trainer import Trainer, check
 
@@ -55,8 +55,7 @@ def dry_run(config: ConfigDict, name: str | None, utilisation: float) -> None:
     raise ValueError(f'--utilisation={utilisation} must be above 0 and at most 1')
   num_devices = jax.device_count() if name is None else topology.count(name)
   check(config, num_devices)
-  params = sources.shapes(config)
-  print(cost.report(config, params))
+  print(cost.report(config, state.parameters(state.abstract_model(config.model.to_dict()))))
   if name is not None:
     print(cost.estimate(config, num_devices, topology.ACCELERATORS[topology.parse(name)[0]].peak, utilisation))
   try:

@@ -155,12 +155,13 @@ class Reconstructor:
       tables = _grid_tables(self.model, planes, mesh_lib.blocks_of(coordinates))
 
       def evaluate(places, face):
-        values = [np.zeros((0,) + (surface.BLOCK,) * (3 if face is None else 2), np.float32)]
+        values = np.empty((len(places),) + (surface.BLOCK,) * (3 if face is None else 2), np.float32)
         for first in range(0, len(places), _BLOCKS_PER_CALL):
           part = places[first:first + _BLOCKS_PER_CALL]
           filled = np.pad(part, ((0, _BLOCKS_PER_CALL - len(part)), (0, 0))).astype(np.int32)
-          values.append(np.asarray(_block_densities(self.model, tables, filled, len(part), face))[:len(part)])
-        return np.concatenate(values)
+          densities = _block_densities(self.model, tables, filled, len(part), face)
+          values[first:first + len(part)] = np.asarray(densities)[:len(part)]
+        return values
 
       return evaluate
 

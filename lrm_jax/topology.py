@@ -61,12 +61,12 @@ def accelerator(device_kind: str) -> Accelerator | None:
 
 def memory() -> float | None:
   """Returns the bytes of a device that programs are being made for; None where it is not known, and on CPUs."""
-  meant = jax.sharding.get_abstract_mesh().abstract_device
-  known = accelerator(jax.devices()[0].device_kind if meant is None else meant.device_kind)
-  if known is not None:
-    return known.memory
-  stats = jax.devices()[0].memory_stats() if jax.default_backend() != 'cpu' else None
-  return stats.get('bytes_limit') if stats else None
+  here, meant = jax.devices()[0], jax.sharding.get_abstract_mesh().abstract_device
+  kind = here.device_kind if meant is None else meant.device_kind
+  if kind == here.device_kind and here.platform != 'cpu' and (stats := here.memory_stats()):
+    return stats['bytes_limit']  # Of a part of a card, or what others have left, the maker's sheet knows nothing.
+  known = accelerator(kind)
+  return None if known is None else known.memory
 
 
 def parse(name: str) -> tuple[str, tuple[int, ...]]:
@@ -103,7 +103,7 @@ def devices(name: str) -> list[jax.Device]:
   if kind in _GPUS:
     return topologies.get_topology_desc(
         platform='cuda', target_config=_target(kind), topology='1x' + 'x'.join(map(str, shape))).devices
-  os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+  os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')  # libtpu looks for its host's name, and complains.
   try:
     return topologies.get_topology_desc(platform='tpu', topology_name=f'{kind}:{"x".join(map(str, shape))}').devices
   except Exception as error:  # JaxRuntimeError, NotImplementedError: libtpu's words.
