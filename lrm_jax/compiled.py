@@ -13,6 +13,9 @@ _SHAPE = re.compile(r'\b(' + '|'.join(_BYTES) + r')\[([\d,]*)\]')
 _OPERATION = re.compile(r'= (.*?) (' + '|'.join(KINDS) + r')(-start)?\(')
 _CALLED = re.compile(r'(?:calls|to_apply|condition|body|called_computations=\{|branch_computations=\{)=?\{?%?([\w.\-]+)')
 _TRIPS = re.compile(r'known_trip_count\D*(\d+)')
+_CONDITION = re.compile(r'condition=%?([\w.\-]+)')
+_CONSTANT = re.compile(r'%?([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)')
+_LESS = re.compile(r'ROOT .* compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT')
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:
@@ -23,7 +26,7 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
   """
   lines, entry = _computations(text)
   times = collections.Counter({entry: 1})
-  callers = {name: [(called, trips) for line in body for called, trips in _calls(line)] for name, body in lines.items()}
+  callers = {name: [(called, trips) for line in body for called, trips in _calls(line, lines)] for name, body in lines.items()}
   for name in _callers_first(entry, callers):
     for called, trips in callers[name]:
       times[called] += times[name] * trips
@@ -49,10 +52,19 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
   return lines, entry
 
 
-def _calls(line: str) -> list[tuple[str, int]]:
-  trips = _TRIPS.search(line)
-  number = int(trips.group(1)) if ' while(' in line and trips else 1
+def _calls(line: str, lines: dict[str, list[str]]) -> list[tuple[str, int]]:
+  number = _rounds(line, lines) if ' while(' in line else 1
   return [(called, number) for called in _CALLED.findall(line)]
+
+
+def _rounds(line: str, lines: dict[str, list[str]]) -> int:
+  """How often a loop runs: as it says, or as its condition does, counter < constant; a TPU's program has only that."""
+  if trips := _TRIPS.search(line):
+    return int(trips.group(1))
+  condition = lines.get(found.group(1), []) if (found := _CONDITION.search(line)) else []
+  constants = dict(match.groups() for text in condition if (match := _CONSTANT.search(text)))
+  limits = [match.group(1) for text in condition if (match := _LESS.search(text))]
+  return int(constants.get(limits[0], 1)) if limits else 1
 
 
 def _callers_first(entry: str, callers: dict) -> list[str]:

@@ -77,7 +77,9 @@ def test_planes_give_back_a_linear_field(rng):
 
 
 @pytest.mark.parametrize('axes', [triplane.PLANE_AXES, ((0, 1), (0, 2), (2, 1))])
-def test_the_gradient_of_a_sum_of_planes_is_that_of_the_planes_side_by_side(axes, rng):
+@pytest.mark.parametrize('platform', ['cpu', 'tpu'])
+def test_the_gradient_of_a_sum_of_planes_is_that_of_the_planes_side_by_side(axes, platform, rng, monkeypatch):
+  monkeypatch.setattr(triplane, 'platform', lambda: platform)
   planes = jnp.array(rng.normal(size=(3, 5, 5, 4)), jnp.float32)
   points = jnp.array(rng.uniform(-1.3, 1.3, (6, 50, 3)), jnp.float32)  # Some lie in the frame, some outside.
   weight = jnp.array(rng.normal(size=(6, 50, 4)), jnp.float32)
@@ -88,7 +90,9 @@ def test_the_gradient_of_a_sum_of_planes_is_that_of_the_planes_side_by_side(axes
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_of_planes_in_half_precision_are_summed_in_float32(rng):
+@pytest.mark.parametrize('platform', ['cpu', 'tpu'])
+def test_gradients_of_planes_in_half_precision_are_summed_in_float32(platform, rng, monkeypatch):
+  monkeypatch.setattr(triplane, 'platform', lambda: platform)
   planes = jnp.array(rng.normal(size=(3, 5, 5, 4)), jnp.float32)
   points = jnp.array(rng.uniform(-1, 1, (5000, 3)), jnp.float32)
   loss = lambda planes: jnp.sum(jnp.sin(triplane.sample_sum(planes, points)))

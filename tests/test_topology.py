@@ -87,8 +87,12 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 
 
 def test_collectives_are_counted_as_often_as_loops_run_them():
+  """A TPU's program does not say how often: its condition does."""
   assert compiled.collectives(PROGRAM) == {
       'all-gather': (13, 12 * 16 * 64 * 2 + 320), 'reduce-scatter': (12, 12 * 4 * 64 * 4 * 4), 'all-reduce': (1, 32)}
+  untold = PROGRAM.replace(', backend_config={"known_trip_count":{"n":"12"}}', '').replace(
+      '  ROOT %less', '  %n = s32[]{:T(128)} constant(12)\n  ROOT %less')
+  assert untold != PROGRAM and compiled.collectives(untold) == compiled.collectives(PROGRAM)
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lrm_jax.sharding import platform
+
 # Which world axes run along the width and the height of each plane. Weights from elsewhere have other orders.
 PlaneAxes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 PLANE_AXES: PlaneAxes = ((0, 1), (0, 2), (1, 2))
@@ -83,6 +85,10 @@ def _forward(planes, points, axes):
 
 def _backward(axes, residuals, gradient):
   planes, points = residuals
+  if platform() == 'tpu':  # Its compiler makes a loop over all points of a scatter of windows; rows it scatters at once.
+    _, pull = jax.vjp(lambda *inputs: _sample_sum(*inputs, axes), planes.astype(gradient.dtype), points)
+    to_planes, to_points = pull(gradient)
+    return to_planes.astype(planes.dtype), to_points
   _, pull = jax.vjp(lambda points: _sample_sum(planes, points, axes), points)
   return scatter_sum(points, gradient, planes.shape[1], axes).astype(planes.dtype), *pull(gradient)
 
