@@ -125,10 +125,10 @@ def train_step(config, repeats: int, smoke: bool) -> dict:
     batch[name] = np.broadcast_to(cameras.intrinsics_from_fov(50).astype(np.float32), batch[name].shape)
   batch = {name: jax.device_put(x, shapes[name].sharding) for name, x in batch.items()}
   with jax.set_mesh(trainer.mesh):
-    holder = [trainer.first_state()]
+    holder, step = [trainer.first_state()], trainer.compile()
 
     def run():
-      holder[0], metrics = trainer.step(holder[0], batch, np.float32(5), None)
+      holder[0], metrics = step(holder[0], batch, np.float32(5), None)
       return metrics
 
     row = timed(run, repeats)

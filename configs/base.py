@@ -28,6 +28,8 @@ def get_config() -> ConfigDict:
   config.checkpoint_every = 500  # steps [ours]
   config.keep_every = 10_000  # steps: checkpoints at its multiples stay for good; 0: only the last two [ours]
   config.eval_every = 1000  # steps between figures and pictures of held-out objects [ours]
+  config.max_skipped_steps = 10  # in a row, whose loss or gradient is no number or a spike; then the run stops [ours]
+  config.loss_spike = 5.0  # times the running mean of the loss, above which a step is skipped; 0: never [ours]
   config.init_from = ''  # model that all parameters start from: a run directory, OpenLRM's, TripoSR's, hf://owner/name
   config.encoder_weights = ''  # file that the encoder starts from: DINO ViT-B/16 [P]; '': at random
 

@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
   config.checkpoint_every = 250  # steps
   config.keep_every = 0  # only the last two
   config.eval_every = 500  # steps
+  config.max_skipped_steps = 3  # in a row, whose loss or gradient is no number; then the run stops
+  config.loss_spike = 0.0  # times the running mean of the loss, above which a step is skipped; 0: never
   config.init_from = ''
   config.encoder_weights = ''  # nothing is downloaded: the encoder starts at random
 

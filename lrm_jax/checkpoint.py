@@ -4,22 +4,28 @@
   DIR/checkpoints/<step>/    Orbax: `params`, `opt_state` (training only), `config`, `progress`
   DIR/metrics.jsonl          one line a logged step (lrm_jax/metrics.py)
 
+A run directory may be on gs:// or s3:// (lrm_jax/paths.py).
+
 The data position is not stored: it is the step times the batch size, whatever the number of workers or processes.
 Shipped models have the same layout, with the parameters alone, in bfloat16.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import json
+import math
 from pathlib import Path
+import shlex
 
 from etils import epath
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from lrm_jax import state as state_lib
+from lrm_jax import paths, sharding, state as state_lib
 from lrm_jax.models.triplane_model import TriplaneModel
 
 
@@ -29,7 +35,8 @@ def manager(workdir: str | Path, *, keep_every: int = 0) -> ocp.CheckpointManage
   if keep_every:
     policies.append(preservation_policy.EveryNSteps(keep_every))
   options = ocp.CheckpointManagerOptions(preservation_policy=preservation_policy.AnyPreservationPolicy(policies))
-  return ocp.CheckpointManager(_checkpoints(workdir), options=options)
+  with _told(workdir, 'its checkpoints cannot be opened'):
+    return ocp.CheckpointManager(_checkpoints(workdir), options=options)
 
 
 def saved_steps(workdir: str | Path) -> list[int]:
@@ -40,45 +47,63 @@ def saved_steps(workdir: str | Path) -> list[int]:
 
 def write_config(workdir: str | Path, config: ConfigDict) -> None:
   """Writes DIR/config.json, whole or not at all."""
-  workdir = Path(workdir)
+  workdir = paths.directory(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   fresh = workdir / 'config.json.tmp'
   fresh.write_text(json.dumps(config.to_dict(), indent=2) + '\n')
-  fresh.rename(workdir / 'config.json')
+  fresh.replace(workdir / 'config.json')
 
 
 def read_config(workdir: str | Path) -> ConfigDict:
   """Returns the configuration of a run; FileNotFoundError where there is none."""
-  path = Path(workdir) / 'config.json'
+  path = paths.directory(workdir) / 'config.json'
   if not path.is_file():
     raise FileNotFoundError(f'{workdir} is no run directory: it has no config.json; give the --workdir of a training')
   return ConfigDict(json.loads(path.read_text()))
 
 
 def save(checkpoints: ocp.CheckpointManager, state: dict, config: ConfigDict) -> None:
-  """Starts to write a state, in the background; what is there is replaced by nothing half-written."""
-  step = int(state['step'])
-  progress = {'step': step, 'objects_seen': step * config.batch_size}
-  checkpoints.save(step, args=ocp.args.Composite(
-      params=ocp.args.StandardSave(state['params']), opt_state=ocp.args.StandardSave(state['opt_state']),
-      config=ocp.args.JsonSave(config.to_dict()), progress=ocp.args.JsonSave(progress)))
+  """Starts to write a state, in the background; what is there is replaced by nothing half-written.
+
+  Raises OSError where it, or the one before it, cannot be written.
+  """
+  step, guard = int(state['step']), {name: value.item() for name, value in state['guard'].items()}
+  guard = {name: None if math.isnan(value) else value for name, value in guard.items()}
+  progress = {'step': step, 'objects_seen': step * config.batch_size, 'guard': guard,
+              'sums': {name: int(state_lib.checksum(state[name])) for name in ('params', 'opt_state')}}
+  with _told(checkpoints.directory, 'a checkpoint cannot be written'):
+    checkpoints.save(step, args=ocp.args.Composite(
+        params=ocp.args.StandardSave(state['params']), opt_state=ocp.args.StandardSave(state['opt_state']),
+        config=ocp.args.JsonSave(config.to_dict()), progress=ocp.args.JsonSave(progress)))
+
+
+def finish(checkpoints: ocp.CheckpointManager) -> None:
+  """Waits until all that was begun is written; OSError where it cannot be."""
+  with _told(checkpoints.directory, 'a checkpoint cannot be written'):
+    checkpoints.wait_until_finished()
 
 
 def restore_state(checkpoints: ocp.CheckpointManager, abstract_state: dict) -> dict | None:
   """Returns the last state, each array on the devices that `abstract_state` asks for; None where there is none.
 
-  Raises ValueError where the checkpoint is of another model or optimizer.
+  Raises ValueError where the checkpoint is of another model or optimizer, or damaged.
   """
   step = checkpoints.latest_step()
   if step is None:
     return None
-  names = ('params', 'opt_state')
-  for name in names:
-    _check_shapes(Path(checkpoints.directory) / str(step) / name, abstract_state[name])
-  items = checkpoints.restore(step, args=ocp.args.Composite(
-      **{name: ocp.args.StandardRestore(abstract_state[name]) for name in names}))
-  counter = jax.device_put(jnp.int32(step), abstract_state['step'].sharding)
-  return {'step': counter, 'params': items['params'], 'opt_state': items['opt_state']}
+  names, path = ('params', 'opt_state'), paths.directory(checkpoints.directory) / str(step)
+  with _told_damaged(path):
+    for name in names:
+      _check_shapes(path / name, abstract_state[name])
+    items = checkpoints.restore(step, args=ocp.args.Composite(
+        progress=ocp.args.JsonRestore(), **{name: ocp.args.StandardRestore(abstract_state[name]) for name in names}))
+    for name, told in items['progress'].get('sums', {}).items():
+      if (found := int(state_lib.checksum(items[name]))) != told:
+        raise OSError(f'the bits of {name} add up to {found}, and did to {told} when they were saved')
+  guard = {'loss': None, 'skipped': 0} | items['progress'].get('guard', {})
+  put = lambda value, shape: sharding.place(np.asarray(math.nan if value is None else value, shape.dtype), shape.sharding)
+  return {'step': put(step, abstract_state['step']), 'params': items['params'], 'opt_state': items['opt_state'],
+          'guard': {name: put(guard[name], abstract_state['guard'][name]) for name in guard}}
 
 
 def restore(directory: str | Path, step: int | None = None) -> tuple[TriplaneModel, ConfigDict, int]:
@@ -105,9 +130,10 @@ def restore_parameters(directory: str | Path, target: dict, step: int | None = N
     wanted = 'a checkpoint' if step is None else f'a checkpoint of step {step}'
     raise FileNotFoundError(f'{path} does not hold {wanted}; it has: {steps or "nothing"}')
   step = steps[-1] if step is None else step
-  _check_shapes(path / str(step) / 'params', target)
-  with ocp.StandardCheckpointer() as checkpointer:
-    return checkpointer.restore(path / str(step) / 'params', target), step
+  path = path / str(step)
+  with _told_damaged(path), ocp.StandardCheckpointer() as checkpointer:
+    _check_shapes(path / 'params', target)
+    return checkpointer.restore(path / 'params', target), step
 
 
 def write_model(directory: str | Path, params: dict, config: ConfigDict, step: int, dtype=jnp.bfloat16) -> None:
@@ -124,7 +150,7 @@ def differences(there: Mapping[str, tuple], here: Mapping[str, tuple]) -> list[s
   return [f'{name} is {there.get(name, "missing")} there, {here.get(name, "not wanted")} here' for name in names]
 
 
-def _check_shapes(item: Path, wanted) -> None:
+def _check_shapes(item: epath.Path, wanted) -> None:
   """Raises ValueError, with what differs, where the arrays of a saved item are not those of the tree `wanted`.
 
   Before anything is restored: Orbax stops at the first that differs, while others are still being read.
@@ -132,13 +158,44 @@ def _check_shapes(item: Path, wanted) -> None:
   shapes = lambda tree: {
       '/'.join(map(str, path)): tuple(leaf.shape)
       for path, leaf in ocp.tree.to_flat_dict(tree).items() if hasattr(leaf, 'shape')}
-  stored, wanted = shapes(ocp.PyTreeCheckpointHandler().metadata(epath.Path(item)).tree), shapes(wanted)
+  stored, wanted = shapes(ocp.PyTreeCheckpointHandler().metadata(item).tree), shapes(wanted)
   if told := differences(stored, wanted):
     more = f' and {len(told) - 3} others' if len(told) > 3 else ''
-    raise ValueError(
+    raise _OtherModelError(
         f'{item} is of another model or optimizer than the configuration describes: give another --workdir, or the '
         f'configuration it was made with ({"; ".join(told[:3])}{more})')
 
 
-def _checkpoints(directory: str | Path) -> Path:
-  return Path(directory).absolute() / 'checkpoints'
+class _OtherModelError(ValueError):
+  """A checkpoint is whole, and of another model or optimizer."""
+
+
+@contextlib.contextmanager
+def _told(where: str | Path, what: str) -> Iterator[None]:
+  """Turns what Orbax and its stores raise into an OSError of one sentence; what is there stays."""
+  try:
+    yield
+  except Exception as error:  # Theirs are of many kinds.
+    raise OSError(f'{where}: {what} ({_reason(error)}); the checkpoints that are there are kept, and the same command '
+                  'goes on from the last of them') from error
+
+
+@contextlib.contextmanager
+def _told_damaged(path: epath.Path) -> Iterator[None]:
+  """Turns what Orbax raises for a checkpoint into a ValueError of one sentence."""
+  try:
+    yield
+  except _OtherModelError:
+    raise
+  except Exception as error:
+    raise ValueError(f'{path} is damaged ({_reason(error)}); nothing was changed: to go on from the checkpoint before it, '
+                     f'remove it, rm -r {shlex.quote(str(path))}') from error
+
+
+def _reason(error: BaseException) -> str:
+  text = ' '.join(str(error).split())
+  return text if len(text) <= 200 else f'{text[:120]} ... {text[-70:]}'
+
+
+def _checkpoints(directory: str | Path) -> epath.Path:
+  return paths.directory(directory) / 'checkpoints'

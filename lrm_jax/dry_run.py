@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 import dataclasses
-import math
 import time
 
 import jax
 from ml_collections import ConfigDict
-import numpy as np
 
 from lrm_jax import compiled, cost, sharding, state, topology
 from lrm_jax.models.lpips import abstract_lpips
@@ -30,16 +28,9 @@ def compile_step(config: ConfigDict, devices: Sequence[jax.Device] | None = None
   """Returns what a training step takes, on all devices here or for those given; needs no data, no weights."""
   began = time.monotonic()
   trainer = Trainer(config, lpips=abstract_lpips() if config.loss.lpips_weight > 0 else None, devices=devices)
-  batch = cost.abstract_batch(config, sharding.batch_sharding(trainer.mesh))
-  whole = sharding.replicated(trainer.mesh)
-  on_all = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), tree)
-  with jax.set_mesh(trainer.mesh):
-    program = trainer.step.lower(
-        trainer.abstract_on_devices, batch, jax.ShapeDtypeStruct((), np.float32, sharding=whole), on_all(trainer.lpips)).compile()
+  program = trainer.compile()
   memory = program.memory_analysis()
-  state_bytes = sum(
-      math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
-      for x, s in zip(jax.tree.leaves(trainer.abstract_state), jax.tree.leaves(trainer.shardings)))
+  state_bytes = sharding.bytes_per_device(trainer.abstract_state, trainer.shardings)
   return CompiledStep(
       trainer.mesh.devices.flat[0].device_kind, state_bytes, memory.argument_size_in_bytes, memory.temp_size_in_bytes,
       time.monotonic() - began, compiled.collectives(program.as_text()))

@@ -5,15 +5,16 @@ figure of one picture. `views` is what lrm_jax/input_pipeline.load_views returns
 Legend: O objects, V views, s pixels along a side.
 """
 
+from collections.abc import Callable
 import functools
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
-from lrm_jax import images, input_pipeline
+from lrm_jax import images, input_pipeline, sharding
 from lrm_jax.models.triplane_model import TriplaneModel
+from lrm_jax.sharding import whole
 from lrm_jax.volume import Pixels
 
 _OBJECTS_PER_CALL = 4
@@ -21,22 +22,40 @@ _OBJECTS_PER_READ = 64
 
 
 def predict(model: TriplaneModel, views: dict) -> Pixels:
-  """Returns what the model makes of the inputs, seen from every view: NumPy, color [O, V, s, s, 3] and so on."""
+  """Returns what the model makes of the inputs, seen from every view: NumPy, color [O, V, s, s, 3] and so on.
+
+  Where a mesh is set, its devices share the objects; every process gets all.
+  """
   size = views['color'].shape[-2]
   keys = ('image', 'camera_to_world', 'intrinsics')
-  parts = []
-  for first in range(0, len(views['image']), _OBJECTS_PER_CALL):
-    chunk = [views[name][first:first + _OBJECTS_PER_CALL] for name in keys]
-    count = len(chunk[0])
-    # The last call is filled up, so that one program serves all.
-    chunk = [np.concatenate([x, np.repeat(x[-1:], _OBJECTS_PER_CALL - count, axis=0)]) for x in chunk]
-    parts.append(jax.tree.map(lambda x: np.asarray(x)[:count], _render(model, *chunk, size)))
-  return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  return _by_objects(functools.partial(_render, model, size=size), *(views[name] for name in keys))
 
 
 @functools.partial(jax.jit, static_argnames='size')
 def _render(model, image, camera_to_world, intrinsics, size) -> Pixels:
-  return model(image, camera_to_world[:, 0], intrinsics[:, 0], camera_to_world, intrinsics, size)
+  return whole(model(image, camera_to_world[:, 0], intrinsics[:, 0], camera_to_world, intrinsics, size))
+
+
+@jax.jit
+def _distances(lpips, color, reference) -> Float[Array, 'O V']:
+  flat = lambda x: x.reshape(-1, *x.shape[2:])
+  return whole(lpips(flat(color), flat(reference)).reshape(color.shape[:2]))
+
+
+def _by_objects(function: Callable, *arrays: np.ndarray):
+  """Returns function(*arrays), arrays [O, ...], a few objects at a time on the devices of the mesh; a tree of NumPy arrays."""
+  mesh = jax.sharding.get_mesh()
+  devices = max(1, mesh.size)
+  per_call = -(-_OBJECTS_PER_CALL // devices) * devices
+  put = (lambda x: x) if mesh.empty else lambda x: sharding.place(x, sharding.batch_sharding(mesh))
+  parts = []
+  for first in range(0, len(arrays[0]), per_call):
+    chunk = [x[first:first + per_call] for x in arrays]
+    count = len(chunk[0])
+    # The last call is filled up, so that one program serves all.
+    chunk = [put(np.concatenate([x, np.repeat(x[-1:], per_call - count, axis=0)])) for x in chunk]
+    parts.append(jax.tree.map(lambda x: np.asarray(x)[:count], function(*chunk)))
+  return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
 def evaluate(pixels: Pixels, views: dict, lpips=None) -> dict:
@@ -54,8 +73,7 @@ def compare(color, reference, lpips=None) -> dict[str, Float[Array, 'O V']]:
   """Returns the figures [O, V] of pictures [O, V, s, s, 3]: psnr (dB), ssim and, with a network, lpips."""
   scores = {'psnr': images.psnr(color, reference), 'ssim': images.ssim(color, reference)}
   if lpips is not None:
-    flat = lambda x: jnp.asarray(x, jnp.float32).reshape(-1, *x.shape[2:])
-    scores['lpips'] = np.asarray(lpips(flat(color), flat(reference))).reshape(color.shape[:2])
+    scores['lpips'] = _by_objects(functools.partial(_distances, lpips), *(np.asarray(x, np.float32) for x in (color, reference)))
   return scores
 
 

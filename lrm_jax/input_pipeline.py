@@ -15,7 +15,8 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 
-from lrm_jax import cameras, images
+from lrm_jax import cameras, images, paths
+from lrm_jax.errors import Failure
 from lrm_jax.examples import BrokenRecordError, MakeExample, check_cameras, decode, uid
 
 _TRIES = 8  # Records in a row that are tried in place of a broken one.
@@ -23,10 +24,10 @@ _TRIES = 8  # Records in a row that are tried in place of a broken one.
 
 def open_split(path: str | Path, split: str):
   """Returns the records of a split, by random access; clear errors where there is no such dataset or split."""
-  if not (Path(path) / 'dataset_info.json').is_file():
+  if not (paths.dataset(path) / 'dataset_info.json').is_file():
     raise FileNotFoundError(
         f'{path} is no dataset: it has no dataset_info.json; give the directory that data/build.py printed')
-  builder = tfds.builder_from_directory(str(path))
+  builder = tfds.builder_from_directory(paths.dataset(path))
   if split.split('[')[0] not in builder.info.splits:
     raise ValueError(f'{path} has no split {split!r}; it has {", ".join(sorted(builder.info.splits))}')
   return builder.as_data_source(split=split)
@@ -71,38 +72,54 @@ def training_sources(data: Mapping, *, image_size: int, input_position: Sequence
 
 
 def make_dataset(
-    sources: Sequence[Source], *, batch_size: int, seed: int = 0, process_index: int = 0, process_count: int = 1,
-    start_step: int = 0, num_workers: int = 0, max_broken_share: float = 0.0,
+    sources: Sequence[Source], *, batch_size: int, rows: Sequence[int] | None = None, seed: int = 0, start_step: int = 0,
+    num_workers: int = 0, max_broken_share: float = 0.0,
 ) -> 'Batches':
   """Returns the endless batches of datasets, from that of `start_step` on.
 
   An epoch has `times` examples of each record, exactly where these are whole numbers, its datasets evenly mixed.
-  `batch_size` objects a step over all processes; this process gets its share, objects process_index,
-  process_index + process_count, ... of each step. With `num_workers` processes read ahead, else threads do.
+  `batch_size` objects a step over all processes, of which this one reads those at the places `rows` (None: all), so that
+  a step is the same whoever reads what. With `num_workers` processes read ahead, else threads do.
   Keys: image [B, H, W, 3], camera_to_world [B, 4, 4], intrinsics [B, 4]; target_color [B, V, h, w, 3],
   target_opacity [B, V, h, w], target_camera_to_world [B, V, 4, 4], target_intrinsics [B, V, 4],
   background [B, V, 3]; record [B] int32, the object's place in the splits, one after another.
   A broken record is named in the log, and the next one of its split is taken; more of them than `max_broken_share` of
   what has been read, or of an epoch where that is more, and ValueError is raised.
   """
-  if batch_size % process_count:
-    raise ValueError(f'{batch_size=} objects cannot be shared evenly by {process_count} processes')
+  rows = range(batch_size) if rows is None else rows
   first, datasets, examples = 0, [], []
   for source in sources:
     records = open_split(source.path, source.split)
     own = zlib.crc32(f'{seed}/{source.name}'.encode()) if source.name else seed
-    # Random draws come before the slice by process: after it, all processes would draw the same numbers.
+    # Random draws come before the rows are picked: after it, all processes would draw the same numbers.
     datasets.append(grain.MapDataset.range(len(records)).seed(own).shuffle().repeat(None).random_map(
         _ReadExample(records, source.make, first, max_broken_share > 0)))
     examples.append(source.times * len(records))
     first += len(records)
   dataset = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, examples)
-  dataset = dataset[process_index::process_count].batch(batch_size // process_count)[start_step:]
+  dataset = _Rows(dataset, batch_size, rows).batch(len(rows))[start_step:]
   dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0 if num_workers else 1, prefetch_buffer_size=16))
   if num_workers:
     dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-  return Batches(iter(dataset), copy=num_workers > 0, epoch=sum(examples) / process_count,
+  return Batches(iter(dataset), copy=num_workers > 0, epoch=sum(examples) * len(rows) / batch_size,
                  max_broken_share=max_broken_share)
+
+
+class _Rows(grain.MapDataset):
+  """Of every `batch_size` elements in a row those at some places, one after another."""
+
+  def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int]):
+    super().__init__(parent)
+    self._batch_size, self._rows = batch_size, list(rows)
+
+  def __len__(self):
+    return len(self._parent) // self._batch_size * len(self._rows)
+
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return self.slice(index)
+    step, place = divmod(index, len(self._rows))
+    return self._parent[step * self._batch_size + self._rows[place]]
 
 
 class _ReadExample(grain.transforms.RandomMap):
@@ -136,7 +153,13 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     self.seen = self.broken = 0
 
   def __next__(self) -> dict[str, np.ndarray]:
-    batch = next(self._iterator)
+    try:
+      batch = next(self._iterator)
+    except RuntimeError as error:
+      if 'exit code' not in str(error):
+        raise
+      raise Failure(f'a data worker has ended ({" ".join(str(error).split()[:9])}): where the machine ran out of memory, lower '
+                    'config.data.num_workers; the same command goes on from the last checkpoint') from error
     if self._copy:
       batch = {name: np.array(value) for name, value in batch.items()}
     self.seen += len(batch['record'])
@@ -153,6 +176,17 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     iterator, self._iterator = self._iterator, iter(())
     if hasattr(iterator, 'close'):
       iterator.close()
+
+
+def uids(sources: Sequence[Source], records: Sequence[int]) -> list[str]:
+  """Returns the names of objects by their place in the splits, one after another (`record` of a batch)."""
+  splits = [open_split(source.path, source.split) for source in sources]
+  ends = np.cumsum([len(split) for split in splits])
+  names = []
+  for record in records:
+    number = int(np.searchsorted(ends, record, side='right'))
+    names.append(uid(splits[number][int(record - (ends[number - 1] if number else 0))]))
+  return names
 
 
 def load_views(

@@ -1,63 +1,106 @@
-"""What a run leaves behind to look at: DIR/metrics.jsonl, TensorBoard events, pictures."""
+"""What a run leaves behind to look at: DIR/metrics.jsonl, DIR/skipped.jsonl, TensorBoard events, pictures."""
 
 import json
-from pathlib import Path
+import os
+import time
 
+from etils import epath
 import imageio.v3 as imageio
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from lrm_jax import images
+from lrm_jax import images, paths
+
+_SECONDS_BETWEEN_UPLOADS = 60.0
 
 
 class MetricWriter:
   """Appends scalars and pictures to a run directory; where not `active` (other processes), does nothing."""
 
-  def __init__(self, workdir: str | Path, *, active: bool = True):
-    self.workdir, self.active = Path(workdir), active
+  def __init__(self, workdir: str | os.PathLike, *, active: bool = True):
+    self.workdir, self.active = paths.directory(workdir), active
+    self._metrics, self._skipped = (_Lines(self.workdir / name) for name in ('metrics.jsonl', 'skipped.jsonl'))
     if active:
       self.workdir.mkdir(parents=True, exist_ok=True)
-      self._board = SummaryWriter(str(self.workdir / 'tensorboard'))
+      self._board = SummaryWriter(os.fspath(self.workdir / 'tensorboard'))
 
   @property
-  def path(self) -> Path:
-    return self.workdir / 'metrics.jsonl'
+  def skipped_path(self) -> epath.Path:
+    return self._skipped.path
 
   def truncate_after(self, step: int) -> None:
     """Drops lines of steps beyond `step`: what a stopped run wrote after its last checkpoint is done again."""
-    if not self.active or not self.path.exists():
-      return
-    kept = [line for line in self.path.read_text().splitlines() if _is_before(line, step)]
-    fresh = self.path.with_suffix('.jsonl.tmp')
-    fresh.write_text(''.join(line + '\n' for line in kept))
-    fresh.rename(self.path)
+    if self.active:
+      self._metrics.truncate_after(step)
+      self._skipped.truncate_after(step)
 
   def write(self, step: int, values: dict[str, float]) -> None:
     """Appends one JSON line {"step": step, ...} and the same to TensorBoard; it can be read at once."""
     if not self.active:
       return
-    with self.path.open('a') as stream:
-      stream.write(json.dumps({'step': step, **values}) + '\n')
+    self._metrics.append({'step': step, **values})
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
+
+  def write_skipped(self, step: int, values: dict) -> None:
+    """Appends one JSON line on a step that was skipped, with the `uids` of its objects."""
+    if self.active:
+      self._skipped.append({'step': step, **values})
 
   def write_image(self, step: int, name: str, image: np.ndarray) -> None:
     """Writes a picture [H, W, 3] in 0..1 to DIR/images/<name>_<step>.png and TensorBoard."""
     if not self.active:
       return
     path = self.workdir / 'images' / f'{name}_{step:08d}.png'
-    path.parent.mkdir(exist_ok=True)
-    imageio.imwrite(path, images.to_bytes(image))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(imageio.imwrite('<bytes>', images.to_bytes(image), extension='.png'))
     self._board.add_image(name, images.to_bytes(image), step, dataformats='HWC')
 
   def close(self) -> None:
     if self.active:
+      self._metrics.flush()
+      self._skipped.flush()
       self._board.close()
 
 
-def read(workdir: str | Path) -> list[dict[str, float]]:
+class _Lines:
+  """A file of JSON lines that grows. Stores in a cloud cannot append: there the whole file is written, once a minute."""
+
+  def __init__(self, path: epath.Path):
+    self.path = path
+    self._local = paths.is_local(path)
+    self._lines: list[str] | None = None  # all of them, where the file is not local
+    self._written = time.monotonic()
+
+  def append(self, values: dict) -> None:
+    line = json.dumps(values) + '\n'
+    if self._local:
+      with self.path.open('a') as stream:
+        stream.write(line)
+      return
+    if self._lines is None:
+      self._lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+    self._lines.append(line)
+    if time.monotonic() - self._written > _SECONDS_BETWEEN_UPLOADS:
+      self.flush()
+
+  def flush(self) -> None:
+    if self._lines is not None:
+      self.path.write_text(''.join(self._lines))
+      self._written = time.monotonic()
+
+  def truncate_after(self, step: int) -> None:
+    if not self.path.exists():
+      return
+    kept = ''.join(line + '\n' for line in self.path.read_text().splitlines() if _is_before(line, step))
+    fresh = self.path.with_suffix('.jsonl.tmp')
+    fresh.write_text(kept)
+    fresh.replace(self.path)
+
+
+def read(workdir: str | os.PathLike) -> list[dict[str, float]]:
   """Returns the lines of a run's metrics.jsonl."""
-  lines = (Path(workdir) / 'metrics.jsonl').read_text().splitlines()
+  lines = (paths.directory(workdir) / 'metrics.jsonl').read_text().splitlines()
   return [json.loads(line) for line in lines if line.strip()]
 
 

@@ -9,6 +9,7 @@ import math
 
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
 
 BATCH = PartitionSpec(('data', 'fsdp'))
 _SMALLEST_SHARDED = 2**14  # Smaller arrays are copied: a collective costs more than the memory.
@@ -58,9 +59,26 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
   return NamedSharding(mesh, BATCH)
 
 
+def batch_rows(mesh: jax.sharding.Mesh, batch_size: int) -> list[int]:
+  """Returns the places in a batch of the objects that the devices of this process take, in order."""
+  parts = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+  return sorted({row for (part,) in parts for row in range(*part.indices(batch_size))})
+
+
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
   """Returns the sharding of arrays that every device has whole."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def place(array: np.ndarray, where: NamedSharding) -> jax.Array:
+  """Returns a global array of which each device takes its part; every process has the whole of `array`."""
+  return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
+
+
+def bytes_per_device(tree, shardings) -> int:
+  """Returns the bytes that a tree of arrays or shapes takes on each device."""
+  return sum(math.prod(where.shard_shape(x.shape)) * x.dtype.itemsize
+             for x, where in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True))
 
 
 def on_batch(x):
@@ -68,3 +86,10 @@ def on_batch(x):
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, BATCH)
+
+
+def whole(tree):
+  """Returns a tree of arrays that every device has all of, where a mesh is set: each process can read them."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return tree
+  return jax.lax.with_sharding_constraint(tree, PartitionSpec())

@@ -1,7 +1,8 @@
 """The state of a training and the step that advances it: plain nested dicts of arrays, sharded by one rule.
 
-state = {'step': int32, 'params': ..., 'opt_state': ...}. Everything random is drawn from a key folded with the
-step, so that a step depends on nothing but the state and its batch.
+state = {'step': int32, 'params': ..., 'opt_state': ..., 'guard': {'loss': float32, 'skipped': int32}}. Everything random
+is drawn from a key folded with the step, so that a step depends on nothing but the state and its batch. The guard is the
+running mean of the loss (nan: none yet) and how many steps in a row have been skipped.
 Legend: A micro-batches of a step (gradient accumulation), B objects a step.
 """
 
@@ -20,6 +21,7 @@ from lrm_jax.models.openlrm import OpenLRM
 from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.models.triposr import TripoSR
 
+_LOSS_MEMORY = 100  # steps that the running mean of the loss looks back
 ARCHITECTURES = {'lrm': LRM, 'openlrm': OpenLRM, 'triposr': TripoSR}
 
 
@@ -57,19 +59,22 @@ def state_init(model_kwargs: dict, transform: optax.GradientTransformation, seed
 
   def init():
     params = parameters(build_model(model_kwargs, nnx.Rngs(seed)))
-    return {'step': jnp.zeros((), jnp.int32), 'params': params, 'opt_state': transform.init(params)}
+    guard = {'loss': jnp.float32(jnp.nan), 'skipped': jnp.int32(0)}
+    return {'step': jnp.int32(0), 'params': params, 'opt_state': transform.init(params), 'guard': guard}
 
   return init
 
 
 def make_train_step(
     model: TriplaneModel, transform: optax.GradientTransformation, schedule: optax.Schedule, *, window: int,
-    loss_weights: dict[str, float], accumulation: int = 1, seed: int = 0,
+    loss_weights: dict[str, float], accumulation: int = 1, loss_spike: float = 0.0, seed: int = 0,
 ) -> Callable[[dict, dict, jax.Array, LPIPS | None], tuple[dict, dict]]:
   """Returns step(state, batch, position, lpips) -> (state, metrics), to be jitted.
 
   `position` is where in the schedule the step lies, in steps. A batch has the keys of lrm_jax/input_pipeline.py.
   `lpips` is the frozen network where its weight is above 0: an argument, so that it is no constant of the program.
+  A step whose loss or gradient is no number, or whose loss is above `loss_spike` (0: any) times the running mean, is
+  skipped: parameters and optimizer stay as they were, and the metric `skipped` counts how many in a row.
   """
 
   def loss_fn(params, batch, key, lpips):
@@ -100,10 +105,18 @@ def make_train_step(
     key = jax.random.fold_in(jax.random.key(seed), state['step'])
     (loss, parts), grads = (gradients if accumulation == 1 else accumulated)(state['params'], batch, key, lpips)
     updates, opt_state = transform.update(grads, state['opt_state'], state['params'])
-    rate = schedule(position)
+    rate, norm, guard = schedule(position), optax.tree.norm(grads), state['guard']
     params = jax.tree.map(lambda p, u: p - rate * u, state['params'], updates)
-    metrics = {'loss': loss, **parts, 'grad_norm': optax.tree.norm(grads), 'learning_rate': rate}
-    return {'step': state['step'] + 1, 'params': params, 'opt_state': opt_state}, metrics
+    bad = ~(jnp.isfinite(loss) & jnp.isfinite(norm))
+    if loss_spike:
+      bad |= loss > loss_spike * guard['loss']
+    mean = jnp.where(jnp.isnan(guard['loss']), loss, guard['loss'] + (loss - guard['loss']) / _LOSS_MEMORY)
+    moved = {'params': params, 'opt_state': opt_state, 'guard': {'loss': mean, 'skipped': jnp.int32(0)}}
+    stayed = {name: state[name] for name in ('params', 'opt_state')}
+    stayed['guard'] = {'loss': guard['loss'], 'skipped': guard['skipped'] + 1}
+    result = jax.tree.map(lambda new, old: jnp.where(bad, old, new), moved, stayed)
+    metrics = {'loss': loss, **parts, 'grad_norm': norm, 'learning_rate': rate, 'skipped': result['guard']['skipped']}
+    return {'step': state['step'] + 1} | result, metrics
 
   return step
 
@@ -112,3 +125,10 @@ def compile_step(step: Callable, mesh: jax.sharding.Mesh, state_shardings) -> Ca
   """Returns the jitted step: state in and out sharded by rule, its memory reused, metrics on every device."""
   return jax.jit(
       step, donate_argnums=0, out_shardings=(state_shardings, sharding.replicated(mesh)))
+
+
+@jax.jit
+def checksum(tree) -> jax.Array:
+  """Returns the sum of all bits of arrays, as words of 32: uint32, the same however they are spread over devices."""
+  words = lambda x: jax.lax.bitcast_convert_type(x, jnp.uint32) if x.dtype.itemsize == 4 else x.astype(jnp.uint32)
+  return sum((jnp.sum(words(x), dtype=jnp.uint32) for x in jax.tree.leaves(tree)), jnp.uint32(0))

@@ -4,18 +4,21 @@ A run directory has config.json, checkpoints, metrics.jsonl, tensorboard, images
 """
 
 from collections.abc import Iterator, Sequence
+import contextlib
 import dataclasses
-import math
 from pathlib import Path
 import sys
 import time
 
+from etils import epath
 from flax import traverse_util
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 import numpy as np
 
-from lrm_jax import checkpoint, evaluation, input_pipeline, sharding, sources, state as state_lib
+from lrm_jax import checkpoint, cluster, cost, evaluation, input_pipeline, lock, paths, sharding, sources, state as state_lib
+from lrm_jax.errors import Interrupted
 from lrm_jax.metrics import MetricWriter
 from lrm_jax.models.lpips import LPIPS
 from lrm_jax.optimizer import make_optimizer
@@ -24,8 +27,8 @@ from lrm_jax.weights import dino
 from lrm_jax.weights.vgg import load_lpips
 
 
-class NonFiniteLossError(RuntimeError):
-  """The loss or the gradient is no longer a number; the last checkpoint is from before."""
+class DivergedError(ValueError):
+  """Too many steps in a row were skipped; the last checkpoint is kept."""
 
 
 class Trainer:
@@ -33,8 +36,9 @@ class Trainer:
 
   def __init__(self, config: ConfigDict, *, lpips: LPIPS | None, devices: Sequence[jax.Device] | None = None):
     check(config, jax.device_count() if devices is None else len(devices))
-    self.config, self.lpips = config, lpips
+    self.config = config
     self.mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    self.lpips = _on_all(self.mesh, lpips)
     model_kwargs = config.model.to_dict()
     self.model = state_lib.abstract_model(model_kwargs)
     self.sources = input_pipeline.training_sources(
@@ -46,8 +50,17 @@ class Trainer:
     step = state_lib.make_train_step(
         self.model, transform, schedule, window=config.data.window,
         loss_weights={name: value for name, value in config.loss.items() if name.endswith('_weight')},
-        accumulation=config.gradient_accumulation, seed=config.seed)
-    self.step = state_lib.compile_step(step, self.mesh, self.shardings)
+        accumulation=config.gradient_accumulation, loss_spike=config.loss_spike, seed=config.seed)
+    self._step = state_lib.compile_step(step, self.mesh, self.shardings)
+
+  def compile(self) -> jax.stages.Compiled:
+    """Returns the step for these devices: step(state, batch, position, lpips); nothing of it is run."""
+    everywhere = sharding.replicated(self.mesh)
+    on_all = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), tree)
+    batch = cost.abstract_batch(self.config, sharding.batch_sharding(self.mesh))
+    with jax.set_mesh(self.mesh):
+      return self._step.lower(
+          self.abstract_on_devices, batch, on_all(jax.ShapeDtypeStruct((), np.float32)), on_all(self.lpips)).compile()
 
   def first_state(self, given: dict[str, np.ndarray | jax.Array] | None = None) -> dict:
     """Returns a fresh state, made where it lives; parameters {path: array} that are `given` take random ones' place."""
@@ -57,7 +70,7 @@ class Trainer:
       def place(array, old):
         if isinstance(array, jax.Array):  # It has been read to its place.
           return array
-        return jax.make_array_from_callback(old.shape, old.sharding, lambda index: array[index].astype(old.dtype))
+        return sharding.place(array.astype(old.dtype, copy=False), old.sharding)
 
       fresh = traverse_util.flatten_dict(state['params'], sep='/')
       fresh = {path: place(given[path], old) if path in given else old for path, old in fresh.items()}
@@ -93,49 +106,77 @@ class Trainer:
     """Returns the state of the last checkpoint, or None."""
     return checkpoint.restore_state(checkpoints, self.abstract_on_devices)
 
-  def batches(self, start_step: int) -> Iterator[dict]:
-    """Yields global batches on their devices, from that of `start_step` on, each the step's own."""
+  def batches(self, start_step: int) -> Iterator[tuple[dict, np.ndarray]]:
+    """Yields global batches on their devices, from that of `start_step` on, each the step's own; and what records it has.
+
+    The numbers of records are those that this process reads.
+    """
     config = self.config
     numpy_batches = input_pipeline.make_dataset(
-        self.sources, batch_size=config.batch_size, seed=config.seed, process_index=jax.process_index(),
-        process_count=jax.process_count(), start_step=start_step, num_workers=config.data.num_workers,
-        max_broken_share=config.data.max_broken_share)
+        self.sources, batch_size=config.batch_size, rows=sharding.batch_rows(self.mesh, config.batch_size), seed=config.seed,
+        start_step=start_step, num_workers=config.data.num_workers, max_broken_share=config.data.max_broken_share)
     placement = sharding.batch_sharding(self.mesh)
     try:
       for batch in numpy_batches:
-        batch.pop('record')
-        yield {name: jax.make_array_from_process_local_data(placement, x) for name, x in batch.items()}
+        records = batch.pop('record')
+        yield {name: jax.make_array_from_process_local_data(placement, x) for name, x in batch.items()}, records
     finally:
       numpy_batches.close()
+
+
+def _on_all(mesh: jax.sharding.Mesh, network):
+  """Returns a network (None: none) with its arrays on all devices; shapes stay as they are."""
+  put = lambda x: x if isinstance(x, jax.ShapeDtypeStruct) else sharding.place(np.asarray(x), sharding.replicated(mesh))
+  return jax.tree.map(put, network)
 
 
 def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float | None = None) -> dict[str, float]:
   """Trains to config.num_train_steps, or resumes; returns the last evaluation on held-out objects.
 
   With `time_limit_seconds` the clock moves the schedule: it ends at zero learning rate when the time is up.
-  Raises NonFiniteLossError, with the step, and keeps the last good checkpoint.
+  Raises DivergedError where too many steps in a row had to be skipped, and Interrupted, with all saved, after SIGTERM to
+  any of the processes that train together.
   """
   if not config.data.path:
     raise ValueError('config.data.path is empty: give the directory of a dataset, --config.data.path=DIR')
+  workdir = paths.directory(workdir)
   lpips = load_lpips(config.loss.lpips_weights) if config.loss.lpips_weight > 0 else None
   trainer = Trainer(config, lpips=lpips)
   # What is not there is told before anything is written.
   for path, split in [(x.path, x.split) for x in trainer.sources] + [(config.data.path, config.data.eval_split)]:
     input_pipeline.open_split(path, split)
-  workdir = Path(workdir)
   given = {} if checkpoint.saved_steps(workdir) else trainer.read_weights()
-  checkpoints = checkpoint.manager(workdir, keep_every=config.keep_every)
-  with checkpoints, jax.set_mesh(trainer.mesh):
-    state = trainer.last_state(checkpoints)
-    if jax.process_index() == 0:
+  first = jax.process_index() == 0
+  with lock.exclusive(workdir) if first else contextlib.nullcontext(), cluster.StopRequest() as stop:
+    checkpoints = checkpoint.manager(workdir, keep_every=config.keep_every)
+    with checkpoints, jax.set_mesh(trainer.mesh):
+      state = trainer.last_state(checkpoints)
       begins = 'a fresh run' if state is None else f'resuming after step {int(state["step"])}'
-      print(f'{workdir}: {begins}' + (f'; LPIPS by {lpips.source}' if lpips else ''), file=sys.stderr)
-      checkpoint.write_config(workdir, config)
-    state = trainer.first_state(given) if state is None else state
-    return _loop(trainer, state, workdir, checkpoints, time_limit_seconds)
+      state = trainer.first_state(given) if state is None else state
+      step = trainer.compile()
+      if first:
+        print(f'{workdir}: {begins}' + (f'; LPIPS by {lpips.source}' if lpips else '') + f'\n{where(trainer, step)}',
+              file=sys.stderr)
+        checkpoint.write_config(workdir, config)
+      return _loop(trainer, step, state, workdir, checkpoints, stop, time_limit_seconds)
 
 
-def _loop(trainer: Trainer, state: dict, workdir: Path, checkpoints, time_limit: float | None) -> dict[str, float]:
+def where(trainer: Trainer, step: jax.stages.Compiled) -> str:
+  """Returns the line that says what is where: the devices, and what each holds, as compiled."""
+  mesh, shapes, places = trainer.mesh, trainer.abstract_state, trainer.shardings
+  part = lambda name: sharding.bytes_per_device(shapes[name], places[name]) / 2**30
+  devices = f'{mesh.size} x {mesh.devices.flat[0].device_kind}'
+  if jax.process_count() > 1:
+    devices += f' of {jax.process_count()} processes'
+  activations = step.memory_analysis().temp_size_in_bytes / 2**30
+  return (f'{devices}: objects over all {mesh.size}, parameters over {mesh.shape["fsdp"]}; each has parameters '
+          f'{part("params"):.2f} GiB, optimizer {part("opt_state"):.2f}, gradients and activations {activations:.2f} of '
+          f'{trainer.config.batch_size // mesh.size} objects a step')
+
+
+def _loop(
+    trainer: Trainer, compiled: jax.stages.Compiled, state: dict, workdir: epath.Path, checkpoints,
+    stop: cluster.StopRequest, time_limit: float | None) -> dict[str, float]:
   config = trainer.config
   first = int(state['step'])
   writer = MetricWriter(workdir, active=jax.process_index() == 0)
@@ -146,25 +187,30 @@ def _loop(trainer: Trainer, state: dict, workdir: Path, checkpoints, time_limit:
   began, position, step, pending, result = time.monotonic(), float(first), first, None, {}
   try:
     while position < config.num_train_steps:
-      state, metrics = trainer.step(state, next(batches), np.float32(position), trainer.lpips)
-      _settle(pending, config, writer, progress)  # Of the step before: the device never waits for us.
+      batch, records = next(batches)
+      state, metrics = compiled(state, batch, np.float32(position), trainer.lpips)
+      _settle(pending, trainer, writer, progress)  # Of the step before: the device never waits for us.
       step += 1
       position = float(step)
       if time_limit is not None:
         position = (time.monotonic() - began) / time_limit * config.num_train_steps
       last = position >= config.num_train_steps
-      pending = _Pending(step, min(position, config.num_train_steps), metrics)
-      if last or step % config.eval_every == 0:
+      stops = stop.at(step) and not last
+      pending = _Pending(step, min(position, config.num_train_steps), metrics, records)
+      if last or (step % config.eval_every == 0 and not stops):
         result = pending.scores = evaluator(state, step)
         progress.note(result)
-      if last or step % config.checkpoint_every == 0:
-        pending = _settle(pending, config, writer, progress)  # Before it is saved, a state has proved to be sound.
+      if last or stops or step % config.checkpoint_every == 0:
+        pending = _settle(pending, trainer, writer, progress)  # Before it is saved, a state has proved to be sound.
         checkpoint.save(checkpoints, state, config)
+      if stops:
+        checkpoint.finish(checkpoints)
+        raise Interrupted(f'{workdir}: told to stop; step {step} is saved, and the same command goes on from it')
   finally:
     batches.close()
     progress.close()
     writer.close()
-  checkpoints.wait_until_finished()
+  checkpoint.finish(checkpoints)
   return result
 
 
@@ -175,21 +221,38 @@ class _Pending:
   step: int
   position: float
   metrics: dict
+  records: np.ndarray  # that this process read
   scores: dict = dataclasses.field(default_factory=dict)
 
 
-def _settle(pending: _Pending | None, config: ConfigDict, writer: MetricWriter, progress: Progress) -> None:
-  """Waits for the metrics of a step: shows, writes, and stops where they are no numbers."""
+def _settle(pending: _Pending | None, trainer: Trainer, writer: MetricWriter, progress: Progress) -> None:
+  """Waits for the metrics of a step: shows, writes, and stops where too many in a row were skipped."""
   if pending is None:
     return
+  config = trainer.config
   step, values = pending.step, {name: float(value) for name, value in pending.metrics.items()}
-  if not (math.isfinite(values['loss']) and math.isfinite(values['grad_norm'])):
-    raise NonFiniteLossError(
-        f'step {step}: loss {values["loss"]}, gradient norm {values["grad_norm"]}; stopped, and the last checkpoint '
-        'kept: resume with a lower config.optimizer.learning_rate or look at the data of this step')
+  if skipped := round(values['skipped']):
+    _report_skipped(pending, values, trainer, writer)
+    if skipped > config.max_skipped_steps:
+      raise DivergedError(
+          f'step {step}: loss {values["loss"]:.4g}, gradient norm {values["grad_norm"]:.4g}, and config.max_skipped_steps = '
+          f'{config.max_skipped_steps} in a row have been skipped before; stopped, and the last checkpoint kept: look at the '
+          f'objects of these steps in {writer.skipped_path}, or resume with a lower config.optimizer.learning_rate')
   progress.update(step, values, pending.position)
-  if step % config.log_every == 0 or step == 1 or pending.scores:
+  if step % config.log_every == 0 or step == 1 or pending.scores or skipped:
     writer.write(step, {**values, 'images_per_second': progress.images_per_second, **pending.scores})
+
+
+def _report_skipped(pending: _Pending, values: dict[str, float], trainer: Trainer, writer: MetricWriter) -> None:
+  """Puts the objects of a skipped step, of all processes, on record."""
+  records = pending.records
+  if cluster.several():
+    records = multihost_utils.process_allgather(records, tiled=True)
+  if writer.active:
+    uids = input_pipeline.uids(trainer.sources, records)
+    writer.write_skipped(pending.step, {'loss': values['loss'], 'grad_norm': values['grad_norm'], 'uids': uids})
+    print(f'step {pending.step} is skipped: loss {values["loss"]:.4g}, gradient norm {values["grad_norm"]:.4g}; its objects '
+          f'are in {writer.skipped_path}', file=sys.stderr)
 
 
 class Evaluator:
@@ -218,6 +281,11 @@ class Evaluator:
 def check(config: ConfigDict, num_devices: int) -> None:
   """Raises ValueError, in one sentence, where values of a configuration cannot work together on so many devices."""
   data = config.data
+  for name in ('max_skipped_steps', 'loss_spike'):
+    if config[name] < 0:
+      raise ValueError(f'config.{name} = {config[name]} must be at least 0')
+  if 0 < config.loss_spike <= 1:
+    raise ValueError(f'config.loss_spike = {config.loss_spike} times the mean of the loss must be above 1, or 0 for none')
   positive = ['num_train_steps', 'batch_size', 'gradient_accumulation', 'log_every', 'checkpoint_every', 'eval_every']
   for name in positive:
     if config[name] < 1:

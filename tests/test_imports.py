@@ -12,10 +12,11 @@ ROOT = Path(__file__).parents[1]
 
 # A module imports those of its own layer and of the ones before it, without cycles.
 LAYERS = (
-    {'errors', 'types', 'cameras', 'rays', 'volume', 'resize', 'images', 'sharding', 'topology'},
+    {'errors', 'types', 'cameras', 'rays', 'volume', 'resize', 'images', 'sharding', 'topology', 'paths'},
     {'models'},
     {'losses', 'optimizer', 'examples', 'input_pipeline', 'state', 'cost', 'checkpoint', 'metrics', 'progress', 'surface', 'mesh', 'glb', 'video',
-     'preprocess', 'reconstructor', 'sources', 'evaluation', 'page', 'weights', 'inspection', 'contact_sheet', 'folders', 'startup', 'compiled', 'trainer', 'dry_run'},
+     'preprocess', 'reconstructor', 'sources', 'evaluation', 'page', 'weights', 'inspection', 'contact_sheet', 'folders', 'startup', 'compiled', 'lock', 'cluster',
+     'trainer', 'dry_run'},
     {'train', 'reconstruct', 'evaluate', 'export', 'quickstart', 'data_check'},
 )
 # Packages that layers may not know, beside what the layers before them may not.

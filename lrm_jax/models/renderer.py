@@ -114,7 +114,10 @@ def render_rays(
   if _one_object_at_a_time():
     chunk = min(chunk, max(1, _SAMPLES_IN_CACHE // num_samples))
   num_chunks = -(-num_rays // chunk)
-  keys = None if key is None else jax.random.split(key, (len(origins), num_chunks, chunk))
+  keys = None
+  if key is not None:  # One a ray, however they are cut into chunks.
+    keys = jax.random.split(key, (len(origins), num_rays))
+    keys = jnp.concatenate([keys, keys[:, :num_chunks * chunk - num_rays]], axis=1).reshape(-1, num_chunks, chunk)
 
   def split(x):
     x = jnp.pad(x, ((0, 0), (0, num_chunks * chunk - num_rays), (0, 0)))
