@@ -194,6 +194,8 @@ def _told_damaged(path: epath.Path) -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
   text = ' '.join(str(error).split())
+  if 'os_error_code' in text:  # tensorstore's: the names of many files, then what the system said.
+    text = text.rpartition(': ')[2].partition(' [')[0]
   return text if len(text) <= 200 else f'{text[:120]} ... {text[-70:]}'
 
 

@@ -15,7 +15,9 @@ import importlib.util
 import os
 import re
 import signal
+import socket
 import sys
+import time
 
 import jax
 from jax.experimental import multihost_utils
@@ -24,7 +26,7 @@ from lrm_jax.errors import GO_ON_LATER
 
 # Ports that a job's number picks from, so that two jobs on a host do not meet.
 _PORTS = range(61440, 65536)
-_CONNECT_SECONDS = 300
+_CONNECT_SECONDS = float(os.environ.get('LRM_JAX_CONNECT_SECONDS', 300))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,18 +80,30 @@ def join(*, peer_timeout: int = 60) -> None:
   where the coordinator cannot be reached.
   """
   found = membership(os.environ)
-  timeouts = dict(heartbeat_timeout_seconds=peer_timeout, initialization_timeout=_CONNECT_SECONDS)
+  timeouts = dict(heartbeat_timeout_seconds=peer_timeout, initialization_timeout=int(_CONNECT_SECONDS))
   if found is None:
     if _several_tpu_hosts():
       jax.distributed.initialize(**timeouts)
     return
-  try:
-    jax.distributed.initialize(
-        found.coordinator, found.count, found.index, found.local_devices, cluster_detection_method='deactivate', **timeouts)
-  except RuntimeError as error:
-    raise ValueError(
-        f'process {found.index} of {found.count} did not meet the others at {found.coordinator} within {_CONNECT_SECONDS} s: '
-        f'{str(error).splitlines()[0]}') from error
+  if found.index:
+    _await_coordinator(found)
+  jax.distributed.initialize(
+      found.coordinator, found.count, found.index, found.local_devices, cluster_detection_method='deactivate', **timeouts)
+
+
+def _await_coordinator(found: Membership) -> None:
+  """Waits until process 0 listens: JAX would end the process where it does not come."""
+  host, _, port = found.coordinator.rpartition(':')
+  end = time.monotonic() + _CONNECT_SECONDS
+  while True:
+    try:
+      socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
+      return
+    except OSError as error:
+      if time.monotonic() > end:
+        raise ValueError(f'process {found.index} of {found.count} did not meet process 0 at {found.coordinator} within '
+                         f'{_CONNECT_SECONDS:g} s ({error}): is it running, and may its port be reached from here?') from error
+    time.sleep(0.2)
 
 
 def several() -> bool:

@@ -7,7 +7,10 @@ import time
 from etils import epath
 import imageio.v3 as imageio
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import directory_check
 
 from lrm_jax import images, paths
 
@@ -22,7 +25,7 @@ class MetricWriter:
     self._metrics, self._skipped = (_Lines(self.workdir / name) for name in ('metrics.jsonl', 'skipped.jsonl'))
     if active:
       self.workdir.mkdir(parents=True, exist_ok=True)
-      self._board = SummaryWriter(os.fspath(self.workdir / 'tensorboard'))
+      self._board = _Board(self.workdir / 'tensorboard')
 
   @property
   def skipped_path(self) -> epath.Path:
@@ -39,8 +42,7 @@ class MetricWriter:
     if not self.active:
       return
     self._metrics.append({'step': step, **values})
-    for name, value in values.items():
-      self._board.add_scalar(name, value, step)
+    self._board.write(step, *(summary.scalar(name, value) for name, value in values.items()))
 
   def write_skipped(self, step: int, values: dict) -> None:
     """Appends one JSON line on a step that was skipped, with the `uids` of its objects."""
@@ -54,13 +56,29 @@ class MetricWriter:
     path = self.workdir / 'images' / f'{name}_{step:08d}.png'
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(imageio.imwrite('<bytes>', images.to_bytes(image), extension='.png'))
-    self._board.add_image(name, images.to_bytes(image), step, dataformats='HWC')
+    self._board.write(step, summary.image(name, images.to_bytes(image), dataformats='HWC'))
 
   def close(self) -> None:
     if self.active:
       self._metrics.flush()
       self._skipped.flush()
       self._board.close()
+
+
+class _Board:
+  """TensorBoard's events, written by the thread that has them: SummaryWriter's own thread dies of a full disk, and hangs all."""
+
+  def __init__(self, directory: epath.Path):
+    directory_check(os.fspath(directory))
+    self._events = EventsWriter(os.fspath(directory / 'events'))
+
+  def write(self, step: int, *summaries) -> None:
+    for one in summaries:
+      self._events.write_event(Event(step=step, wall_time=time.time(), summary=one))
+    self._events.flush()
+
+  def close(self) -> None:
+    self._events.close()
 
 
 class _Lines:

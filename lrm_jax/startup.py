@@ -1,8 +1,10 @@
 """What commands do first, and how long they took for it: compiled programs are kept on disk, phases are timed."""
 
 import hashlib
+import logging
 import os
 from pathlib import Path
+import sys
 import time
 
 import jax
@@ -23,6 +25,19 @@ def keep_compiled() -> None:
     return
   jax.config.update('jax_compilation_cache_dir', str(place))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+
+def quiet_stores() -> None:
+  """Keeps Orbax's threads from printing the traceback of what they also raise, many times over, where a disk is full."""
+  logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+  logging.getLogger('absl').addFilter(lambda record: not (record.exc_info and 'orbax' in record.pathname))
+  shown = sys.unraisablehook
+
+  def show(unraisable):
+    if 'Event loop is closed' not in str(unraisable.exc_value):
+      shown(unraisable)
+
+  sys.unraisablehook = show
 
 
 def _cpu() -> str:

@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from lrm_jax import cluster
 from lrm_jax.dry_run import dry_run
 from lrm_jax.errors import Failure, run_main
-from lrm_jax.startup import keep_compiled
+from lrm_jax.startup import keep_compiled, quiet_stores
 from lrm_jax.trainer import train
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The configuration, a Python file.', lock_config=True)
@@ -49,6 +49,7 @@ def main() -> None:
   config = parse(sys.argv)
   keep_compiled()
   logging.set_verbosity(logging.WARNING)  # Orbax and the datasets tell a lot at INFO.
+  quiet_stores()
   if _DRY_RUN.value:
     return dry_run(config, _TOPOLOGY.value, _UTILISATION.value)
   if _TOPOLOGY.value:

@@ -164,14 +164,15 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
 def where(trainer: Trainer, step: jax.stages.Compiled) -> str:
   """Returns the line that says what is where: the devices, and what each holds, as compiled."""
   mesh, shapes, places = trainer.mesh, trainer.abstract_state, trainer.shardings
-  part = lambda name: sharding.bytes_per_device(shapes[name], places[name]) / 2**30
+  size = lambda count: f'{count / 2**30:.2f} GiB' if count >= 2**28 else f'{count / 2**20:.1f} MiB'
+  part = lambda name: size(sharding.bytes_per_device(shapes[name], places[name]))
   devices = f'{mesh.size} x {mesh.devices.flat[0].device_kind}'
   if jax.process_count() > 1:
     devices += f' of {jax.process_count()} processes'
-  activations = step.memory_analysis().temp_size_in_bytes / 2**30
+  activations = size(step.memory_analysis().temp_size_in_bytes)
   return (f'{devices}: objects over all {mesh.size}, parameters over {mesh.shape["fsdp"]}; each has parameters '
-          f'{part("params"):.2f} GiB, optimizer {part("opt_state"):.2f}, gradients and activations {activations:.2f} of '
-          f'{trainer.config.batch_size // mesh.size} objects a step')
+          f'{part("params")}, optimizer {part("opt_state")}, gradients and activations of a step {activations}, for '
+          f'{trainer.config.batch_size // mesh.size} objects')
 
 
 def _loop(

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Trains with N processes on this machine:  launch/local.sh N --config=configs/quickstart.py [--workdir=DIR ...]
+#
+# Assumes: this checkout with its environment. N processes share the GPUs there are, evenly; without GPUs they are CPU
+# processes that talk over the loopback interface (to try out what a cluster does: one process alone is faster).
+# When a process fails the others are ended, and all begin again from the last checkpoint, RESTARTS times at most. TERM to
+# this script, or to any process, saves the step in hand; the script then ends with 75, and the same command goes on.
+
+# Settings; each may be set in the environment instead.
+PYTHON=${PYTHON:-.venv/bin/python}
+RESTARTS=${RESTARTS:-3}      # after failures
+GRACE=${GRACE:-90}           # seconds that the others have to end by themselves when one has failed
+PORT=${PORT:-}               # of process 0; empty: a free one
+
+set -u
+if ! [[ ${1:-} =~ ^[1-9][0-9]*$ ]]; then
+  echo "error: launch/local.sh N OPTIONS: the number of processes must be a whole number above 0, not '${1:-}'" >&2
+  exit 2
+fi
+count=$1
+shift
+pids=()
+stopping=0
+stop() { stopping=1; for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null; done; }
+trap stop TERM INT
+
+devices_of() {  # process -> the GPUs of its share, joined by commas; nothing where there are fewer than processes
+  local all
+  if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then IFS=, read -ra all <<< "$CUDA_VISIBLE_DEVICES"
+  else mapfile -t all < <(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null); fi
+  local each=$(( ${#all[@]} / count ))
+  [ "$each" -gt 0 ] && (IFS=,; echo "${all[*]:$(( $1 * each )):$each}")
+}
+
+once() {  # trains; returns the code of the first process that failed, or 0
+  local port=${PORT:-$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
+  local index devices code=0 first=0 watch=
+  pids=()
+  for (( index = 0; index < count; index++ )); do
+    devices=$(devices_of "$index")
+    env ${devices:+CUDA_VISIBLE_DEVICES=$devices} \
+      JAX_COORDINATOR_ADDRESS="127.0.0.1:$port" JAX_NUM_PROCESSES="$count" JAX_PROCESS_ID="$index" \
+      "$PYTHON" -m lrm_jax.train "$@" &
+    pids+=($!)
+  done
+  local left=$count
+  while [ "$left" -gt 0 ]; do
+    wait -n; code=$?
+    # A signal to this script ends the wait, and no process with it.
+    if [ "$code" -gt 128 ] && [ "$(running)" -eq "$left" ]; then continue; fi
+    left=$(running)
+    if [ "$code" -ne 0 ] && [ "$first" -eq 0 ]; then
+      first=$code
+      [ "$code" -ne 75 ] && [ "$left" -gt 0 ] && echo "a process has ended with $code: the other $left are to end too" >&2
+      end_soon & watch=$!
+      disown
+    fi
+  done
+  [ -n "$watch" ] && kill "$watch" 2>/dev/null
+  return "$first"
+}
+
+running() { local pid number=0; for pid in "${pids[@]}"; do kill -0 "$pid" 2>/dev/null && number=$((number + 1)); done; echo "$number"; }
+
+end_soon() { sleep "$GRACE"; for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null; done; }
+
+failures=0
+while true; do
+  once "$@"
+  code=$?
+  case $code in
+    0|2) exit "$code" ;;                                       # done; bad input, which another try does not mend
+    75) [ "$stopping" -eq 1 ] && exit 75 ;;                    # told to stop: all is saved
+    *) failures=$((failures + 1))
+       if [ "$stopping" -eq 1 ] || [ "$failures" -gt "$RESTARTS" ]; then
+         echo "error: ended with $code, after $((failures - 1)) restarts; the same command goes on from the last checkpoint" >&2
+         exit "$code"
+       fi ;;
+  esac
+  echo "starting again from the last checkpoint (code $code, $failures of $RESTARTS failures)" >&2
+done
