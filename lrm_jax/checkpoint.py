@@ -175,6 +175,8 @@ def _told(where: str | Path, what: str) -> Iterator[None]:
   """Turns what Orbax and its stores raise into an OSError of one sentence; what is there stays."""
   try:
     yield
+  except jax.errors.JaxRuntimeError:  # Of processes and devices, not of files.
+    raise
   except Exception as error:  # Theirs are of many kinds.
     raise OSError(f'{where}: {what} ({_reason(error)}); the checkpoints that are there are kept, and the same command '
                   'goes on from the last of them') from error
@@ -185,7 +187,7 @@ def _told_damaged(path: epath.Path) -> Iterator[None]:
   """Turns what Orbax raises for a checkpoint into a ValueError of one sentence."""
   try:
     yield
-  except _OtherModelError:
+  except (_OtherModelError, jax.errors.JaxRuntimeError):
     raise
   except Exception as error:
     raise ValueError(f'{path} is damaged ({_reason(error)}); nothing was changed: to go on from the checkpoint before it, '

@@ -92,9 +92,8 @@ def dataset(renders, tmp_path_factory):
   return str(builder.data_dir)
 
 
-@pytest.fixture
-def tiny_config(dataset):
-  """A configuration of the tiny model on the balls: 6 steps."""
+def make_tiny_config(dataset):
+  """Returns a configuration of the tiny model on a dataset: 6 steps."""
   from configs import quickstart
 
   config = quickstart.get_config()
@@ -103,6 +102,11 @@ def tiny_config(dataset):
   config.update(dict(num_train_steps=6, batch_size=4, log_every=1, checkpoint_every=3, eval_every=6))
   config.optimizer.update(dict(warmup_steps=2, muon=False))  # Half the time to compile; Muon has its own test.
   return config
+
+
+@pytest.fixture
+def tiny_config(dataset):
+  return make_tiny_config(dataset)
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -1,0 +1,363 @@
+"""What happens to long runs on many machines, brought about: docs/operations.md has each as a row of its table."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from conftest import make_tiny_config
+import processes
+from lrm_jax import checkpoint, trainer as train_lib
+from lrm_jax.errors import Failure, Interrupted
+from lrm_jax.metrics import read
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def config(tiny_config):
+  return tiny_config
+
+
+def command(file, workdir):
+  """Runs the training command to its end; returns (exit code, its last line on stderr)."""
+  started = processes.start(file, workdir)
+  [code] = processes.finish(started, workdir)
+  told = processes.words(workdir)
+  assert 'Traceback' not in told, told
+  return code, told.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_sigterm_saves_the_step_in_hand_and_loses_nothing(config, tmp_path, monkeypatch):
+  train_lib.train(config, tmp_path / 'whole')
+  settle, seen = train_lib._settle, []
+
+  def stop(*args):
+    settle(*args)
+    seen.append(args)
+    if len(seen) == 3:
+      signal.raise_signal(signal.SIGTERM)
+
+  monkeypatch.setattr(train_lib, '_settle', stop)
+  before = signal.getsignal(signal.SIGTERM)
+  config.checkpoint_every = 1000
+  with pytest.raises(Interrupted, match='step 3 is saved'):
+    train_lib.train(config, tmp_path / 'run')
+  assert signal.getsignal(signal.SIGTERM) == before
+  assert checkpoint.saved_steps(tmp_path / 'run') == [3] and len(processes.losses(tmp_path / 'run')) == 3
+  monkeypatch.undo()
+  train_lib.train(config, tmp_path / 'run')
+  assert processes.losses(tmp_path / 'run') == processes.losses(tmp_path / 'whole')
+
+
+@pytest.mark.slow
+def test_sigterm_ends_the_command_with_the_code_that_launchers_requeue(config, tmp_path):
+  config.update(dict(num_train_steps=100_000, checkpoint_every=100_000, eval_every=100_000))
+  file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
+  started = processes.start(file, workdir)
+  processes.wait_for(lambda: processes.steps(workdir), started)
+  started[0].send_signal(signal.SIGTERM)
+  assert processes.finish(started, workdir, 60) == [75]
+  assert checkpoint.saved_steps(workdir) == [len(processes.steps(workdir))]
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_others_and_the_launcher_begins_again(config, tmp_path):
+  config.update(dict(num_train_steps=40, batch_size=8, checkpoint_every=5, eval_every=40))
+  file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
+  processes.train(file, tmp_path / 'whole')
+  with processes.log_path(workdir).open('w') as log:
+    launcher = subprocess.Popen(
+        [ROOT / 'launch' / 'local.sh', '2', f'--config={file}', f'--workdir={workdir}', '--peer_timeout=10'], stdout=log,
+        stderr=log, cwd=ROOT, env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHON': sys.executable, 'RESTARTS': '1'})
+  processes.wait_for(lambda: checkpoint.saved_steps(workdir), [launcher])
+  first = {child.environ()['JAX_PROCESS_ID']: child for child in psutil.Process(launcher.pid).children()}
+  first['1'].kill()
+  killed = time.monotonic()
+  processes.wait_for(lambda: not first['0'].is_running() or first['0'].status() == psutil.STATUS_ZOMBIE, seconds=60)
+  assert time.monotonic() - killed < 40  # The timeout is 10 s.
+  assert processes.finish([launcher], workdir) == [0], processes.words(workdir)
+  told = processes.words(workdir)
+  assert 'a process has ended with 137: the other 1 are to end too' in told
+  assert 'most likely since another has ended' in told or 'another task died' in told  # Its connection broke, or it was silent.
+  assert 'starting again from the last checkpoint (code 137, 1 of 1 failures)' in told
+  assert 'resuming after step' in told
+  np.testing.assert_allclose(processes.losses(workdir), processes.losses(tmp_path / 'whole'), rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_last_good_one(config, tmp_path):
+  config.update(dict(num_train_steps=30, checkpoint_every=1, eval_every=30))
+  config.model.decoder_width = 256  # Long enough to write that it can be hit.
+  file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
+  started = processes.start(file, workdir)
+  processes.wait_for(lambda: len(checkpoint.saved_steps(workdir)) >= 2, started)
+  unfinished = lambda: list((workdir / 'checkpoints').glob('*tmp*'))
+  while started[0].poll() is None:
+    if unfinished():
+      started[0].send_signal(signal.SIGSTOP)  # So that what is seen is what is killed.
+      if unfinished():
+        break
+      started[0].send_signal(signal.SIGCONT)
+  assert started[0].poll() is None, 'it was never caught writing'
+  started[0].kill()
+  started[0].wait()
+  good = checkpoint.saved_steps(workdir)[-1]
+  assert unfinished() and checkpoint.restore(workdir)[2] == good
+  processes.train(file, workdir)
+  assert f'resuming after step {good}' in processes.words(workdir)
+  assert [line['step'] for line in processes.steps(workdir)] == list(range(1, 31)) and not unfinished()
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_and_twenty_good_resumes(config, tmp_path):
+  config.update(dict(num_train_steps=10_000, checkpoint_every=1, eval_every=100_000))
+  file, workdir, rng = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run', np.random.default_rng(0)
+  resumed, before = 0, 0
+  for _ in range(20):
+    [process] = started = processes.start(file, workdir)
+    # From its first steps on, and at times before: while it reads the last checkpoint, and writes the next.
+    processes.wait_for(lambda: log_has(workdir, 'resuming after' if before else 'a fresh run'), started)
+    time.sleep(rng.uniform(0, 3))
+    process.kill()
+    process.wait()
+    saved = checkpoint.saved_steps(workdir)
+    assert not before or saved and saved[-1] >= before
+    if before:
+      assert f'resuming after step {before}\n' in processes.words(workdir)
+      resumed += 1
+    before = saved[-1] if saved else 0
+  assert resumed >= 19 and before > 20
+  config.num_train_steps = before + 5
+  config.optimizer.warmup_steps = 2
+  processes.train(processes.write_config(config, tmp_path / 'config.py'), workdir)
+  lines = processes.steps(workdir)
+  assert [line['step'] for line in lines] == list(range(1, before + 6))
+  # And to the bit what one run makes of it, up to where the schedules part.
+  config.num_train_steps, config.checkpoint_every = 10_000, 10_000
+  whole = processes.start(processes.write_config(config, tmp_path / 'whole.py'), tmp_path / 'whole')
+  processes.wait_for(lambda: len(processes.steps(tmp_path / 'whole')) > before, whole)
+  whole[0].kill()
+  whole[0].wait()
+  assert [line['loss'] for line in lines[:before]] == processes.losses(tmp_path / 'whole')[:before]
+
+
+def log_has(workdir, text):
+  return text in processes.words(workdir)
+
+
+@contextlib.contextmanager
+def mounted(path: Path, options: str):
+  """A file system of its own at `path`, in memory; skips the test where that is not allowed."""
+  path.mkdir()
+  if subprocess.run(['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', path], capture_output=True, check=False).returncode:
+    pytest.skip('mounting a file system needs to be root')
+  try:
+    yield
+  finally:
+    subprocess.run(['umount', '-l', path], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_the_last_good_checkpoint_kept(config, tmp_path):
+  config.update(dict(num_train_steps=30, checkpoint_every=1, eval_every=30))
+  file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'small' / 'run'
+  with mounted(tmp_path / 'small', 'size=1500k'):
+    code, told = command(file, workdir)
+    assert code == 2 and 'cannot be written (No space left on device); the checkpoints that are there are kept' in told
+    good = checkpoint.saved_steps(workdir)[-1]
+    subprocess.run(['mount', '-o', 'remount,size=50m', tmp_path / 'small'], check=True)
+    code, _ = command(file, workdir)
+    assert code == 0 and log_has(workdir, f'resuming after step {good}')
+    assert [line['step'] for line in processes.steps(workdir)] == list(range(1, 31))
+
+
+@pytest.mark.slow
+def test_metrics_that_find_the_disk_full_are_told(config, tmp_path):
+  config.update(dict(num_train_steps=100_000, checkpoint_every=100_000, eval_every=100_000))
+  file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'small' / 'run'
+  with mounted(tmp_path / 'small', 'size=200k'):
+    code, told = command(file, workdir)
+  assert code == 2 and told.startswith('error: ') and 'No space left on device' in told
+
+
+@pytest.mark.slow
+def test_a_directory_that_may_only_be_read_is_told(config, tmp_path):
+  file = processes.write_config(config, tmp_path / 'config.py')
+  processes.train(file, tmp_path / 'run')
+  with mounted(tmp_path / 'fixed', 'size=20m'):
+    shutil.copytree(tmp_path / 'run', tmp_path / 'fixed' / 'run')
+    subprocess.run(['mount', '-o', 'remount,ro', tmp_path / 'fixed'], check=True)
+    for name in ('run', 'new'):
+      done = subprocess.run(
+          [sys.executable, '-m', 'lrm_jax.train', f'--config={file}', f'--workdir={tmp_path / "fixed" / name}'], cwd=ROOT,
+          capture_output=True, text=True, check=False)
+      assert done.returncode == 2
+      [line] = done.stderr.strip().splitlines()
+      assert line.startswith('error: ') and 'Read-only file system' in line and str(tmp_path / 'fixed') in line
+    assert checkpoint.saved_steps(tmp_path / 'fixed' / 'run') == checkpoint.saved_steps(tmp_path / 'run')
+
+
+def files_of(directory):
+  return {path.relative_to(directory): path.read_bytes() for path in sorted(directory.rglob('*'))
+          if path.is_file() and path.name != '.lock'}
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory, dataset):
+  """A run of 6 steps, with checkpoints of 3 and 6: to be copied."""
+  workdir = tmp_path_factory.mktemp('trained') / 'run'
+  train_lib.train(make_tiny_config(dataset), workdir)
+  return workdir
+
+
+@pytest.mark.parametrize('fault', ['cut', 'flipped', 'missing', 'zeros'])
+def test_a_damaged_checkpoint_is_told_with_what_to_do_and_nothing_is_changed(config, trained, tmp_path, fault):
+  shutil.copytree(trained, tmp_path / 'run')
+  last = tmp_path / 'run' / 'checkpoints' / '6'
+  largest = max((path for path in (last / 'params').rglob('*') if path.is_file() and path.parent.name == 'd'),
+                key=lambda path: path.stat().st_size)
+  content = largest.read_bytes()
+  damaged = {'cut': content[:len(content) // 2], 'zeros': bytes(len(content)),
+             'flipped': content[:len(content) // 2] + bytes([content[len(content) // 2] ^ 1]) + content[len(content) // 2 + 1:]}
+  largest.write_bytes(damaged[fault]) if fault in damaged else shutil.rmtree(last / 'params' / 'd')
+  before = files_of(tmp_path / 'run')
+  config.num_train_steps = 8
+  with pytest.raises(ValueError, match=r'6 is damaged \(.*rm -r .*checkpoints/6'):
+    train_lib.train(config, tmp_path / 'run')
+  assert files_of(tmp_path / 'run') == before
+  if fault == 'cut':
+    with pytest.raises(ValueError, match='6 is damaged'):
+      checkpoint.restore(tmp_path / 'run')
+    shutil.rmtree(last)
+    train_lib.train(config, tmp_path / 'run')
+    assert [line['step'] for line in processes.steps(tmp_path / 'run')] == list(range(1, 9))
+
+
+def test_a_run_directory_is_for_one_training(config, trained, tmp_path):
+  shutil.copytree(trained, tmp_path / 'run')
+  before = files_of(tmp_path / 'run')
+  config.num_train_steps = 8
+  holder = subprocess.Popen(
+      [sys.executable, '-c', f'import time\nfrom etils import epath\nfrom lrm_jax import lock\n'
+       f'with lock.exclusive(epath.Path({str(tmp_path / "run")!r})):\n  print("held", flush=True)\n  time.sleep(100)'],
+      cwd=ROOT, stdout=subprocess.PIPE, text=True)
+  assert holder.stdout.readline() == 'held\n'
+  with pytest.raises(ValueError, match=f'in use by another training .process {holder.pid} on '):
+    train_lib.train(config, tmp_path / 'run')
+  assert files_of(tmp_path / 'run') == before
+  holder.kill()
+  holder.wait()
+  train_lib.train(config, tmp_path / 'run')  # A lock ends with who had it, however that ended.
+
+
+class Changed:
+  """Batches of which some are changed on their way."""
+
+  def __init__(self, batches, change):
+    self.batches, self.change = batches, change
+
+  def __iter__(self):
+    for number, batch in enumerate(self.batches, 1):
+      self.change(number, batch)
+      yield batch
+
+  def close(self):
+    self.batches.close()
+
+
+@pytest.fixture
+def poison(monkeypatch):
+  """A function: what to do with the batch of each step, for all trainings of this test."""
+  make = train_lib.input_pipeline.make_dataset
+  return lambda change: monkeypatch.setattr(
+      train_lib.input_pipeline, 'make_dataset',
+      lambda *args, start_step, **kwargs: Changed(make(*args, start_step=start_step, **kwargs),
+                                                  lambda number, batch: change(start_step + number, batch)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('spike', [False, True])
+def test_a_bad_step_is_skipped_and_its_objects_named(config, tmp_path, poison, spike):
+  """No number, or far above the mean: parameters and optimizer stay, and the run goes on; a resumed one knows the mean."""
+  config.update(dict(num_train_steps=8, loss_spike=5.0, checkpoint_every=2))
+  taken = {}
+
+  def change(step, batch):
+    taken[step] = batch['record'].copy()
+    if step == 5:
+      batch['target_color'][0] = 100.0 if spike else np.nan
+
+  poison(change)
+  train_lib.train(config, tmp_path / 'run')
+  lines = processes.steps(tmp_path / 'run')
+  assert [line['skipped'] for line in lines] == [0, 0, 0, 0, 1, 0, 0, 0]
+  assert all(np.isfinite(line['loss']) for line in lines if line['step'] != 5)
+  [skipped] = [json.loads(line) for line in (tmp_path / 'run' / 'skipped.jsonl').read_text().splitlines()]
+  sources = train_lib.Trainer(config, lpips=None).sources
+  assert skipped['step'] == 5 and skipped['uids'] == train_lib.input_pipeline.uids(sources, taken[5])
+  assert all(uid.startswith('ball_') for uid in skipped['uids']) and len(skipped['uids']) == config.batch_size
+  config.num_train_steps = 4  # A run that resumes after step 4 skips step 5 as well: the mean is part of the checkpoint.
+  config.optimizer.warmup_steps = 2
+  train_lib.train(config, tmp_path / 'pieces')
+  config.num_train_steps = 8
+  train_lib.train(config, tmp_path / 'pieces')
+  assert [line['skipped'] for line in processes.steps(tmp_path / 'pieces')] == [0, 0, 0, 0, 1, 0, 0, 0]
+
+
+def test_a_skipped_step_changes_nothing_but_the_step(config, tmp_path, poison):
+  def change(step, batch):
+    if step > 3:
+      batch['target_color'][:] = np.nan
+
+  poison(change)
+  config.max_skipped_steps = 2
+  with pytest.raises(train_lib.DivergedError, match='step 6: .*max_skipped_steps = 2 in a row .*skipped.jsonl'):
+    train_lib.train(config, tmp_path)
+  assert [json.loads(line)['step'] for line in (tmp_path / 'skipped.jsonl').read_text().splitlines()] == [4, 5, 6]
+  assert checkpoint.saved_steps(tmp_path) == [3]
+  config.max_skipped_steps = 100
+  train_lib.train(config, tmp_path)
+  three, six = (train_lib.state_lib.parameters(checkpoint.restore(tmp_path, step)[0]) for step in (3, 6))
+  train_lib.jax.tree.map(np.testing.assert_array_equal, three, six)
+
+
+@pytest.mark.parametrize('change, words', [
+    ({'max_skipped_steps': -1}, 'max_skipped_steps = -1'), ({'loss_spike': 0.5}, 'loss_spike = 0.5 .* above 1')])
+def test_limits_that_cannot_be_are_told(config, tmp_path, change, words):
+  config.update(change)
+  with pytest.raises(ValueError, match=words):
+    train_lib.train(config, tmp_path / 'run')
+
+
+@pytest.mark.slow
+def test_data_workers_that_die_are_told_and_not_hung_on(config, tmp_path):
+  config.update(dict(num_train_steps=100_000, checkpoint_every=100_000, eval_every=100_000))
+  config.data.num_workers = 2
+  killed = []
+
+  def kill(*args):
+    settle(*args)
+    if not killed and len(processes.steps(tmp_path)) >= 3:
+      workers = [child for child in psutil.Process().children() if 'spawn_main' in ' '.join(child.cmdline())]
+      assert len(workers) == 2
+      for worker in workers:
+        worker.kill()
+        killed.append(worker)
+
+  settle = train_lib._settle
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train_lib, '_settle', kill)
+    with pytest.raises(Failure, match='a data worker has ended .*exit code'):
+      train_lib.train(config, tmp_path)
+  assert killed and len(read(tmp_path)) >= 3
