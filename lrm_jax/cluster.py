@@ -123,7 +123,7 @@ def leave(code: int) -> None:
 class StopRequest:
   """SIGTERM: a scheduler wants the machine. To any process of a training, and all of them learn it at the same step.
 
-  Within the context the signal no longer ends the process; a second one does.
+  Within the context the signal no longer ends the process, however often it comes: schedulers and launchers both send it.
   """
 
   def __init__(self):
@@ -139,10 +139,7 @@ class StopRequest:
       signal.signal(signal.SIGTERM, self._before)
 
   def _tell(self, number, frame):
-    del frame
-    if self._told:
-      signal.signal(number, signal.SIG_DFL)
-      signal.raise_signal(number)
+    del number, frame
     self._told = True
 
   def at(self, step: int) -> bool:

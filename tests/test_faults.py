@@ -123,24 +123,25 @@ def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_last_good_one(config, t
 def test_twenty_kills_at_random_and_twenty_good_resumes(config, tmp_path):
   config.update(dict(num_train_steps=10_000, checkpoint_every=1, eval_every=100_000))
   file, workdir, rng = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run', np.random.default_rng(0)
-  resumed, before = 0, 0
-  for _ in range(20):
+  before = 0
+  for number in range(20):
     [process] = started = processes.start(file, workdir)
-    # From its first steps on, and at times before: while it reads the last checkpoint, and writes the next.
-    processes.wait_for(lambda: log_has(workdir, 'resuming after' if before else 'a fresh run'), started)
-    time.sleep(rng.uniform(0, 3))
+    if number % 4 == 3:  # At any time from its first second on, also while it reads the last checkpoint.
+      time.sleep(rng.uniform(1, 12))
+    else:  # While it takes steps and saves each.
+      processes.wait_for(lambda: checkpoint.saved_steps(workdir)[-1:] > [before], started)
+      time.sleep(rng.uniform(0, 2))
     process.kill()
     process.wait()
-    saved = checkpoint.saved_steps(workdir)
-    assert not before or saved and saved[-1] >= before
-    if before:
-      assert f'resuming after step {before}\n' in processes.words(workdir)
-      resumed += 1
-    before = saved[-1] if saved else 0
-  assert resumed >= 19 and before > 20
+    told = processes.words(workdir)
+    assert ('fresh run' if number == 0 else f'resuming after step {before}\n') in told or number % 4 == 3 and 'run: ' not in told
+    saved = checkpoint.saved_steps(workdir)[-1]
+    assert saved >= before
+    before = saved
   config.num_train_steps = before + 5
   config.optimizer.warmup_steps = 2
   processes.train(processes.write_config(config, tmp_path / 'config.py'), workdir)
+  assert f'resuming after step {before}\n' in processes.words(workdir)
   lines = processes.steps(workdir)
   assert [line['step'] for line in lines] == list(range(1, before + 6))
   # And to the bit what one run makes of it, up to where the schedules part.

@@ -1,0 +1,122 @@
+"""launch/slurm.sbatch under a real Slurm: Debian's slurm-wlm and munge, as a cluster of one node, with its own ports."""
+
+import contextlib
+import os
+from pathlib import Path
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from configs import quickstart
+import processes
+
+ROOT = Path(__file__).parents[1]
+_CONFIG = '''
+ClusterName=tests
+SlurmctldHost=localhost(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={root}/munge.socket
+CredType=cred/munge
+SlurmctldPort={controller}
+SlurmdPort={node}
+StateSaveLocation={root}/state
+SlurmdSpoolDir={root}/spool
+SlurmctldPidFile={root}/slurmctld.pid
+SlurmdPidFile={root}/slurmd.pid
+SlurmctldLogFile={root}/slurmctld.log
+SlurmdLogFile={root}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+ReturnToService=2
+KillWait=60
+MpiDefault=none
+NodeName=localhost NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
+PartitionName=all Nodes=localhost Default=YES MaxTime=INFINITE State=UP
+'''
+
+
+@contextlib.contextmanager
+def cluster(root: Path):
+  """A Slurm of one node; yields what the environment of its commands is. Skips where Slurm cannot run."""
+  missing = [name for name in ('munged', 'slurmctld', 'slurmd', 'sbatch') if not shutil.which(name, path='/usr/sbin:/usr/bin')]
+  if missing or os.getuid():
+    pytest.skip('Slurm cannot run here: ' + (f'{", ".join(missing)} missing (apt-get install slurm-wlm munge)' if missing else
+                                             'not root'))
+  for name in ('state', 'spool'):
+    (root / name).mkdir()
+  key = root / 'munge.key'
+  key.write_bytes(os.urandom(128))
+  key.chmod(0o600)
+  (root / 'slurm.conf').write_text(_CONFIG.format(root=root, controller=processes.free_port(), node=processes.free_port()))
+  environment = {**os.environ, 'SLURM_CONF': str(root / 'slurm.conf'), 'PATH': f'/usr/sbin:{os.environ["PATH"]}'}
+  run = lambda *words: subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+  munge = subprocess.Popen(
+      ['munged', '--foreground', '--force', f'--key-file={key}', f'--socket={root}/munge.socket', f'--pid-file={root}/munge.pid',
+       f'--log-file={root}/munge.log', f'--seed-file={root}/munge.seed'], env=environment, stderr=subprocess.DEVNULL)
+  daemons = [munge]
+  try:
+    daemons += [subprocess.Popen([name, '-D'], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                for name in ('slurmctld', 'slurmd')]
+    end = time.monotonic() + 60
+    while 'idle' not in run('sinfo', '-h', '-o', '%T').stdout:
+      if time.monotonic() > end:
+        logs = '\n'.join(path.read_text()[-2000:] for path in root.glob('*.log'))
+        pytest.skip(f'Slurm did not come up here within a minute: {run("sinfo").stdout} {logs}')
+      time.sleep(0.5)
+    yield environment
+  finally:
+    for daemon in reversed(daemons):
+      daemon.terminate()
+      daemon.wait(30)
+
+
+@pytest.mark.slow
+def test_a_job_that_is_requeued_goes_on_and_ends_as_one_process_would(tmp_path):
+  """2 tasks train the quickstart configuration, are requeued in the middle, resume, and have the losses of one process."""
+  config = quickstart.get_config()
+  config.update(dict(num_train_steps=30, log_every=1, checkpoint_every=1000, eval_every=30))
+  config.data.eval_objects = 2
+  file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
+  processes.train(file, tmp_path / 'whole')
+  slurm = tmp_path / 'slurm'
+  slurm.mkdir()
+  with cluster(slurm) as environment:
+
+    def run(*words, **more):
+      done = subprocess.run(words, env={**environment, **more}, capture_output=True, text=True, check=False, cwd=ROOT)
+      assert done.returncode == 0, done.stderr
+      return done.stdout
+
+    submitted = run(
+        'sbatch', '--nodes=1', '--ntasks-per-node=2', '--cpus-per-task=1', '--gres=none', f'--output={tmp_path}/job.log',
+        'launch/slurm.sbatch', CONFIG=str(file), WORKDIR=str(workdir), PYTHON=sys.executable, JAX_PLATFORMS='cpu',
+        OPTIONS='--config.mesh.data=-1 --config.mesh.fsdp=1 --peer_timeout=30')
+    job = re.search(r'\d+', submitted).group()
+    state = lambda: re.search(r'JobState=(\w+)', run('scontrol', 'show', 'job', job)).group(1)
+    log = lambda: (tmp_path / 'job.log').read_text() if (tmp_path / 'job.log').exists() else ''
+
+    def wait_for(condition, seconds):
+      end = time.monotonic() + seconds
+      while not condition():
+        assert time.monotonic() < end and state() not in ('FAILED', 'CANCELLED', 'TIMEOUT'), f'{state()}:\n{log()}'
+        time.sleep(0.2)
+
+    wait_for(lambda: len(processes.steps(workdir)) >= 3, 240)
+    run('scontrol', 'requeue', job)
+    wait_for(lambda: state() == 'PENDING', 120)
+    saved = len(processes.steps(workdir))
+    assert 3 <= saved < 30 and f'told to stop; step {saved} is saved' in log()
+    run('scontrol', 'update', f'JobId={job}', 'StartTime=now')  # Slurm holds it for two minutes.
+    wait_for(lambda: state() == 'COMPLETED', 240)
+  assert f'resuming after step {saved}' in log() and '2 x cpu of 2 processes' in log()
+  assert [line['step'] for line in processes.steps(workdir)] == list(range(1, 31))
+  np.testing.assert_allclose(processes.losses(workdir), processes.losses(tmp_path / 'whole'), rtol=1e-3)
