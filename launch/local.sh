@@ -34,7 +34,7 @@ devices_of() {  # process -> the GPUs of its share, joined by commas; nothing wh
 
 once() {  # trains; returns the code of the first process that failed, or 0
   local port=${PORT:-$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
-  local index devices code=0 first=0 watch=
+  local index devices pid code first=0 deadline=0 alive left
   pids=()
   for (( index = 0; index < count; index++ )); do
     devices=$(devices_of "$index")
@@ -43,26 +43,24 @@ once() {  # trains; returns the code of the first process that failed, or 0
       "$PYTHON" -m lrm_jax.train "$@" &
     pids+=($!)
   done
-  local left=$count
-  while [ "$left" -gt 0 ]; do
-    wait -n; code=$?
-    # A signal to this script ends the wait, and no process with it.
-    if [ "$code" -gt 128 ] && [ "$(running)" -eq "$left" ]; then continue; fi
-    left=$(running)
-    if [ "$code" -ne 0 ] && [ "$first" -eq 0 ]; then
-      first=$code
-      [ "$code" -ne 75 ] && [ "$left" -gt 0 ] && echo "a process has ended with $code: the other $left are to end too" >&2
-      end_soon & watch=$!
-      disown
-    fi
+  alive=("${pids[@]}")
+  while [ ${#alive[@]} -gt 0 ]; do
+    sleep 0.2
+    left=()
+    for pid in "${alive[@]}"; do
+      if kill -0 "$pid" 2>/dev/null; then left+=("$pid"); continue; fi
+      wait "$pid"; code=$?
+      if [ "$code" -ne 0 ] && [ "$first" -eq 0 ]; then
+        first=$code
+        deadline=$(( SECONDS + GRACE ))
+        [ "$code" -ne 75 ] && echo "a process has ended with $code: the others are to end too" >&2
+      fi
+    done
+    alive=("${left[@]}")
+    [ "$first" -ne 0 ] && [ "$SECONDS" -gt "$deadline" ] && kill -KILL "${alive[@]}" 2>/dev/null
   done
-  [ -n "$watch" ] && kill "$watch" 2>/dev/null
   return "$first"
 }
-
-running() { local pid number=0; for pid in "${pids[@]}"; do kill -0 "$pid" 2>/dev/null && number=$((number + 1)); done; echo "$number"; }
-
-end_soon() { sleep "$GRACE"; for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null; done; }
 
 failures=0
 while true; do

@@ -108,7 +108,7 @@ def _await_coordinator(found: Membership) -> None:
 
 def several() -> bool:
   """Returns whether this process has others beside it."""
-  return jax.process_count() > 1
+  return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def leave(code: int) -> None:

@@ -7,7 +7,9 @@ import argparse
 import json
 from pathlib import Path
 
-from lrm_jax import evaluation, input_pipeline, sources
+import jax
+
+from lrm_jax import evaluation, input_pipeline, sharding, sources
 from lrm_jax.errors import run_main
 from lrm_jax.reconstructor import from_pretrained
 from lrm_jax.startup import keep_compiled
@@ -42,7 +44,10 @@ def main() -> None:
       input_background=reconstructor.input_background, input_position=reconstructor.input_position,
       keep_distance=args.keep_distance)
   mean_view = evaluation.mean_training_view(args.data, args.train_split, args.size)
-  scores = evaluation.evaluate(evaluation.predict(reconstructor.model, views), views, lpips)
+  mesh = sharding.make_mesh()
+  with jax.set_mesh(mesh):  # All devices of this machine share the objects.
+    model, lpips = sharding.on_all(mesh, (reconstructor.model, lpips))
+    scores = evaluation.evaluate(evaluation.predict(model, views), views, lpips)
   rows = {'model': scores} | {
       name.replace('_', ' '): values for name, values in evaluation.trivial(views, mean_view, lpips).items()}
   columns = ['psnr', 'ssim'] + (['lpips'] if lpips else [])

@@ -75,6 +75,12 @@ def place(array: np.ndarray, where: NamedSharding) -> jax.Array:
   return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
 
 
+def on_all(mesh: jax.sharding.Mesh, tree):
+  """Returns a tree with its arrays on all devices, whole; shapes stay as they are."""
+  put = lambda x: x if isinstance(x, jax.ShapeDtypeStruct) else place(np.asarray(x), replicated(mesh))
+  return jax.tree.map(put, tree)
+
+
 def bytes_per_device(tree, shardings) -> int:
   """Returns the bytes that a tree of arrays or shapes takes on each device."""
   return sum(math.prod(where.shard_shape(x.shape)) * x.dtype.itemsize

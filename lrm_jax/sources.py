@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from lrm_jax import checkpoint, state as state_lib
+from lrm_jax import checkpoint, paths, state as state_lib
 from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.weights import files, openlrm, plain_torch, triposr
 
@@ -90,9 +90,11 @@ def flat_parameters(model: TriplaneModel) -> Mapping[str, np.ndarray]:
 
 
 def find(source: str | Path) -> Path:
-  """Returns the directory that `source` means: itself, that of a model that ships, by name, or a copy from the Hub."""
+  """Returns the directory that `source` means: itself (gs:// and s3:// too), a model that ships, by name, a copy from the Hub."""
   if str(source).startswith(_HUB):
     return _from_hub(str(source))
+  if '://' in str(source):
+    return paths.directory(source)
   for directory in (Path(source), SHIPPED / source):
     if directory.is_dir() and str(source):
       return directory

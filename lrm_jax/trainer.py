@@ -38,7 +38,7 @@ class Trainer:
     check(config, jax.device_count() if devices is None else len(devices))
     self.config = config
     self.mesh = sharding.make_mesh(**config.mesh, devices=devices)
-    self.lpips = _on_all(self.mesh, lpips)
+    self.lpips = sharding.on_all(self.mesh, lpips)
     model_kwargs = config.model.to_dict()
     self.model = state_lib.abstract_model(model_kwargs)
     self.sources = input_pipeline.training_sources(
@@ -122,12 +122,6 @@ class Trainer:
         yield {name: jax.make_array_from_process_local_data(placement, x) for name, x in batch.items()}, records
     finally:
       numpy_batches.close()
-
-
-def _on_all(mesh: jax.sharding.Mesh, network):
-  """Returns a network (None: none) with its arrays on all devices; shapes stay as they are."""
-  put = lambda x: x if isinstance(x, jax.ShapeDtypeStruct) else sharding.place(np.asarray(x), sharding.replicated(mesh))
-  return jax.tree.map(put, network)
 
 
 def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float | None = None) -> dict[str, float]:

@@ -88,7 +88,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_launcher_begins_again(
   assert time.monotonic() - killed < 40  # The timeout is 10 s.
   assert processes.finish([launcher], workdir) == [0], processes.words(workdir)
   told = processes.words(workdir)
-  assert 'a process has ended with 137: the other 1 are to end too' in told
+  assert 'a process has ended with 137: the others are to end too' in told
   assert 'most likely since another has ended' in told or 'another task died' in told  # Its connection broke, or it was silent.
   assert 'starting again from the last checkpoint (code 137, 1 of 1 failures)' in told
   assert 'resuming after step' in told

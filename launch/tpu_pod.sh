@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Trains on a TPU slice of Google Cloud, from this machine:  launch/tpu_pod.sh
+#
+#   NAME=lrm TYPE=v5litepod-256 ZONE=us-west4-a WORKDIR=gs://BUCKET/runs/base DATA=gs://BUCKET/objaverse_views/1.1.0 launch/tpu_pod.sh
+#
+# Assumes: gcloud, logged in, with a project and TPU quota; the dataset, and whatever OPTIONS name, where the workers can read
+# it (gs://...). The slice is made where it is not there; this checkout, as committed, is put on every worker and installed.
+# JAX learns from the TPU's metadata who coordinates. When the slice is taken away (spot) or a worker fails, it is made anew and
+# the training goes on from its last checkpoint, RESTARTS times at most after failures; bad input ends it. INT here leaves the
+# slice as it is; `gcloud compute tpus tpu-vm delete NAME` ends what it costs.
+
+# Settings; each may be set in the environment instead.
+NAME=${NAME:-lrm}
+ZONE=${ZONE:-us-west4-a}
+TYPE=${TYPE:-v5litepod-256}            # 16 x 16 of v5e
+VERSION=${VERSION:-v2-alpha-tpuv5-lite}
+CREATE=${CREATE:---spot}               # more options for making it
+CONFIG=${CONFIG:-configs/base.py}
+WORKDIR=${WORKDIR:?where checkpoints go: gs://BUCKET/PATH}
+DATA=${DATA:?the directory of the dataset: gs://BUCKET/PATH}
+OPTIONS=${OPTIONS:---config.model.remat=full}
+PYTHON=${PYTHON:-python3.12}           # on the workers
+RESTARTS=${RESTARTS:-20}
+WAIT=${WAIT:-60}                       # seconds between tries to have it
+
+set -u
+cd "$(dirname "$0")/.." || exit 1
+tpu() { local verb=$1; shift; gcloud compute tpus tpu-vm "$verb" "$@" --zone="$ZONE"; }
+on_all() { tpu ssh "$NAME" --worker=all --command="$1"; }
+
+have() {  # waits until the slice is there, and makes it where it is not
+  local state
+  while state=$(tpu describe "$NAME" --format='value(state)' 2>/dev/null); [ "$state" != READY ]; do
+    case $state in
+      '') tpu create "$NAME" --accelerator-type="$TYPE" --version="$VERSION" $CREATE || sleep "$WAIT" ;;
+      PREEMPTED|TERMINATED|STOPPED) tpu delete "$NAME" --quiet ;;
+      *) sleep "$WAIT" ;;
+    esac
+  done
+}
+
+install() {
+  local archive
+  archive=$(mktemp --suffix=.tar.gz)
+  git archive --format=tar.gz --output="$archive" HEAD
+  tpu scp "$archive" "$NAME:lrm_jax.tar.gz" --worker=all && on_all \
+    "mkdir -p lrm_jax && tar -xzf lrm_jax.tar.gz -C lrm_jax && cd lrm_jax && $PYTHON -m venv .venv && .venv/bin/pip install -q -e '.[tpu,gs]'"
+  local code=$?
+  rm -f "$archive"
+  return "$code"
+}
+
+failures=0
+while true; do
+  have
+  output=$(mktemp)
+  if install; then
+    on_all "cd lrm_jax && .venv/bin/python -m lrm_jax.train --config=$CONFIG --workdir=$WORKDIR --config.data.path=$DATA $OPTIONS; echo \"ended with code \$?\"" 2>&1 | tee "$output"
+  fi
+  # gcloud tells one code of all workers, and not theirs: each says its own.
+  codes=$(grep -o 'ended with code [0-9]*' "$output" | grep -o '[0-9]*$' | sort -u)
+  rm -f "$output"
+  case $codes in
+    0) exit 0 ;;
+    *) if grep -qx 2 <<< "$codes"; then exit 2; fi ;;
+  esac
+  if [ "$codes" != 75 ]; then
+    failures=$((failures + 1))
+    if [ "$failures" -gt "$RESTARTS" ]; then
+      echo "error: ended after $RESTARTS restarts; the same command goes on from the last checkpoint" >&2
+      exit 1
+    fi
+  fi
+  echo "going on from the last checkpoint (codes: ${codes:-none}; $failures of $RESTARTS failures)" >&2
+done

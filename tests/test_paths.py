@@ -1,0 +1,87 @@
+"""Run directories and datasets: local, file://, and in a cloud's store where its libraries are there."""
+
+import fsspec
+from fsspec.implementations.memory import MemoryFileSystem
+import numpy as np
+import pytest
+
+from conftest import make_tiny_config
+from lrm_jax import checkpoint, input_pipeline, lock, metrics, paths, trainer
+
+
+def test_local_paths_become_absolute(monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  assert str(paths.directory('runs/a')) == f'{tmp_path}/runs/a'
+  assert str(paths.directory('file:///data/run')) == '/data/run' and paths.is_local(paths.directory('/x'))
+
+
+@pytest.mark.parametrize('path, words', [
+    ('file://data/run', 'three slashes'), ('http://host/run', 'http://host/run: directories are local, or begin with gs://, s3://'),
+    ('az://a/b', 'az://a/b')])
+def test_what_is_no_directory_is_told(path, words):
+  with pytest.raises(ValueError, match=words):
+    paths.directory(path)
+
+
+@pytest.mark.parametrize('scheme', ['gs', 's3'])
+def test_a_store_whose_libraries_are_missing_is_told_before_anything_is_done(dataset, monkeypatch, scheme):
+  monkeypatch.setattr(paths, '_missing', lambda module: True)
+  with pytest.raises(ValueError, match=rf'{scheme}://bucket/run: {scheme}:// needs pip install .*\[{scheme}\]'):
+    trainer.train(make_tiny_config(dataset), f'{scheme}://bucket/run')
+
+
+def test_datasets_are_not_read_from_s3(monkeypatch):
+  monkeypatch.setattr(paths, '_missing', lambda module: False)
+  with pytest.raises(ValueError, match='ArrayRecord reads datasets that are local or on gs://'):
+    input_pipeline.open_split('s3://bucket/data', 'train')
+  assert not paths.is_local(paths.directory('gs://bucket/run'))
+
+
+def test_a_dataset_may_be_given_as_file(dataset):
+  assert len(input_pipeline.open_split(f'file://{dataset}', 'train')) == 4
+
+
+class Store(MemoryFileSystem):
+  """A store in memory in the place of Google's."""
+
+  protocol = ('gs',)
+  store, pseudo_dirs = {}, ['']
+
+  @classmethod
+  def _strip_protocol(cls, path):
+    return '/' + str(path).removeprefix('gs://').strip('/')
+
+
+def test_metrics_and_the_configuration_are_written_to_a_store(dataset, monkeypatch):
+  """All but the checkpoints, which Orbax writes, and TensorBoard's events, which tensorboardX does."""
+  monkeypatch.setattr(paths, '_missing', lambda module: False)
+  for name in ('gs', 'gcs'):
+    fsspec.register_implementation(name, Store, clobber=True)
+
+  class Board:
+    def __init__(self, directory):
+      assert str(directory) == 'gs://bucket/run/tensorboard'
+
+    def write(self, *args):
+      pass
+
+    close = lambda self: None
+
+  monkeypatch.setattr(metrics, '_Board', Board)
+  checkpoint.write_config('gs://bucket/run', make_tiny_config(dataset))
+  assert checkpoint.read_config('gs://bucket/run').batch_size == 4
+  writer = metrics.MetricWriter('gs://bucket/run')
+  writer.truncate_after(0)
+  for step in (1, 2, 3):
+    writer.write(step, {'loss': step / 2})
+  writer.write_image(3, 'eval', np.zeros((4, 4, 3)))
+  writer.close()
+  assert [line['step'] for line in metrics.read('gs://bucket/run')] == [1, 2, 3]
+  resumed = metrics.MetricWriter('gs://bucket/run')
+  resumed.truncate_after(2)
+  monkeypatch.setattr(metrics, '_SECONDS_BETWEEN_UPLOADS', 0.0)
+  resumed.write(3, {'loss': 9.0})
+  assert [line['loss'] for line in metrics.read('gs://bucket/run')] == [0.5, 1.0, 9.0]  # It need not be closed.
+  assert paths.directory('gs://bucket/run/images/eval_00000003.png').exists()
+  with lock.exclusive(paths.directory('gs://bucket/run')):
+    pass
