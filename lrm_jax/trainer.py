@@ -82,9 +82,9 @@ class Trainer:
 
     Raises ValueError where they do not fit the configuration.
     """
-    config, given, shapes = self.config, {}, sources.shapes(self.config)
+    config, given = self.config, {}
+    target = traverse_util.flatten_dict(self.abstract_on_devices['params'], sep='/')
     if config.init_from:
-      target = traverse_util.flatten_dict(self.abstract_on_devices['params'], sep='/')
       try:
         given = dict(sources.load_parameters(config.init_from, target))
       except ValueError as error:
@@ -92,7 +92,8 @@ class Trainer:
     if config.encoder_weights:
       before = 'encoder/'
       encoder = dino.load(
-          config.encoder_weights, {path.removeprefix(before): x for path, x in shapes.items() if path.startswith(before)})
+          config.encoder_weights,
+          {path.removeprefix(before): x.shape for path, x in target.items() if path.startswith(before)})
       given |= {before + path: array for path, array in encoder.items()}
     return given
 
@@ -177,7 +178,7 @@ def _loop(
   writer = MetricWriter(workdir, active=jax.process_index() == 0)
   writer.truncate_after(first)
   progress = Progress(first, config.num_train_steps, objects_per_step=config.batch_size, active=writer.active)
-  evaluator = Evaluator(config, writer, trainer.lpips)
+  evaluator = Evaluator(trainer, writer)
   batches = trainer.batches(first)
   began, position, step, pending, result = time.monotonic(), float(first), first, None, {}
   try:
@@ -253,21 +254,19 @@ def _report_skipped(pending: _Pending, values: dict[str, float], trainer: Traine
 class Evaluator:
   """Periodic figures and pictures of held-out objects, which are read once."""
 
-  def __init__(self, config: ConfigDict, writer: MetricWriter, lpips: LPIPS | None):
-    self.config, self.writer, self.lpips = config, writer, lpips
-    self.model = state_lib.abstract_model(config.model.to_dict())
-    self.views = None
+  def __init__(self, trainer: Trainer, writer: MetricWriter):
+    self.trainer, self.writer, self.views = trainer, writer, None
 
   def __call__(self, state: dict, step: int) -> dict[str, float]:
     """Writes a picture of what the model makes of them at this step; returns psnr and ssim of their novel views."""
-    data = self.config.data
+    model, config, data = self.trainer.model, self.trainer.config, self.trainer.config.data
     if self.views is None:
       self.views = input_pipeline.load_views(
-          data.path, data.eval_split, image_size=self.config.model.image_size, size=data.eval_size,
+          data.path, data.eval_split, image_size=config.model.image_size, size=data.eval_size,
           indices=range(data.eval_objects), input_background=data.input_background,
-          input_position=self.model.input_position, keep_distance=data.keep_distance)
-    pixels = evaluation.predict(state_lib.with_parameters(self.model, state['params']), self.views)
-    scores = evaluation.evaluate(pixels, self.views, self.lpips)
+          input_position=model.input_position, keep_distance=data.keep_distance)
+    pixels = evaluation.predict(state_lib.with_parameters(model, state['params']), self.views)
+    scores = evaluation.evaluate(pixels, self.views, self.trainer.lpips)
     scores = {f'eval_{name}': value for name, value in scores.items() if name != 'per_object'}
     self.writer.write_image(step, 'eval', evaluation.comparison(pixels, self.views))
     return scores

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lrm_jax.errors import run_main
+from lrm_jax.errors import Failure, Interrupted, run_main
 
 
 def leave(main):
@@ -28,13 +28,19 @@ def test_bad_input_is_one_line(error, capsys):
 
 
 @pytest.mark.parametrize('error', [TypeError('ours'), KeyError('ours'), RuntimeError('ours'), AssertionError('ours')])
-def test_our_mistakes_keep_their_traceback(error):
-  with pytest.raises(type(error)):
-    run_main(fail(error))
+def test_our_mistakes_keep_their_traceback(error, capsys):
+  assert leave(fail(error)) == 1
+  err = capsys.readouterr().err
+  assert err.startswith('Traceback') and err.splitlines()[-1].startswith(f'{type(error).__name__}: ')
 
 
 def test_exit_codes(capsys):
   assert leave(lambda: None) == 0
   assert leave(lambda: 3) == 3
   assert leave(fail(KeyboardInterrupt())) == 130
+  assert leave(fail(Failure('a worker has ended'))) == 1
+  assert leave(fail(Interrupted('told to stop'))) == 75
+  codes = []
+  run_main(fail(ValueError('size')), codes.append)
+  assert codes == [2]
   assert 'Traceback' not in capsys.readouterr().err

@@ -19,7 +19,7 @@ def writer(tmp_path):
 def test_a_line_can_be_read_as_soon_as_it_is_written(writer):
   for step in (1, 2):
     writer.write(step, {'loss': 1 / step, 'psnr': 20.0})
-    lines = writer.path.read_text().splitlines()
+    lines = (writer.workdir / 'metrics.jsonl').read_text().splitlines()
     assert len(lines) == step
     assert json.loads(lines[-1]) == {'step': step, 'loss': 1 / step, 'psnr': 20.0}
   assert metrics.read(writer.workdir) == [json.loads(line) for line in lines]
@@ -34,7 +34,7 @@ def test_tensorboard_gets_the_same(writer):
 def test_a_resumed_run_reads_as_one_run(writer):
   for step in range(1, 7):
     writer.write(step, {'loss': float(step)})
-  with writer.path.open('a') as stream:
+  with (writer.workdir / 'metrics.jsonl').open('a') as stream:
     stream.write('{"step": 7, "lo')  # Killed while it wrote.
   writer.close()
   resumed = metrics.MetricWriter(writer.workdir)
@@ -47,7 +47,7 @@ def test_a_resumed_run_reads_as_one_run(writer):
 
 def test_truncating_a_fresh_run_does_nothing(writer):
   writer.truncate_after(0)
-  assert not writer.path.exists()
+  assert not (writer.workdir / 'metrics.jsonl').exists()
 
 
 def test_pictures_are_files(writer, rng):
