@@ -78,7 +78,9 @@ class _Board:
     self._events.flush()
 
   def close(self) -> None:
-    self._events.close()
+    if self._events is not None:
+      self._events.close()
+      self._events = None
 
 
 class _Lines:
