@@ -53,7 +53,7 @@ def test_truncating_a_fresh_run_does_nothing(writer):
 def test_pictures_are_files(writer, rng):
   image = rng.uniform(-0.1, 1.1, (6, 8, 3))
   writer.write_image(12, 'eval', image)
-  saved = imageio.imread(writer.workdir / 'images' / 'eval_00000012.png')
+  saved = imageio.imread(str(writer.workdir / 'images' / 'eval_00000012.png'))
   np.testing.assert_allclose(saved / 255, np.clip(image, 0, 1), atol=0.5 / 255 + 1e-6)
 
 
