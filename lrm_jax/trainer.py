@@ -144,7 +144,7 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
   first = jax.process_index() == 0
   with lock.exclusive(workdir) if first else contextlib.nullcontext(), cluster.StopRequest() as stop:
     checkpoints = checkpoint.manager(workdir, keep_every=config.keep_every)
-    with checkpoints, jax.set_mesh(trainer.mesh):
+    with _closing(checkpoints), jax.set_mesh(trainer.mesh):
       state = trainer.last_state(checkpoints)
       begins = 'a fresh run' if state is None else f'resuming after step {int(state["step"])}'
       state = trainer.first_state(given) if state is None else state
@@ -154,6 +154,18 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
               file=sys.stderr)
         checkpoint.write_config(workdir, config)
       return _loop(trainer, step, state, workdir, checkpoints, stop, time_limit_seconds)
+
+
+@contextlib.contextmanager
+def _closing(checkpoints) -> Iterator[None]:
+  """Closes a manager; but not after an error of one of several processes: it would wait for the others, who wait for us."""
+  try:
+    yield
+  except BaseException as error:
+    if isinstance(error, Interrupted) or not cluster.several():
+      checkpoints.close()
+    raise
+  checkpoints.close()
 
 
 def where(trainer: Trainer, step: jax.stages.Compiled) -> str:

@@ -184,12 +184,17 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_kept(config, tmp_path)
 
 
 @pytest.mark.slow
-def test_metrics_that_find_the_disk_full_are_told(config, tmp_path):
+@pytest.mark.parametrize('count', [1, 2])
+def test_metrics_that_find_the_disk_full_are_told(config, tmp_path, count):
+  """Of several processes one writes them: it ends at once, and does not wait for the others, which wait for it."""
   config.update(dict(num_train_steps=100_000, checkpoint_every=100_000, eval_every=100_000))
-  file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'small' / 'run'
-  with mounted(tmp_path / 'small', 'size=200k'):
-    code, told = command(file, workdir)
-  assert code == 2 and told.startswith('error: ') and 'No space left on device' in told
+  file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
+  with mounted(workdir, 'size=60k'):
+    started = processes.start(file, workdir, processes=count)
+    codes = processes.finish(started, workdir)
+  assert codes[0] == 2 and all(codes)
+  told = processes.words(workdir).strip().splitlines()[-1]
+  assert told.startswith('error: ') and 'No space left on device' in told
 
 
 @pytest.mark.slow
