@@ -1,6 +1,7 @@
 """Several processes are one training: the same losses on any number of them, and a run goes on with any other number."""
 
 import json
+import os
 import signal
 
 import numpy as np
@@ -51,9 +52,23 @@ def test_what_cannot_be_is_told(environment, words):
     cluster.membership(environment)
 
 
+def test_a_tpu_finds_out_by_itself_who_is_who(monkeypatch):
+  calls = []
+  monkeypatch.setattr(cluster.jax.distributed, 'initialize', lambda *args, **kwargs: calls.append((args, kwargs)))
+  for name in [name for name in os.environ if name.startswith(('JAX_', 'SLURM_', 'OMPI_', 'TPU_'))]:
+    monkeypatch.delenv(name)
+  monkeypatch.setattr(cluster.importlib.util, 'find_spec', lambda name: name == 'libtpu')
+  cluster.join(peer_timeout=7)
+  assert not calls
+  monkeypatch.setenv('TPU_WORKER_HOSTNAMES', 'a,b')
+  cluster.join(peer_timeout=7)
+  [(args, kwargs)] = calls
+  assert not args and kwargs['heartbeat_timeout_seconds'] == 7 and 'coordinator_address' not in kwargs
+
+
 @pytest.fixture(scope='session')
 def uninterrupted(tmp_path_factory):
-  """A function that trains a configuration in one process on one device, once; returns its losses."""
+  """A function that trains a configuration in one process on one device, once; returns the lines of its metrics."""
   known = {}
 
   def train(config):
@@ -61,23 +76,28 @@ def uninterrupted(tmp_path_factory):
     if key not in known:
       root = tmp_path_factory.mktemp('uninterrupted')
       processes.train(processes.write_config(config, root / 'config.py'), root / 'run')
-      known[key] = processes.losses(root / 'run')
+      known[key] = processes.steps(root / 'run')
     return known[key]
 
   return train
 
 
+def assert_same(found, expected):
+  assert [line['step'] for line in found] == [line['step'] for line in expected] == list(range(1, 21))
+  np.testing.assert_allclose(*([line['loss'] for line in lines] for lines in (found, expected)), rtol=1e-4)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('count, devices', [(1, 8), (2, 4), (4, 2)])
-def test_any_number_of_processes_trains_as_one(config, tmp_path, uninterrupted, count, devices):
+@pytest.mark.parametrize('count, devices, mesh', [(1, 8, (8, 1)), (2, 4, (2, 4)), (4, 2, (2, 4))])
+def test_any_number_of_processes_trains_as_one(config, tmp_path, uninterrupted, count, devices, mesh):
   expected = uninterrupted(config)
-  config.mesh.update(dict(data=2, fsdp=4))
+  config.mesh.update(dict(data=mesh[0], fsdp=mesh[1]))
   processes.train(processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run', processes=count, devices=devices)
-  found = processes.losses(tmp_path / 'run')
-  assert len(found) == 20
-  np.testing.assert_allclose(found, expected, rtol=1e-4)
+  found = processes.steps(tmp_path / 'run')
+  assert_same(found, expected)
+  np.testing.assert_allclose(found[-1]['eval_psnr'], expected[-1]['eval_psnr'], rtol=1e-4)
   told = processes.words(tmp_path / 'run')
-  assert '8 x cpu' in told and 'parameters over 4' in told and (count == 1 or f'of {count} processes' in told)
+  assert '8 x cpu' in told and f'parameters over {mesh[1]};' in told and (count == 1 or f'of {count} processes' in told)
   assert (tmp_path / 'run' / 'images' / 'eval_00000020.png').exists()
 
 
@@ -97,7 +117,7 @@ def test_what_stops_with_two_goes_on_with_any_number(config, tmp_path, uninterru
   assert f'told to stop; step {saved} is saved' in processes.words(workdir)
   processes.train(file, workdir, processes=later)
   assert f'resuming after step {saved}' in processes.words(workdir)
-  np.testing.assert_allclose(processes.losses(workdir), expected, rtol=1e-4)
+  assert_same(processes.steps(workdir), expected)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import TINY_MODEL
+import processes
 from lrm_jax import checkpoint, state as state_lib, trainer as train_lib
 from lrm_jax.export import export
 from lrm_jax.metrics import read
@@ -183,7 +184,7 @@ def test_the_dry_run_of_the_paper_prints_its_size():
 
 @pytest.mark.slow
 def test_a_step_with_lpips(config, tmp_path):
-  """With random weights of VGG16's shapes: what is tested is the way of the gradient, not the judgement."""
+  """By two processes, with random weights of VGG16's shapes: what is tested is the way of the gradient, not the judgement."""
   rng = np.random.default_rng(0)
   weights = {}
   for k, (stage, width) in enumerate(zip(lpips.STAGES, lpips.WIDTHS)):
@@ -196,33 +197,8 @@ def test_a_step_with_lpips(config, tmp_path):
   config.loss.update(dict(lpips_weight=2.0, lpips_weights=str(tmp_path / 'vgg.npz')))
   config.data.update(dict(window=16, resize_min=16, resize_max=20))
   config.num_train_steps = 3
-  train_lib.train(config, tmp_path / 'run')
+  processes.train(processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run', processes=2)
   lines = [line for line in read(tmp_path / 'run') if 'loss' in line]
   for line in lines:
     np.testing.assert_allclose(line['loss'], line['mse'] + 2 * line['lpips'] + 0.1 * line['mask'], rtol=1e-5)
   assert 'eval_lpips' in read(tmp_path / 'run')[-1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('mesh', [(8, 1), (2, 4)])
-def test_eight_devices_train_as_one(config, tmp_path, mesh):
-  config.batch_size = 8
-  config.model.decoder_width = 64  # Large enough that the rule cuts parameters.
-  train_lib.train(config, tmp_path / 'one')
-  overrides = [f'--config.{name}={value}' for name, value in flattened(config).items() if value != '']
-  result = run_command('--config=configs/quickstart.py', f'--workdir={tmp_path / "eight"}', *overrides,
-                       f'--config.mesh.data={mesh[0]}', f'--config.mesh.fsdp={mesh[1]}',
-                       XLA_FLAGS='--xla_force_host_platform_device_count=8')
-  assert result.returncode == 0, result.stderr
-  np.testing.assert_allclose(losses(tmp_path / 'eight'), losses(tmp_path / 'one'), rtol=1e-4)
-  assert json.loads((tmp_path / 'eight' / 'config.json').read_text())['mesh'] == {'data': mesh[0], 'fsdp': mesh[1]}
-
-
-def flattened(config, prefix=''):
-  result = {}
-  for name, value in config.items():
-    if hasattr(value, 'items'):
-      result |= flattened(value, f'{prefix}{name}.')
-    elif prefix != 'mesh.':
-      result[prefix + name] = value
-  return result
