@@ -21,7 +21,7 @@ from lrm_jax.errors import run_main
 from lrm_jax.evaluate import table
 from lrm_jax.reconstruct import reconstruct
 from lrm_jax.startup import keep_compiled
-from lrm_jax.trainer import train
+from lrm_jax.loop import train
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 64  # px of the views that the figures are taken from

@@ -19,8 +19,8 @@ from ml_collections import config_flags
 from lrm_jax import cluster
 from lrm_jax.dry_run import dry_run
 from lrm_jax.errors import Failure, run_main
+from lrm_jax.loop import train
 from lrm_jax.startup import keep_compiled, quiet_stores
-from lrm_jax.trainer import train
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The configuration, a Python file.', lock_config=True)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory (default: runs/<name of the configuration>).')

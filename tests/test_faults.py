@@ -16,7 +16,7 @@ import pytest
 
 from conftest import make_tiny_config
 import processes
-from lrm_jax import checkpoint, trainer as train_lib
+from lrm_jax import checkpoint, loop as train_lib
 from lrm_jax.errors import Failure, Interrupted
 from lrm_jax.metrics import read
 

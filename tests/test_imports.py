@@ -16,7 +16,7 @@ LAYERS = (
     {'models'},
     {'losses', 'optimizer', 'examples', 'input_pipeline', 'state', 'cost', 'checkpoint', 'metrics', 'progress', 'surface', 'mesh', 'glb', 'video',
      'preprocess', 'reconstructor', 'sources', 'evaluation', 'page', 'weights', 'inspection', 'contact_sheet', 'folders', 'startup', 'compiled', 'lock', 'cluster',
-     'trainer', 'dry_run'},
+     'trainer', 'loop', 'dry_run'},
     {'train', 'reconstruct', 'evaluate', 'export', 'quickstart', 'data_check'},
 )
 # Packages that layers may not know, beside what the layers before them may not.

@@ -150,6 +150,7 @@ def test_figures_say_which_network_they_are_of(dataset, tmp_path, capsys, monkey
     del model
     return Pixels(views['color'], views['opacity'], views['opacity'])  # Depth is not looked at.
 
+  network = jax.tree_util.Partial(network)
   network.source = 'some.npz: a network'
   monkeypatch.setattr(evaluate, 'load_lpips', lambda paths: network)
   monkeypatch.setattr(evaluate, 'from_pretrained', lambda source: types.SimpleNamespace(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import make_tiny_config
-from lrm_jax import checkpoint, input_pipeline, lock, metrics, paths, trainer
+from lrm_jax import checkpoint, input_pipeline, lock, loop, metrics, paths
 
 
 def test_local_paths_become_absolute(monkeypatch, tmp_path):
@@ -27,7 +27,7 @@ def test_what_is_no_directory_is_told(path, words):
 def test_a_store_whose_libraries_are_missing_is_told_before_anything_is_done(dataset, monkeypatch, scheme):
   monkeypatch.setattr(paths, '_missing', lambda module: True)
   with pytest.raises(ValueError, match=rf'{scheme}://bucket/run: {scheme}:// needs pip install .*\[{scheme}\]'):
-    trainer.train(make_tiny_config(dataset), f'{scheme}://bucket/run')
+    loop.train(make_tiny_config(dataset), f'{scheme}://bucket/run')
 
 
 def test_datasets_are_not_read_from_s3(monkeypatch):

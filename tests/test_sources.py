@@ -20,7 +20,7 @@ import yaml
 
 import lrm_jax
 from configs import triposr as triposr_config
-from lrm_jax import checkpoint, export, metrics, sources, state, trainer as train_lib
+from lrm_jax import checkpoint, export, loop as train_lib, metrics, sources, state
 from lrm_jax.weights import openlrm, triposr
 from tests.conftest import TINY_MODEL
 from tests.test_vgg import write_legacy
@@ -242,7 +242,7 @@ from flax import traverse_util
 import jax, numpy as np
 import lrm_jax
 from configs import quickstart
-from lrm_jax import sources, trainer as train_lib
+from lrm_jax import loop as train_lib, sources
 config = quickstart.get_config()
 config.data.path, config.mesh.data, config.mesh.fsdp, config.batch_size = sys.argv[2], 1, 8, 8
 config.init_from = sys.argv[1]

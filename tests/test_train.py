@@ -12,7 +12,7 @@ import pytest
 
 from conftest import TINY_MODEL
 import processes
-from lrm_jax import checkpoint, state as state_lib, trainer as train_lib
+from lrm_jax import checkpoint, loop as train_lib, state as state_lib
 from lrm_jax.export import export
 from lrm_jax.metrics import read
 from lrm_jax.models import lpips, renderer

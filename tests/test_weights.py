@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lrm_jax import trainer as train_lib
+from lrm_jax import loop as train_lib
 from lrm_jax.models.dinov2 import DINOv2
 from lrm_jax.models.encoder import ViT
 from lrm_jax.weights import dino, files, pytorch, tables
