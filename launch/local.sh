@@ -12,7 +12,6 @@ RESTARTS=${RESTARTS:-3}      # after failures
 GRACE=${GRACE:-90}           # seconds that the others have to end by themselves when one has failed
 PORT=${PORT:-}               # of process 0; empty: a free one
 
-set -u
 if ! [[ ${1:-} =~ ^[1-9][0-9]*$ ]]; then
   echo "error: launch/local.sh N OPTIONS: the number of processes must be a whole number above 0, not '${1:-}'" >&2
   exit 2
@@ -25,9 +24,8 @@ stop() { stopping=1; for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null; 
 trap stop TERM INT
 
 devices_of() {  # process -> the GPUs of its share, joined by commas; nothing where there are fewer than processes
-  local all
-  if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then IFS=, read -ra all <<< "$CUDA_VISIBLE_DEVICES"
-  else mapfile -t all < <(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null); fi
+  local all names=${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd, -)}
+  IFS=, read -ra all <<< "$names"
   local each=$(( ${#all[@]} / count ))
   [ "$each" -gt 0 ] && (IFS=,; echo "${all[*]:$(( $1 * each )):$each}")
 }

@@ -32,7 +32,8 @@ def exclusive(directory: epath.Path) -> Iterator[None]:
       file.seek(0)
       raise ValueError(f'{directory} is in use by another training ({file.read().strip() or "unknown"}): end that one, or '
                        'give another --workdir') from error
-    file.truncate(0)
-    file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
-    file.flush()
+    with contextlib.suppress(OSError):  # Of a disk that is full; the lock holds all the same.
+      file.truncate(0)
+      file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+      file.flush()
     yield

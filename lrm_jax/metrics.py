@@ -1,5 +1,7 @@
 """What a run leaves behind to look at: DIR/metrics.jsonl, DIR/skipped.jsonl, TensorBoard events, pictures."""
 
+from collections.abc import Iterator
+import contextlib
 import json
 import os
 import time
@@ -24,8 +26,9 @@ class MetricWriter:
     self.workdir, self.active = paths.directory(workdir), active
     self._metrics, self._skipped = (_Lines(self.workdir / name) for name in ('metrics.jsonl', 'skipped.jsonl'))
     if active:
-      self.workdir.mkdir(parents=True, exist_ok=True)
-      self._board = _Board(self.workdir / 'tensorboard')
+      with self._told():
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        self._board = _Board(self.workdir / 'tensorboard')
 
   @property
   def skipped_path(self) -> epath.Path:
@@ -34,35 +37,49 @@ class MetricWriter:
   def truncate_after(self, step: int) -> None:
     """Drops lines of steps beyond `step`: what a stopped run wrote after its last checkpoint is done again."""
     if self.active:
-      self._metrics.truncate_after(step)
-      self._skipped.truncate_after(step)
+      with self._told():
+        self._metrics.truncate_after(step)
+        self._skipped.truncate_after(step)
 
   def write(self, step: int, values: dict[str, float]) -> None:
     """Appends one JSON line {"step": step, ...} and the same to TensorBoard; it can be read at once."""
     if not self.active:
       return
-    self._metrics.append({'step': step, **values})
-    self._board.write(step, *(summary.scalar(name, value) for name, value in values.items()))
+    with self._told():
+      self._metrics.append({'step': step, **values})
+      self._board.write(step, *(summary.scalar(name, value) for name, value in values.items()))
 
   def write_skipped(self, step: int, values: dict) -> None:
     """Appends one JSON line on a step that was skipped, with the `uids` of its objects."""
     if self.active:
-      self._skipped.append({'step': step, **values})
+      with self._told():
+        self._skipped.append({'step': step, **values})
 
   def write_image(self, step: int, name: str, image: np.ndarray) -> None:
     """Writes a picture [H, W, 3] in 0..1 to DIR/images/<name>_<step>.png and TensorBoard."""
     if not self.active:
       return
     path = self.workdir / 'images' / f'{name}_{step:08d}.png'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(imageio.imwrite('<bytes>', images.to_bytes(image), extension='.png'))
-    self._board.write(step, summary.image(name, images.to_bytes(image), dataformats='HWC'))
+    with self._told():
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_bytes(imageio.imwrite('<bytes>', images.to_bytes(image), extension='.png'))
+      self._board.write(step, summary.image(name, images.to_bytes(image), dataformats='HWC'))
 
   def close(self) -> None:
     if self.active:
-      self._metrics.flush()
-      self._skipped.flush()
-      self._board.close()
+      with self._told():
+        self._metrics.flush()
+        self._skipped.flush()
+        self._board.close()
+
+  @contextlib.contextmanager
+  def _told(self) -> Iterator[None]:
+    """Gives an error of the file system the directory, and what to do."""
+    try:
+      yield
+    except OSError as error:
+      raise OSError(f'{self.workdir}: metrics cannot be written ({error.strerror or error}): mend that, and the same command goes '
+                    'on from the last checkpoint') from error
 
 
 class _Board:

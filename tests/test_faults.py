@@ -194,7 +194,7 @@ def test_metrics_that_find_the_disk_full_are_told(config, tmp_path, count):
     codes = processes.finish(started, workdir)
   assert codes[0] == 2 and all(codes)
   told = processes.words(workdir).strip().splitlines()[-1]
-  assert told.startswith('error: ') and 'No space left on device' in told
+  assert told.startswith(f'error: {workdir}: metrics cannot be written (No space left on device): ')
 
 
 @pytest.mark.slow
@@ -248,6 +248,16 @@ def test_a_damaged_checkpoint_is_told_with_what_to_do_and_nothing_is_changed(con
     shutil.rmtree(last)
     train_lib.train(config, tmp_path / 'run')
     assert [line['step'] for line in processes.steps(tmp_path / 'run')] == list(range(1, 9))
+
+
+def test_a_checkpoint_of_before_the_guard_and_the_sums_is_read(config, trained, tmp_path):
+  shutil.copytree(trained, tmp_path / 'run')
+  progress = tmp_path / 'run' / 'checkpoints' / '6' / 'progress' / 'metadata'
+  assert json.loads(progress.read_text()).keys() == {'step', 'objects_seen', 'guard', 'sums'}
+  progress.write_text(json.dumps({'step': 6, 'objects_seen': 24}))
+  config.num_train_steps = 8
+  train_lib.train(config, tmp_path / 'run')
+  assert [line['step'] for line in processes.steps(tmp_path / 'run')] == list(range(1, 9))
 
 
 def test_a_run_directory_is_for_one_training(config, trained, tmp_path):
