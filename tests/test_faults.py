@@ -1,5 +1,6 @@
 """What happens to long runs on many machines, brought about: docs/operations.md has each as a row of its table."""
 
+from concurrent import futures
 import contextlib
 import json
 import os
@@ -81,7 +82,8 @@ def test_a_process_that_is_killed_ends_the_others_and_the_launcher_begins_again(
         [ROOT / 'launch' / 'local.sh', '2', f'--config={file}', f'--workdir={workdir}', '--peer_timeout=10'], stdout=log,
         stderr=log, cwd=ROOT, env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHON': sys.executable, 'RESTARTS': '1'})
   processes.wait_for(lambda: checkpoint.saved_steps(workdir), [launcher])
-  first = {child.environ()['JAX_PROCESS_ID']: child for child in psutil.Process(launcher.pid).children()}
+  children = psutil.Process(launcher.pid).children()
+  first = {child.environ()['JAX_PROCESS_ID']: child for child in children if 'lrm_jax.train' in child.cmdline()}
   first['1'].kill()
   killed = time.monotonic()
   processes.wait_for(lambda: not first['0'].is_running() or first['0'].status() == psutil.STATUS_ZOMBIE, seconds=60)
@@ -119,14 +121,13 @@ def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_last_good_one(config, t
   assert [line['step'] for line in processes.steps(workdir)] == list(range(1, 31)) and not unfinished()
 
 
-@pytest.mark.slow
-def test_twenty_kills_at_random_and_twenty_good_resumes(config, tmp_path):
-  config.update(dict(num_train_steps=10_000, checkpoint_every=1, eval_every=100_000))
-  file, workdir, rng = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run', np.random.default_rng(0)
+def kill_and_resume(file: Path, workdir: Path, kills: int, rng: np.random.Generator) -> int:
+  """Starts a training and kills it, again and again; returns the step that is saved at the end."""
   before = 0
-  for number in range(20):
+  for number in range(kills):
     [process] = started = processes.start(file, workdir)
-    if number % 4 == 3:  # At any time from its first second on, also while it reads the last checkpoint.
+    early = number % 4 == 3
+    if early:  # At any time from its first second on, also while it reads the last checkpoint.
       time.sleep(rng.uniform(1, 12))
     else:  # While it takes steps and saves each.
       processes.wait_for(lambda: checkpoint.saved_steps(workdir)[-1:] > [before], started)
@@ -134,23 +135,34 @@ def test_twenty_kills_at_random_and_twenty_good_resumes(config, tmp_path):
     process.kill()
     process.wait()
     told = processes.words(workdir)
-    assert ('fresh run' if number == 0 else f'resuming after step {before}\n') in told or number % 4 == 3 and 'run: ' not in told
+    begun = 'a fresh run\n' if number == 0 else f'resuming after step {before}\n'
+    assert begun in told or early and f'{workdir.name}: ' not in told, told
     saved = checkpoint.saved_steps(workdir)[-1]
     assert saved >= before
     before = saved
-  config.num_train_steps = before + 5
-  config.optimizer.warmup_steps = 2
-  processes.train(processes.write_config(config, tmp_path / 'config.py'), workdir)
-  assert f'resuming after step {before}\n' in processes.words(workdir)
-  lines = processes.steps(workdir)
-  assert [line['step'] for line in lines] == list(range(1, before + 6))
-  # And to the bit what one run makes of it, up to where the schedules part.
-  config.num_train_steps, config.checkpoint_every = 10_000, 10_000
+  return before
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_and_twenty_good_resumes(config, tmp_path):
+  """Of two runs side by side, ten each; what they have in the end is to the bit what a run has that nobody killed."""
+  config.update(dict(num_train_steps=10_000, checkpoint_every=1, eval_every=100_000))
+  file, runs = processes.write_config(config, tmp_path / 'config.py'), [tmp_path / name for name in ('first', 'second')]
+  with futures.ThreadPoolExecutor(2) as pool:
+    saved = list(pool.map(kill_and_resume, [file] * 2, runs, [10] * 2, [np.random.default_rng(seed) for seed in (0, 1)]))
+  config.checkpoint_every = 10_000
   whole = processes.start(processes.write_config(config, tmp_path / 'whole.py'), tmp_path / 'whole')
-  processes.wait_for(lambda: len(processes.steps(tmp_path / 'whole')) > before, whole)
+  processes.wait_for(lambda: len(processes.steps(tmp_path / 'whole')) > max(saved), whole)
   whole[0].kill()
   whole[0].wait()
-  assert [line['loss'] for line in lines[:before]] == processes.losses(tmp_path / 'whole')[:before]
+  for workdir, last in zip(runs, saved):
+    config.num_train_steps = last + 5
+    processes.train(processes.write_config(config, tmp_path / 'config.py'), workdir)
+    assert f'resuming after step {last}\n' in processes.words(workdir)
+    lines = processes.steps(workdir)
+    assert [line['step'] for line in lines] == list(range(1, last + 6))
+    # Up to where the schedules part.
+    assert [line['loss'] for line in lines[:last]] == processes.losses(tmp_path / 'whole')[:last]
 
 
 def log_has(workdir, text):
