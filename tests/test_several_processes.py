@@ -104,7 +104,7 @@ def test_any_number_of_processes_trains_as_one(config, tmp_path, uninterrupted, 
 @pytest.mark.slow
 @pytest.mark.parametrize('later', [4, 1])
 def test_what_stops_with_two_goes_on_with_any_number(config, tmp_path, uninterrupted, later):
-  """SIGTERM to one of two: both save the same step, end with 75, and nothing is lost."""
+  """SIGTERM to one of two: both save the same step, end with 75, and nothing is lost. Four then share the parameters."""
   expected = uninterrupted(config)
   config.checkpoint_every = 1000
   file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
@@ -115,7 +115,7 @@ def test_what_stops_with_two_goes_on_with_any_number(config, tmp_path, uninterru
   [saved] = checkpoint.saved_steps(workdir)
   assert 3 <= saved < 20 and len(processes.steps(workdir)) == saved
   assert f'told to stop; step {saved} is saved' in processes.words(workdir)
-  processes.train(file, workdir, processes=later)
+  processes.train(file, workdir, '--config.mesh.data=1', f'--config.mesh.fsdp={later}', processes=later)
   assert f'resuming after step {saved}' in processes.words(workdir)
   assert_same(processes.steps(workdir), expected)
 
