@@ -74,7 +74,7 @@ def test_sigterm_ends_the_command_with_the_code_that_launchers_requeue(config, t
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_others_and_the_launcher_begins_again(config, tmp_path):
-  config.update(dict(num_train_steps=40, batch_size=8, checkpoint_every=5, eval_every=40))
+  config.update(dict(num_train_steps=120, batch_size=8, checkpoint_every=5, eval_every=120))
   file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
   processes.train(file, tmp_path / 'whole')
   with processes.log_path(workdir).open('w') as log:

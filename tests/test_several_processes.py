@@ -83,7 +83,7 @@ def uninterrupted(tmp_path_factory):
 
 
 def assert_same(found, expected):
-  assert [line['step'] for line in found] == [line['step'] for line in expected] == list(range(1, 21))
+  assert [line['step'] for line in found] == [line['step'] for line in expected] == list(range(1, len(expected) + 1))
   np.testing.assert_allclose(*([line['loss'] for line in lines] for lines in (found, expected)), rtol=1e-4)
 
 
@@ -94,6 +94,7 @@ def test_any_number_of_processes_trains_as_one(config, tmp_path, uninterrupted, 
   config.mesh.update(dict(data=mesh[0], fsdp=mesh[1]))
   processes.train(processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run', processes=count, devices=devices)
   found = processes.steps(tmp_path / 'run')
+  assert len(found) == 20
   assert_same(found, expected)
   np.testing.assert_allclose(found[-1]['eval_psnr'], expected[-1]['eval_psnr'], rtol=1e-4)
   told = processes.words(tmp_path / 'run')
@@ -105,15 +106,15 @@ def test_any_number_of_processes_trains_as_one(config, tmp_path, uninterrupted, 
 @pytest.mark.parametrize('later', [4, 1])
 def test_what_stops_with_two_goes_on_with_any_number(config, tmp_path, uninterrupted, later):
   """SIGTERM to one of two: both save the same step, end with 75, and nothing is lost. Four then share the parameters."""
+  config.update(dict(num_train_steps=80, checkpoint_every=1000, eval_every=1000))  # Long enough that the signal comes in between.
   expected = uninterrupted(config)
-  config.checkpoint_every = 1000
   file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
   started = processes.start(file, workdir, processes=2)
   processes.wait_for(lambda: len(processes.steps(workdir)) >= 3, started)
   started[1].send_signal(signal.SIGTERM)
   assert processes.finish(started, workdir) == [75, 75], processes.words(workdir, 2)
   [saved] = checkpoint.saved_steps(workdir)
-  assert 3 <= saved < 20 and len(processes.steps(workdir)) == saved
+  assert 3 <= saved < 80 and len(processes.steps(workdir)) == saved
   assert f'told to stop; step {saved} is saved' in processes.words(workdir)
   processes.train(file, workdir, '--config.mesh.data=1', f'--config.mesh.fsdp={later}', processes=later)
   assert f'resuming after step {saved}' in processes.words(workdir)
