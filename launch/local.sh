@@ -62,6 +62,7 @@ once() {  # trains; returns the code of the first process that failed, or 0
 
 failures=0
 while true; do
+  [ "$stopping" -eq 1 ] && exit 75                              # told in between: there is nothing to save
   once "$@"
   code=$?
   case $code in

@@ -166,6 +166,11 @@ def _check_shapes(item: epath.Path, wanted) -> None:
         f'configuration it was made with ({"; ".join(told[:3])}{more})')
 
 
+# What says nothing of a checkpoint: nobody should remove it for that. Python's, and how tensorstore's begin.
+_PASSING = (PermissionError, ConnectionError, TimeoutError, MemoryError)
+_PASSING_WORDS = ('PERMISSION_DENIED', 'UNAUTHENTICATED', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'RESOURCE_EXHAUSTED')
+
+
 class _OtherModelError(ValueError):
   """A checkpoint is whole, and of another model or optimizer."""
 
@@ -190,8 +195,11 @@ def _told_damaged(path: epath.Path) -> Iterator[None]:
   except (_OtherModelError, jax.errors.JaxRuntimeError):
     raise
   except Exception as error:
+    if isinstance(error, _PASSING) or str(error).startswith(_PASSING_WORDS):
+      raise OSError(f'{path} cannot be read ({_reason(error)}); nothing was changed') from error
+    remedy = f', rm -r {shlex.quote(str(path))}' if paths.is_local(path) else ''
     raise ValueError(f'{path} is damaged ({_reason(error)}); nothing was changed: to go on from the checkpoint before it, '
-                     f'remove it, rm -r {shlex.quote(str(path))}') from error
+                     f'remove it{remedy}') from error
 
 
 def _reason(error: BaseException) -> str:

@@ -17,6 +17,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 import time
 
 import jax
@@ -26,7 +27,6 @@ from lrm_jax.errors import GO_ON_LATER
 
 # Ports that a job's number picks from, so that two jobs on a host do not meet.
 _PORTS = range(61440, 65536)
-_CONNECT_SECONDS = float(os.environ.get('LRM_JAX_CONNECT_SECONDS', 300))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,21 +80,22 @@ def join(*, peer_timeout: int = 60) -> None:
   where the coordinator cannot be reached.
   """
   found = membership(os.environ)
-  timeouts = dict(heartbeat_timeout_seconds=peer_timeout, initialization_timeout=int(_CONNECT_SECONDS))
+  connect = _number(os.environ, 'LRM_JAX_CONNECT_SECONDS', 300)
+  timeouts = dict(heartbeat_timeout_seconds=peer_timeout, initialization_timeout=connect)
   if found is None:
-    if _several_tpu_hosts():
+    if _on_tpu_vm():
       jax.distributed.initialize(**timeouts)
     return
   if found.index:
-    _await_coordinator(found)
+    _await_coordinator(found, connect)
   jax.distributed.initialize(
       found.coordinator, found.count, found.index, found.local_devices, cluster_detection_method='deactivate', **timeouts)
 
 
-def _await_coordinator(found: Membership) -> None:
+def _await_coordinator(found: Membership, seconds: int) -> None:
   """Waits until process 0 listens: JAX would end the process where it does not come."""
   host, _, port = found.coordinator.rpartition(':')
-  end = time.monotonic() + _CONNECT_SECONDS
+  end = time.monotonic() + seconds
   while True:
     try:
       socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
@@ -102,7 +103,7 @@ def _await_coordinator(found: Membership) -> None:
     except OSError as error:
       if time.monotonic() > end:
         raise ValueError(f'process {found.index} of {found.count} did not meet process 0 at {found.coordinator} within '
-                         f'{_CONNECT_SECONDS:g} s ({error}): is it running, and may its port be reached from here?') from error
+                         f'{seconds} s ({error}): is it running, and may its port be reached from here?') from error
     time.sleep(0.2)
 
 
@@ -131,7 +132,8 @@ class StopRequest:
 
   def __enter__(self):
     # Several processes: JAX listens for the signal and tells the others (jax_enable_preemption_service).
-    self._before = None if several() else signal.signal(signal.SIGTERM, self._tell)
+    alone = not several() and threading.current_thread() is threading.main_thread()  # Others may not set handlers.
+    self._before = signal.signal(signal.SIGTERM, self._tell) if alone else None
     return self
 
   def __exit__(self, *_):
@@ -197,8 +199,8 @@ def _open_mpi_coordinator(environment: Mapping[str, str]) -> str:
   return environment.get('JAX_COORDINATOR_ADDRESS', '')
 
 
-def _several_tpu_hosts() -> bool:
+def _on_tpu_vm() -> bool:
   """Whether this is a TPU VM, of which JAX finds out by itself how many there are."""
-  if os.environ.get('JAX_PLATFORMS', 'tpu') != 'tpu' or importlib.util.find_spec('libtpu') is None:
+  if 'tpu' not in (os.environ.get('JAX_PLATFORMS') or 'tpu').split(',') or importlib.util.find_spec('libtpu') is None:
     return False
   return bool(glob.glob('/dev/accel*') or glob.glob('/dev/vfio/[0-9]*') or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', ''))

@@ -46,7 +46,7 @@ def main() -> None:
   mean_view = evaluation.mean_training_view(args.data, args.train_split, args.size)
   mesh = sharding.make_mesh()
   with jax.set_mesh(mesh):  # All devices of this machine share the objects.
-    model, network = sharding.on_all(mesh, (reconstructor.model, lpips))
+    model, network = jax.device_put((reconstructor.model, lpips), sharding.replicated(mesh))
     scores = evaluation.evaluate(evaluation.predict(model, views), views, network)
   rows = {'model': scores} | {
       name.replace('_', ' '): values for name, values in evaluation.trivial(views, mean_view, lpips).items()}

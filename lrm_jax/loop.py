@@ -114,6 +114,7 @@ def _loop(
         progress.note(result)
       if last or stops or step % config.checkpoint_every == 0:
         pending = _settle(pending, trainer, writer, progress)  # Before it is saved, a state has proved to be sound.
+        writer.flush()
         checkpoint.save(checkpoints, state, config)
       if stops:
         checkpoint.finish(checkpoints)

@@ -65,11 +65,17 @@ class MetricWriter:
       path.write_bytes(imageio.imwrite('<bytes>', images.to_bytes(image), extension='.png'))
       self._board.write(step, summary.image(name, images.to_bytes(image), dataformats='HWC'))
 
-  def close(self) -> None:
+  def flush(self) -> None:
+    """Writes what has been held back, as in stores in a cloud: a checkpoint must not know of steps that have no lines."""
     if self.active:
       with self._told():
         self._metrics.flush()
         self._skipped.flush()
+
+  def close(self) -> None:
+    self.flush()
+    if self.active:
+      with self._told():
         self._board.close()
 
   @contextlib.contextmanager

@@ -19,9 +19,9 @@ from configs import quickstart as quickstart_config
 from lrm_jax import checkpoint, evaluation, images, input_pipeline, metrics, page, reconstructor, sources, video
 from lrm_jax.errors import run_main
 from lrm_jax.evaluate import table
+from lrm_jax.loop import train
 from lrm_jax.reconstruct import reconstruct
 from lrm_jax.startup import keep_compiled
-from lrm_jax.loop import train
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 64  # px of the views that the figures are taken from

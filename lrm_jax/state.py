@@ -129,6 +129,6 @@ def compile_step(step: Callable, mesh: jax.sharding.Mesh, state_shardings) -> Ca
 
 @jax.jit
 def checksum(tree) -> jax.Array:
-  """Returns the sum of all bits of arrays, as words of 32: uint32, the same however they are spread over devices."""
-  words = lambda x: jax.lax.bitcast_convert_type(x, jnp.uint32) if x.dtype.itemsize == 4 else x.astype(jnp.uint32)
+  """Returns the sum of the bits of all numbers in a tree, as whole numbers: uint32, the same however they are spread."""
+  words = lambda x: jax.lax.bitcast_convert_type(x, jnp.dtype(f'uint{8 * x.dtype.itemsize}'))
   return sum((jnp.sum(words(x), dtype=jnp.uint32) for x in jax.tree.leaves(tree)), jnp.uint32(0))
