@@ -120,3 +120,26 @@ def test_a_job_that_is_requeued_goes_on_and_ends_as_one_process_would(tmp_path):
   assert f'resuming after step {saved}' in log() and '2 x cpu of 2 processes' in log()
   assert [line['step'] for line in processes.steps(workdir)] == list(range(1, 31))
   np.testing.assert_allclose(processes.losses(workdir), processes.losses(tmp_path / 'whole'), rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('command, expected', [('scancel', 'CANCELLED'), ('kill', 'PENDING')])
+def test_a_job_that_somebody_cancels_stays_cancelled_and_one_that_fails_is_requeued(tmp_path, command, expected):
+  """With a stand-in for the training, which ends with 75 by TERM."""
+  training = tmp_path / 'training'
+  training.write_text(f"#!/bin/bash\ntrap 'exit 75' TERM\necho $$ > {tmp_path}/started\nwhile :; do sleep 0.2; done\n")
+  training.chmod(0o755)
+  slurm = tmp_path / 'slurm'
+  slurm.mkdir()
+  with cluster(slurm) as environment:
+    run = lambda *words: subprocess.run(words, env=environment | {'PYTHON': str(training)}, capture_output=True, text=True,
+                                        check=False, cwd=ROOT)
+    submitted = run('sbatch', '--nodes=1', '--cpus-per-task=1', '--gres=none', f'--output={tmp_path}/job.log', 'launch/slurm.sbatch')
+    job = re.search(r'\d+', submitted.stdout).group()
+    state = lambda: re.search(r'JobState=(\w+)', run('scontrol', 'show', 'job', job).stdout).group(1)
+    started = tmp_path / 'started'
+    processes.wait_for(lambda: started.exists() and started.read_text().strip(), seconds=60)
+    run('scancel', job) if command == 'scancel' else run('kill', '-9', started.read_text().strip())
+    processes.wait_for(lambda: state() == expected, seconds=60)
+    time.sleep(3)  # What the script does afterwards changes nothing.
+    assert state() == expected, (tmp_path / 'job.log').read_text()
