@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np  # pylint: disable=wrong-import-position
 from PIL import Image  # pylint: disable=wrong-import-position
 
-from lrm_jax import images  # pylint: disable=wrong-import-position
+from lrm_jax.evaluation import image_metrics
+from lrm_jax.geometry import images  # pylint: disable=wrong-import-position
 
 COLUMNS = ('PSNR', 'outlines', 'alpha', 'depth', 'normals')
 
@@ -25,7 +26,11 @@ def compare(folder: Path, reference: Path) -> tuple[list[float], list[np.ndarray
     ours, theirs = (images.decode((root / 'views' / path.name).read_bytes()) for root in (folder, reference))
     white = [images.over(x, 1.0) for x in (theirs, ours)]
     a, b = ours[..., 3] > 0.5, theirs[..., 3] > 0.5
-    row = [float(images.psnr(*white)), np.sum(a & b) / np.sum(a | b), np.abs(ours[..., 3] - theirs[..., 3]).mean()]
+    row = [
+      float(image_metrics.psnr(*white)),
+      np.sum(a & b) / np.sum(a | b),
+      np.abs(ours[..., 3] - theirs[..., 3]).mean(),
+    ]
     figures.append(row + _geometry(folder, reference, path.stem))
     shown += white if len(shown) < 4 else []
   return np.nanmean(figures, axis=0).tolist(), shown
@@ -35,12 +40,17 @@ def _geometry(folder, reference, view) -> list[float]:
   name = f'{view}.png'
   if not all((root / kind / name).is_file() for root in (folder, reference) for kind in ('depth', 'normals')):
     return [np.nan, np.nan]
-  read = lambda kind: (np.asarray(Image.open(root / kind / name)).astype(float) for root in (folder, reference))
+
+  def read(kind):
+    return (np.asarray(Image.open(root / kind / name)).astype(float) for root in (folder, reference))
+
   depths, normals = list(read('depth')), [x / 127.5 - 1 for x in read('normals')]
   both = (depths[0] > 0) & (depths[1] > 0)
   cosine = np.sum(normals[0] * normals[1], axis=-1) / np.prod([np.linalg.norm(x, axis=-1) for x in normals], axis=0)
-  return [np.median(np.abs(depths[0] - depths[1])[both]) * 8 / 65535,
-          float(np.rad2deg(np.arccos(np.clip(np.median(cosine[both]), -1, 1))))]
+  return [
+    np.median(np.abs(depths[0] - depths[1])[both]) * 8 / 65535,
+    float(np.rad2deg(np.arccos(np.clip(np.median(cosine[both]), -1, 1)))),
+  ]
 
 
 def main() -> None:
@@ -59,8 +69,11 @@ def main() -> None:
     table.append(figures)
     rows.append(shown)
     print(f'{uid[:43]:44}' + ''.join(f'{value:10.4f}' for value in figures))
-  for name, reduced in (('median', np.nanmedian(table, axis=0)), ('least', np.nanmin(table, axis=0)),
-                        ('greatest', np.nanmax(table, axis=0))):
+  for name, reduced in (
+    ('median', np.nanmedian(table, axis=0)),
+    ('least', np.nanmin(table, axis=0)),
+    ('greatest', np.nanmax(table, axis=0)),
+  ):
     print(f'{name:44}' + ''.join(f'{value:10.4f}' for value in reduced))
   if args.sheet:
     half = -(-len(rows) // 2)

@@ -30,13 +30,20 @@ def correctness(smoke: bool) -> dict:
 
   result = {}
   dtype = jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
-  plain = lambda *x: attention._plain(*(y.astype(jnp.float32) for y in x))  # pylint: disable=protected-access
+
+  def plain(*x):
+    return attention._plain(*(y.astype(jnp.float32) for y in x))  # pylint: disable=protected-access
+
   for queries, keys in ((24, 17),) if smoke else ((3072, 3072), (3072, 1025), (1025, 1025)):
-    q, k, v, g = (jax.random.normal(key, (1, n, 4, 64), dtype)
-                  for key, n in zip(jax.random.split(jax.random.key(0), 4), (queries, keys, keys, queries)))
+    q, k, v, g = (
+      jax.random.normal(key, (1, n, 4, 64), dtype)
+      for key, n in zip(jax.random.split(jax.random.key(0), 4), (queries, keys, keys, queries))
+    )
 
     def both(attend, q=q, k=k, v=v, g=g):
-      weighted = lambda *x: jnp.sum(attend(*x).astype(jnp.float32) * g)
+      def weighted(*x):
+        return jnp.sum(attend(*x).astype(jnp.float32) * g)
+
       return jax.jit(lambda *x: (attend(*x), jax.grad(weighted, argnums=(0, 1, 2))(*x)))(q, k, v)
 
     (found, gradients), (expected, wanted) = both(attention.attend), both(plain)
@@ -50,7 +57,7 @@ def correctness(smoke: bool) -> dict:
   origins, directions = model.pixel_rays(pose, intrinsics, size)
   distances, delta = model.samples(origins.reshape(-1, 3), directions.reshape(-1, 3), None)
   points = origins.reshape(-1, 1, 3) + distances[..., None] * directions.reshape(-1, 1, 3)
-  from lrm_jax import volume
+  from lrm_jax.geometry import volume
   from lrm_jax.models import triplane
 
   density, color = model.nerf(triplane.sample_concatenated(planes[0], points, model.plane_axes))
@@ -60,13 +67,18 @@ def correctness(smoke: bool) -> dict:
   result['render against the unfolded statement: color'] = _error(full.color.reshape(-1, 3), pixels.color), allowed
   skipped = model.render(planes, pose, intrinsics, size, skip=True)
   result['render, skipping: color'] = _error(skipped.color, full.color), allowed
-  from lrm_jax import mesh, surface
-  from lrm_jax.reconstructor import Reconstructor
+  from lrm_jax.reconstruction import mesh, surface
+  from lrm_jax.reconstruction.reconstructor import Reconstructor
 
   field, axis = Reconstructor(model)._field(planes[0]), np.linspace(-1, 1, 24, dtype=np.float32)  # pylint: disable=protected-access
-  result['densities of a grid'] = _error(
-      surface.small_grid(field.grid, axis), surface.small_grid(mesh.field_of(field.query).grid, axis)), allowed
-  return {name: {'error': float(error), 'allowed': most, 'passed': bool(error <= most)} for name, (error, most) in result.items()}
+  result['densities of a grid'] = (
+    _error(surface.small_grid(field.grid, axis), surface.small_grid(mesh.field_of(field.query).grid, axis)),
+    allowed,
+  )
+  return {
+    name: {'error': float(error), 'allowed': most, 'passed': bool(error <= most)}
+    for name, (error, most) in result.items()
+  }
 
 
 def _error(found, expected) -> float:
@@ -75,9 +87,16 @@ def _error(found, expected) -> float:
 
 
 def as_markdown(results: dict, config_name: str) -> str:
-  lines = [f'Driver and card: {results["card"]}', '', '| correctness | greatest error | allowed | |', '|---|---|---|---|']
-  lines += [f'| {name} | {row["error"]:.2e} | {row["allowed"]:g} | {"passed" if row["passed"] else "FAILED"} |'
-            for name, row in results['correctness'].items()]
+  lines = [
+    f'Driver and card: {results["card"]}',
+    '',
+    '| correctness | greatest error | allowed | |',
+    '|---|---|---|---|',
+  ]
+  lines += [
+    f'| {name} | {row["error"]:.2e} | {row["allowed"]:g} | {"passed" if row["passed"] else "FAILED"} |'
+    for name, row in results['correctness'].items()
+  ]
   return '\n'.join(lines) + '\n\n' + bench.as_markdown(results['rows'], config_name) + '\n'
 
 
@@ -101,7 +120,7 @@ def main() -> int:
   deadline = time.monotonic() + 60 * args.minutes - 60  # A part takes a minute at most, by and large.
   args.out.mkdir(parents=True, exist_ok=True)
   name = 'quickstart' if args.smoke else Path(args.config).stem
-  config = importlib.import_module(f'configs.{name}').get_config()
+  config = importlib.import_module(f'lrm_jax.configs.{name}').get_config()
   results = {'card': _card(), 'jax': jax.__version__, 'correctness': correctness(args.smoke), 'rows': {}}
 
   def keep(rows):
@@ -111,10 +130,14 @@ def main() -> int:
 
   keep({})
   keep(bench.measure(config, ('roofline', 'planes', 'render', 'mesh'), 1 if args.smoke else 10, args.smoke, deadline))
-  for objects, remat in ((2, 'full'),) if args.smoke else ((1, 'dots'), (4, 'full'), (8, 'dots'), (8, 'full'), (8, 'none')):
+  for objects, remat in (
+    ((2, 'full'),) if args.smoke else ((1, 'dots'), (4, 'full'), (8, 'dots'), (8, 'full'), (8, 'none'))
+  ):
     config.batch_size, config.model.remat = objects, remat
     found = bench.measure(config, ('train_step',), 1 if args.smoke else 5, args.smoke, deadline)
-    best = max(row['operations'] / row['seconds'] for name, row in results['rows'].items() if name.startswith('product'))
+    best = max(
+      row['operations'] / row['seconds'] for name, row in results['rows'].items() if name.startswith('product')
+    )
     for label, row in list(found.items()):
       if 'operations' in row:
         row['share_of_product'] = row['operations'] / row['seconds'] / best

@@ -14,7 +14,10 @@ import time
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np  # pylint: disable=wrong-import-position
 
-from lrm_jax import cost, images, input_pipeline  # pylint: disable=wrong-import-position
+from lrm_jax.datasets import pipeline
+from lrm_jax.datasets.records import open_split
+from lrm_jax.geometry import images
+from lrm_jax.training import cost  # pylint: disable=wrong-import-position
 
 # Peak of dense bfloat16 in TFLOP/s, by the makers' sheets, and the share of it that a training is taken to reach.
 ACCELERATORS = {'A100': (312, 0.4), 'H100': (989, 0.4)}
@@ -28,23 +31,26 @@ def main() -> None:
   parser.add_argument('--seconds', type=float, default=10, help='each measurement takes')
   parser.add_argument('--workers', type=int, nargs='*', default=[1, 2])
   args = parser.parse_args()
-  config = importlib.import_module(f'configs.{args.config.stem}').get_config()
+  config = importlib.import_module(f'lrm_jax.configs.{args.config.stem}').get_config()
   config.data.path, config.data.train_split = args.data, args.split
-  source = input_pipeline.training_sources(
-      config.data.to_dict(), image_size=config.model.image_size, input_position=(0.0, -2.0, 0.0))[0]
+  source = pipeline.training_sources(
+    config.data.to_dict(), image_size=config.model.image_size, input_position=(0.0, -2.0, 0.0)
+  )[0]
   print(f'{args.data}: {parts(source, args.seconds)}')
   for workers in args.workers:
     rate = throughput(source, workers, args.seconds)
     print(f'pipeline, {workers} worker{"s" * (workers > 1)}: {rate:.1f} objects/s, {rate / workers:.1f} a worker')
   operations = cost.step_operations(config) / config.batch_size
   for name, (peak, share) in ACCELERATORS.items():
-    print(f'{name} at {share:.0%} of {peak} TFLOP/s eats {peak * 1e12 * share / operations:.1f} objects/s '
-          f'({operations / 1e12:.1f} TFLOP an object)')
+    print(
+      f'{name} at {share:.0%} of {peak} TFLOP/s eats {peak * 1e12 * share / operations:.1f} objects/s '
+      f'({operations / 1e12:.1f} TFLOP an object)'
+    )
 
 
 def parts(source, seconds: float) -> str:
   """Returns a line: objects a second in one process, and milliseconds of each part of an example."""
-  records = input_pipeline.open_split(source.path, source.split)
+  records = open_split(source.path, source.split)
   spent = {'read': 0.0, 'decode': 0.0, 'resize': 0.0, 'over': 0.0}
 
   def timed(name, function):
@@ -58,7 +64,8 @@ def parts(source, seconds: float) -> str:
 
   kept = images.decode, images.resize, images.over
   images.decode, images.resize, images.over = (
-      timed(name, function) for name, function in zip(('decode', 'resize', 'over'), kept))
+    timed(name, function) for name, function in zip(('decode', 'resize', 'over'), kept)
+  )
   read = timed('read', records.__getitem__)
   rng, count, size = np.random.default_rng(0), 0, 0
   try:
@@ -73,13 +80,15 @@ def parts(source, seconds: float) -> str:
     images.decode, images.resize, images.over = kept
   spent['the rest'] = total - sum(spent.values())
   told = ', '.join(f'{name} {1e3 * value / count:.1f}' for name, value in spent.items())
-  return (f'{count / total:.1f} objects/s in one process of one thread; ms an object: {told}; '
-          f'{size / count / 1e6:.2f} MB a record')
+  return (
+    f'{count / total:.1f} objects/s in one process of one thread; ms an object: {told}; '
+    f'{size / count / 1e6:.2f} MB a record'
+  )
 
 
 def throughput(source, workers: int, seconds: float, batch_size: int = 8) -> float:
   """Returns the objects a second of the whole pipeline with this many workers."""
-  batches = input_pipeline.make_dataset([source], batch_size=batch_size, num_workers=workers)
+  batches = pipeline.make_dataset([source], batch_size=batch_size, num_workers=workers)
   try:
     for _ in range(4):  # Workers start, and fill their buffers.
       next(batches)

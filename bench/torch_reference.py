@@ -40,14 +40,13 @@ def as_torch(config, model):
   """Returns our model as its PyTorch statement, with the same weights."""
   import torch
 
-  from lrm_jax import sources
   from lrm_jax.export import torch_lrm
-  from lrm_jax.weights import plain_torch
+  from lrm_jax.weights import plain_torch, pretrained
 
   torch.set_num_threads(THREADS)
   with tempfile.TemporaryDirectory() as folder:
     whole = config.to_dict()
-    plain_torch.write(Path(folder), {'model': whole['model'], 'data': whole['data']}, sources.flat_parameters(model))
+    plain_torch.write(Path(folder), {'model': whole['model'], 'data': whole['data']}, pretrained.flat_parameters(model))
     return torch_lrm.load(folder)
 
 
@@ -55,7 +54,7 @@ def camera():
   """Returns (camera_to_world [1, 1, 4, 4], intrinsics [1, 1, 4]) of a view from above."""
   import numpy as np
 
-  from lrm_jax import cameras
+  from lrm_jax.geometry import cameras
 
   pose = cameras.look_at([[[1.2, -1.6, 0.7]]]).astype(np.float32)
   return pose, cameras.intrinsics_from_fov(50).astype(np.float32)[None, None]
@@ -77,7 +76,7 @@ class Render:
     import jax
     import jax.numpy as jnp
 
-    from lrm_jax import state
+    from lrm_jax.models import registry
 
     pose, intrinsics = map(jnp.asarray, camera())
     skip = self.name == 'render_skipping'
@@ -86,10 +85,10 @@ class Render:
       return lambda: jax.block_until_ready(run(self.planes))
 
     def loss(nerf, planes):
-      model = state.with_parameters(self.model, state.parameters(self.model) | {'nerf': nerf})
+      model = registry.with_parameters(self.model, registry.parameters(self.model) | {'nerf': nerf})
       return jnp.mean(jnp.square(model.render(planes, pose, intrinsics, self.size).color))
 
-    run, nerf = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))), state.parameters(self.model)['nerf']
+    run, nerf = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))), registry.parameters(self.model)['nerf']
     return lambda: jax.block_until_ready(run(nerf, self.planes))
 
   def torchs(self, chunk):
@@ -98,7 +97,9 @@ class Render:
 
     model = as_torch(self.config, self.model)
     planes, pose, intrinsics = (torch.from_numpy(np.array(x)) for x in (self.planes, *camera()))
-    render = lambda: model.render(planes, pose, intrinsics, self.size, rays_per_chunk=chunk).color
+
+    def render():
+      return model.render(planes, pose, intrinsics, self.size, rays_per_chunk=chunk).color
 
     def forward():
       with torch.no_grad():
@@ -137,7 +138,7 @@ class Mesh:
     self.model, self.planes = typical.solid(self.config)
 
   def ours(self):
-    from lrm_jax.reconstructor import Reconstructor
+    from lrm_jax.reconstruction.reconstructor import Reconstructor
 
     model = Reconstructor(self.model)
     return lambda: model.mesh(self.planes, resolution=self.resolution, threshold=10.0, dense=self.dense)
@@ -158,8 +159,8 @@ class Mesh:
         for i, x in enumerate(axis):
           layer = torch.cat([x.expand(len(rest), 1), rest], dim=1)
           for first in range(0, len(layer), chunk):
-            part = layer[first:first + chunk]
-            density[i * len(layer) + first:][:len(part)] = model.query(planes, part[None])[0][0]
+            part = layer[first : first + chunk]
+            density[i * len(layer) + first :][: len(part)] = model.query(planes, part[None])[0][0]
         grid = np.pad(density.reshape((self.resolution,) * 3).numpy(), 1)
         vertices, faces, _, _ = measure.marching_cubes(grid, 10.0, gradient_direction='ascent')
         points = torch.from_numpy((vertices - 1) / (self.resolution - 1) * 2 - 1).float()
@@ -179,20 +180,20 @@ class Planes:
     import numpy as np
 
     from bench import typical
-    from configs import base
-    from lrm_jax import state
+    from lrm_jax.configs import base
+    from lrm_jax.models import registry
 
     del name
     self.config = typical.small_model_config() if sizes is SMOKE else base.get_config()
     self.config.model.dtype = 'float32'
-    self.model = state.build_model(self.config.model.to_dict(), nnx.Rngs(0))
+    self.model = registry.build_model(self.config.model.to_dict(), nnx.Rngs(0))
     size = self.config.model.image_size
     self.picture = np.random.default_rng(0).uniform(size=(1, size, size, 3)).astype(np.float32)
 
   def ours(self):
     import jax
 
-    from lrm_jax.reconstructor import Reconstructor
+    from lrm_jax.reconstruction.reconstructor import Reconstructor
 
     model = Reconstructor(self.model)
     return lambda: jax.block_until_ready(model.encode(self.picture))
@@ -219,46 +220,70 @@ class TrainStep:
   def __init__(self, name, sizes):
     import numpy as np
 
-    from configs import base
-    from lrm_jax import cameras
+    from lrm_jax.configs import base
+    from lrm_jax.geometry import cameras
 
     del name
     self.config = config = base.get_config()
     config.batch_size, config.data.window = 2, 8 if sizes is SMOKE else 32
     config.loss.lpips_weight = 0.0
-    config.model.update(dict(
-        image_size=128, encoder_width=192, encoder_depth=4, encoder_num_heads=3, camera_width=256, decoder_width=256,
-        decoder_depth=4, decoder_num_heads=4, triplane_resolution=16, triplane_channels=40, num_samples=sizes['samples'] // 2,
-        remat='none', dtype='float32'))
+    config.model.update(
+      dict(
+        image_size=128,
+        encoder_width=192,
+        encoder_depth=4,
+        encoder_num_heads=3,
+        camera_width=256,
+        decoder_width=256,
+        decoder_depth=4,
+        decoder_num_heads=4,
+        triplane_resolution=16,
+        triplane_channels=40,
+        num_samples=sizes['samples'] // 2,
+        remat='none',
+        dtype='float32',
+      )
+    )
     rng = np.random.default_rng(0)
     window, views = config.data.window, 4
     poses = cameras.look_at(rng.normal(size=(2, views, 3)) * [1, 1, 0.4] + [0, -2, 0])
-    uniform = lambda *shape: rng.uniform(size=shape).astype(np.float32)
+
+    def uniform(*shape):
+      return rng.uniform(size=shape).astype(np.float32)
+
     intrinsics = np.tile(cameras.intrinsics_from_fov(50), (2, views, 1)).astype(np.float32)
     self.batch = {
-        'image': uniform(2, 128, 128, 3), 'camera_to_world': poses[:, 0].astype(np.float32), 'intrinsics': intrinsics[:, 0],
-        'target_color': uniform(2, views, window, window, 3), 'target_opacity': uniform(2, views, window, window),
-        'target_camera_to_world': poses.astype(np.float32), 'target_intrinsics': intrinsics,
-        'background': np.ones((2, views, 3), np.float32)}
+      'image': uniform(2, 128, 128, 3),
+      'camera_to_world': poses[:, 0].astype(np.float32),
+      'intrinsics': intrinsics[:, 0],
+      'target_color': uniform(2, views, window, window, 3),
+      'target_opacity': uniform(2, views, window, window),
+      'target_camera_to_world': poses.astype(np.float32),
+      'target_intrinsics': intrinsics,
+      'background': np.ones((2, views, 3), np.float32),
+    }
 
   def _model(self):
     from flax import nnx
 
-    from lrm_jax import state
+    from lrm_jax.models import registry
 
-    return state.build_model(self.config.model.to_dict(), nnx.Rngs(0))
+    return registry.build_model(self.config.model.to_dict(), nnx.Rngs(0))
 
   def ours(self):
     import jax
 
-    from lrm_jax import state
-    from lrm_jax.optimizer import make_optimizer
+    from lrm_jax.models import registry
+    from lrm_jax.training import step as step_lib
+    from lrm_jax.training.optimizer import make_optimizer
 
     model = self._model()
     transform, schedule = make_optimizer(num_train_steps=10_000, **self.config.optimizer)
-    step = jax.jit(state.make_train_step(model, transform, schedule, window=self.config.data.window, loss_weights={}),
-                   donate_argnums=0)
-    params = state.parameters(model)
+    step = jax.jit(
+      step_lib.make_train_step(model, transform, schedule, window=self.config.data.window, loss_weights={}),
+      donate_argnums=0,
+    )
+    params = registry.parameters(model)
     holder = [{'step': jax.numpy.int32(0), 'params': params, 'opt_state': transform.init(params)}]
     batch = jax.device_put(self.batch)
 
@@ -278,8 +303,14 @@ class TrainStep:
     def run():
       optimizer.zero_grad(set_to_none=True)
       planes = model.encode(batch['image'], batch['camera_to_world'], batch['intrinsics'])
-      pixels = model.render(planes, batch['target_camera_to_world'], batch['target_intrinsics'], self.config.data.window,
-                            jitter=True, rays_per_chunk=chunk)
+      pixels = model.render(
+        planes,
+        batch['target_camera_to_world'],
+        batch['target_intrinsics'],
+        self.config.data.window,
+        jitter=True,
+        rays_per_chunk=chunk,
+      )
       torch.square(pixels.color - batch['target_color']).mean().backward()
       torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
       optimizer.step()
@@ -287,8 +318,15 @@ class TrainStep:
     return run
 
 
-ROWS = {'render': Render, 'render_skipping': Render, 'render_train': Render, 'mesh_dense': Mesh, 'mesh': Mesh,
-        'planes': Planes, 'train_step': TrainStep}
+ROWS = {
+  'render': Render,
+  'render_skipping': Render,
+  'render_train': Render,
+  'mesh_dense': Mesh,
+  'mesh': Mesh,
+  'planes': Planes,
+  'train_step': TrainStep,
+}
 
 
 def measure(name: str, sizes: dict, repeats: int) -> dict:
@@ -306,9 +344,16 @@ def measure(name: str, sizes: dict, repeats: int) -> dict:
   medians = {side: statistics.median(values) for side, values in times.items()}
   del row, ours, theirs
   gc.collect()
-  return {'ratio': medians['torch'] / medians['ours'], 'ours_seconds': medians['ours'], 'torch_seconds': medians['torch'],
-          'torch_chunk': best, 'repeats': repeats, 'threads': THREADS,
-          'ours_spread': max(times['ours']) / min(times['ours']), 'torch_spread': max(times['torch']) / min(times['torch'])}
+  return {
+    'ratio': medians['torch'] / medians['ours'],
+    'ours_seconds': medians['ours'],
+    'torch_seconds': medians['torch'],
+    'torch_chunk': best,
+    'repeats': repeats,
+    'threads': THREADS,
+    'ours_spread': max(times['ours']) / min(times['ours']),
+    'torch_spread': max(times['torch']) / min(times['torch']),
+  }
 
 
 def _seconds(run) -> float:
@@ -348,8 +393,10 @@ def main() -> None:
     print(peak(args.peak[0], args.peak[1], int(args.peak[2]), sizes))
     return
   results = {}
-  print(f'{"":16}{"ratio":>8}{"ours, s":>10}{"PyTorch, s":>12}{"chunk":>8}{"ours, MB":>10}{"PyTorch, MB":>13}   '
-        f'{THREADS} threads, medians of {args.repeats}')
+  print(
+    f'{"":16}{"ratio":>8}{"ours, s":>10}{"PyTorch, s":>12}{"chunk":>8}{"ours, MB":>10}{"PyTorch, MB":>13}   '
+    f'{THREADS} threads, medians of {args.repeats}'
+  )
   for name in args.only:
     result = measure(name, sizes, args.repeats)
     for side in ('ours', 'torch'):
@@ -358,8 +405,11 @@ def main() -> None:
       result[f'{side}_peak_bytes'] = int(done.stdout.split()[-1])
     results[name] = result
     peaks = f'{result["ours_peak_bytes"] / 1e6:10.0f}{result["torch_peak_bytes"] / 1e6:13.0f}'
-    print(f'{name:16}{result["ratio"]:8.2f}{result["ours_seconds"]:10.3f}{result["torch_seconds"]:12.3f}'
-          f'{result["torch_chunk"]:8}{peaks}', flush=True)
+    print(
+      f'{name:16}{result["ratio"]:8.2f}{result["ours_seconds"]:10.3f}{result["torch_seconds"]:12.3f}'
+      f'{result["torch_chunk"]:8}{peaks}',
+      flush=True,
+    )
     if args.json:
       args.json.write_text(json.dumps(results, indent=2) + '\n')
 

@@ -1,7 +1,7 @@
 """LRM as the paper trains it (arXiv 2311.04400): one picture of 512 px -> 3 planes of 64 x 64 x 80.
 
   python -m lrm_jax.train --config=configs/base.py --workdir=runs/base --config.data.path=DIR \
-      --config.loss.lpips_weights=vgg16_lpips.npz --config.encoder_weights=dino_vitbase16_pretrain.pth
+      --config.loss.lpips_network=vgg16_lpips.npz --config.encoder_weights=dino_vitbase16_pretrain.pth
 
 Hardware: the paper used 128 A100 of 40 GB for about 3 days (1,024 objects a step, 30 epochs of 730,648 rendered
 objects and 220,219 videos seen three times an epoch: about 1.39 million objects an epoch). On fewer devices set
@@ -23,6 +23,9 @@ def get_config() -> ConfigDict:
   config.num_train_steps = 40_730  # steps: 30 epochs of 1.39 million objects [P] in batches of 1,024
   config.batch_size = 1024  # objects a step, over all devices [P]
   config.gradient_accumulation = 1  # micro-batches a step [ours]
+  config.rays_per_chunk = (
+    0  # rays of each object that are rendered at once; 0: as many as fit a fifth of the memory [ours]
+  )
   config.seed = 0  # of the parameters, the data's order and the samples along rays
   config.log_every = 10  # steps between lines of metrics.jsonl [ours]
   config.checkpoint_every = 500  # steps [ours]
@@ -54,11 +57,12 @@ def get_config() -> ConfigDict:
   model.nerf_width = 64  # channels [P]
   model.nerf_depth = 10  # linear layers, the output among them [M]
   model.num_samples = 128  # a ray [B, C]
-  model.rays_per_chunk = 0  # rays of each object in flight; 0: as many as a fifth of the device's memory holds [ours]
   model.density_scale = 1.0  # density = scale * softplus(s - 1), per world unit [ours; softplus C]
   model.color_padding = 0.001  # that the sigmoid of colours is stretched by at both ends [C]
   model.sinusoidal_positions = False  # learned tables start at noise [P]
-  model.remat = 'dots'  # kept for the backward pass: products with weights; 'full': inputs of layers alone; 'none': all [ours]
+  model.remat = (
+    'dots'  # kept for the backward pass: products with weights; 'full': inputs of layers alone; 'none': all [ours]
+  )
   model.dtype = 'bfloat16'  # of the networks; parameters, cameras, compositing: float32 [B]
 
   config.data = data = ConfigDict()
@@ -81,7 +85,9 @@ def get_config() -> ConfigDict:
   data.permute_colors = False  # red, green, blue in a random order, the same in all views of an example [ours]
   data.frontal_input_probability = 0.0  # that the input is view 0, else any view alike [ours]
   data.num_workers = 8  # processes a host that read and decode [ours]
-  data.max_broken_share = 0.01  # of the records: more that are damaged stop the run; others are replaced, and logged [ours]
+  data.max_broken_share = (
+    0.01  # of the records: more that are damaged stop the run; others are replaced, and logged [ours]
+  )
   data.fov = 50.0  # degrees: the view of a picture that comes without a camera [C]
   data.fill = 0.58  # of the picture's side, by the object's longer side, in a picture without a camera [ours, measured]
   # Datasets beside `path`, by name: a path (empty: left out), and what of the above differs. An epoch has them all.
@@ -90,7 +96,7 @@ def get_config() -> ConfigDict:
 
   config.loss = loss = ConfigDict()
   loss.lpips_weight = 2.0  # beside MSE with weight 1 [P]
-  loss.lpips_weights = ''  # file of VGG16 and LPIPS weights; docs/weights.md tells where from
+  loss.lpips_network = ''  # file of VGG16 and LPIPS weights; docs/weights.md tells where from
   loss.mask_weight = 0.0  # of the squared error of the opacity [ours; the paper has none]
   loss.mask_entropy_weight = 0.0  # of the cross-entropy of the opacity [the paper has none]
   loss.total_variation_weight = 0.0  # of the planes [the paper has none]

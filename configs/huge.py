@@ -1,7 +1,7 @@
 """An LRM of 3 billion parameters, for clusters: DINOv2 ViT-L/14, 36 layers of width 2,048, 3 planes of 96 x 96 x 80.
 
   python -m lrm_jax.train --config=configs/huge.py --workdir=runs/huge --config.data.path=DIR \
-      --config.loss.lpips_weights=vgg16_lpips.npz --config.encoder_weights=dinov2_vitl14_reg4_pretrain.pth
+      --config.loss.lpips_network=vgg16_lpips.npz --config.encoder_weights=dinov2_vitl14_reg4_pretrain.pth
 
 Hardware: from 8 H100 of 80 GB on; docs/scale.md has what it takes where, as compiled ahead of time. Nobody has trained it:
 there is no such model in the paper. It is the paper's, made wider, deeper and finer. To expect: 3,039 million parameters.
@@ -10,7 +10,7 @@ What is not set here is as in configs/base.py; all that is set here is our choic
 
 from ml_collections import ConfigDict
 
-from configs import base
+from lrm_jax.configs import base
 
 
 def get_config() -> ConfigDict:

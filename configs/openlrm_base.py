@@ -1,7 +1,7 @@
 """OpenLRM 1.1 base: DINOv2 ViT-B/14 with registers, 12 layers of width 768, 3 planes of 64 x 64 x 48 [SPEC.md].
 
   python -m lrm_jax.train --config=configs/openlrm_base.py --workdir=runs/openlrm_base --config.data.path=DIR \
-      --config.loss.lpips_weights=FILE [--config.encoder_weights=FILE | --config.init_from=DIR]
+      --config.loss.lpips_network=FILE [--config.encoder_weights=FILE | --config.init_from=DIR]
 
 Hardware: none of ours has trained it yet. To expect: 260,201,972 parameters; `--dry_run` prints memory and operations.
 `--config.init_from` fine-tunes from published weights (their licence forbids commercial use: docs/weights.md);
@@ -13,7 +13,7 @@ import math
 
 from ml_collections import ConfigDict
 
-from configs import base
+from lrm_jax.configs import base
 
 
 def get_config() -> ConfigDict:

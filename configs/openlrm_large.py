@@ -1,7 +1,7 @@
 """OpenLRM 1.1 large: DINOv2 ViT-B/14 with registers, 16 layers of width 1024, 3 planes of 64 x 64 x 80 [SPEC.md].
 
   python -m lrm_jax.train --config=configs/openlrm_large.py --workdir=runs/openlrm_large --config.data.path=DIR \
-      --config.loss.lpips_weights=FILE [--config.encoder_weights=FILE | --config.init_from=DIR]
+      --config.loss.lpips_network=FILE [--config.encoder_weights=FILE | --config.init_from=DIR]
 
 Hardware: none of ours has trained it yet. To expect: 452,138,004 parameters; `--dry_run` prints memory and operations.
 What is not set here is as in configs/openlrm_base.py.
@@ -9,7 +9,7 @@ What is not set here is as in configs/openlrm_base.py.
 
 from ml_collections import ConfigDict
 
-from configs import openlrm_base
+from lrm_jax.configs import openlrm_base
 
 
 def get_config() -> ConfigDict:

@@ -1,7 +1,7 @@
 """OpenLRM 1.1 small: DINOv2 ViT-S/14 with registers, 12 layers of width 512, 3 planes of 64 x 64 x 32 [SPEC.md].
 
   python -m lrm_jax.train --config=configs/openlrm_small.py --workdir=runs/openlrm_small --config.data.path=DIR \
-      --config.loss.lpips_weights=FILE [--config.encoder_weights=FILE | --config.init_from=DIR]
+      --config.loss.lpips_network=FILE [--config.encoder_weights=FILE | --config.init_from=DIR]
 
 Hardware: none of ours has trained it yet. To expect: 111,390,948 parameters; `--dry_run` prints memory and operations.
 What is not set here is as in configs/openlrm_base.py.
@@ -9,7 +9,7 @@ What is not set here is as in configs/openlrm_base.py.
 
 from ml_collections import ConfigDict
 
-from configs import openlrm_base
+from lrm_jax.configs import openlrm_base
 
 
 def get_config() -> ConfigDict:

@@ -1,7 +1,7 @@
 """A small LRM for one GPU of 24 GB or more: DINO ViT-S/16, 12 layers of width 512, 3 planes of 64 x 64 x 32.
 
   python -m lrm_jax.train --config=configs/small.py --workdir=runs/small --config.data.path=DIR \
-      --config.loss.lpips_weights=vgg16_lpips.npz --config.encoder_weights=dino_deitsmall16_pretrain.pth
+      --config.loss.lpips_network=vgg16_lpips.npz --config.encoder_weights=dino_deitsmall16_pretrain.pth
 
 Hardware: one GPU. To expect: 91 million parameters; `--dry_run` prints them, the memory and the operations.
 The sizes are in the class of OpenLRM's small model [C]; what is not set here is as in configs/base.py.
@@ -9,7 +9,7 @@ The sizes are in the class of OpenLRM's small model [C]; what is not set here is
 
 from ml_collections import ConfigDict
 
-from configs import base
+from lrm_jax.configs import base
 
 
 def get_config() -> ConfigDict:

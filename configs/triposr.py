@@ -1,7 +1,7 @@
 """TripoSR: DINO ViT-B/16, no camera, 16 layers of width 1024, 3 planes of 64 x 64 x 40 [SPEC.md].
 
   python -m lrm_jax.train --config=configs/triposr.py --workdir=runs/triposr --config.data.path=DIR \
-      --config.init_from=hf://stabilityai/TripoSR --config.loss.lpips_weights=FILE
+      --config.init_from=hf://stabilityai/TripoSR --config.loss.lpips_network=FILE
 
 Fine-tunes the published weights (MIT); without --config.init_from it trains from scratch. Learning rate and steps are
 for fine-tuning [ours]. Hardware: none of ours has trained it yet. To expect: 419,275,628 parameters.
@@ -10,7 +10,7 @@ What is not set here is as in configs/base.py.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from lrm_jax.configs import base
 
 
 def get_config() -> ConfigDict:

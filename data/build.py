@@ -23,10 +23,9 @@ import shutil
 import sys
 import zlib
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data.object_views import BUILDERS  # pylint: disable=wrong-import-position
-from lrm_jax import folders  # pylint: disable=wrong-import-position
-from lrm_jax.folders.pictures import Options  # pylint: disable=wrong-import-position
+from lrm_jax.data.object_views import BUILDERS
+from lrm_jax.datasets import folders
+from lrm_jax.datasets.folders.pictures import Options
 
 
 def main() -> int:
@@ -95,8 +94,11 @@ def _beam_config(options: list[str]):
 
 
 def split_by_uid(
-    found: Mapping[str, Path], test_list: Path | None = None, exclude_list: Path | None = None,
-    test_share: float = 0.1, validation_share: float = 0.0,
+  found: Mapping[str, Path],
+  test_list: Path | None = None,
+  exclude_list: Path | None = None,
+  test_share: float = 0.1,
+  validation_share: float = 0.0,
 ) -> dict[str, dict[str, Path]]:
   """Returns {'train': {uid: folder}, 'validation': ..., 'test': ...}, without splits that would be empty.
 
@@ -109,15 +111,18 @@ def split_by_uid(
     held_out = read_list(test_list)
     if missing := held_out - kept.keys():
       raise ValueError(f'{test_list} names objects that are not there: {", ".join(sorted(missing))}')
-  place = lambda uid: zlib.crc32(uid.encode()) % 10_000 / 10_000
+
+  def place(uid):
+    return zlib.crc32(uid.encode()) % 10_000 / 10_000
 
   def split_of(uid):
     if uid in held_out if test_list else place(uid) < test_share:
       return 'test'
     return 'validation' if 1 - place(uid) <= validation_share else 'train'
 
-  splits = {name: {uid: path for uid, path in kept.items() if split_of(uid) == name}
-            for name in ('train', 'validation', 'test')}
+  splits = {
+    name: {uid: path for uid, path in kept.items() if split_of(uid) == name} for name in ('train', 'validation', 'test')
+  }
   return {name: some for name, some in splits.items() if some}
 
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from lrm_jax import folders
-from lrm_jax.examples import BrokenRecordError
-from lrm_jax.folders.pictures import Options
+from lrm_jax.datasets import folders
+from lrm_jax.datasets.folders.pictures import Options
+from lrm_jax.datasets.records import BrokenRecordError
 
 
 class ObjectViews(tfds.core.GeneratorBasedBuilder):
   """Views of 3D objects from known cameras.
 
-  `splits` maps the name of a split to {uid: folder}; `options` are those of lrm_jax/folders/pictures.py. An object that
+  `splits` maps the name of a split to {uid: folder}; `options` are those of lrm_jax/datasets/folders/pictures.py. An object that
   cannot be read is left out, and `skipped` says why: {uid: reason}. With `by_beam` objects are read by a pipeline of
   Apache Beam, whose options go with `download_and_prepare`.
   """
@@ -27,29 +27,40 @@ class ObjectViews(tfds.core.GeneratorBasedBuilder):
   name = 'object_views'
   layout = 'rendered'
   VERSION = tfds.core.Version('1.1.0')
-  RELEASE_NOTES = {'1.0.0': 'Views, cameras, and the map from the object to the world.',
-                   '1.1.0': 'Depth of the views, and points on the surface, where there are any.'}
+  RELEASE_NOTES = {
+    '1.0.0': 'Views, cameras, and the map from the object to the world.',
+    '1.1.0': 'Depth of the views, and points on the surface, where there are any.',
+  }
 
-  def __init__(self, *, splits: Mapping[str, Mapping[str, Path]] | None = None, options: Options = Options(),
-               by_beam: bool = False, **kwargs):
+  def __init__(
+    self,
+    *,
+    splits: Mapping[str, Mapping[str, Path]] | None = None,
+    options: Options = Options(),
+    by_beam: bool = False,
+    **kwargs,
+  ):
     self._folders, self._options, self._by_beam, self.skipped = splits or {}, options, by_beam, {}
     super().__init__(file_format='array_record', **kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
     encoded = tfds.features.Sequence(tfds.features.Text())
     return tfds.core.DatasetInfo(
-        builder=self,
-        description='Views of 3D objects, with cameras. World: z up, the object around the origin.',
-        metadata=tfds.core.MetadataDict({'format_version': str(self.VERSION), 'layout': self.layout}),
-        features=tfds.features.FeaturesDict({
-            'uid': tfds.features.Text(),
-            'views': encoded,  # RGBA pictures, straight alpha.
-            'camera_to_world': tfds.features.Tensor(shape=(None, 4, 4), dtype=np.float32),
-            'intrinsics': tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
-            'object_to_world': tfds.features.Tensor(shape=(4, 4), dtype=np.float32),
-            'depth': encoded,  # 16-bit PNG; empty where there is none.
-            'surface_points': tfds.features.Tensor(shape=(None, 3), dtype=np.float32),
-        }))
+      builder=self,
+      description='Views of 3D objects, with cameras. World: z up, the object around the origin.',
+      metadata=tfds.core.MetadataDict({'format_version': str(self.VERSION), 'layout': self.layout}),
+      features=tfds.features.FeaturesDict(
+        {
+          'uid': tfds.features.Text(),
+          'views': encoded,  # RGBA pictures, straight alpha.
+          'camera_to_world': tfds.features.Tensor(shape=(None, 4, 4), dtype=np.float32),
+          'intrinsics': tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
+          'object_to_world': tfds.features.Tensor(shape=(4, 4), dtype=np.float32),
+          'depth': encoded,  # 16-bit PNG; empty where there is none.
+          'surface_points': tfds.features.Tensor(shape=(None, 3), dtype=np.float32),
+        }
+      ),
+    )
 
   def _split_generators(self, dl_manager):
     del dl_manager
@@ -122,8 +133,16 @@ def _read_or_note(layout, options, notes, work):
 
 def example_of(record: Mapping) -> dict:
   """Returns the features of a record as they are stored."""
-  single = lambda name: np.asarray(record[name], np.float32)
+
+  def single(name):
+    return np.asarray(record[name], np.float32)
+
   return {
-      'uid': record['uid'], 'views': record['views'], 'camera_to_world': single('camera_to_world'),
-      'intrinsics': single('intrinsics'), 'object_to_world': single('object_to_world'), 'depth': record.get('depth', []),
-      'surface_points': np.asarray(record.get('surface_points', np.zeros((0, 3))), np.float32)}
+    'uid': record['uid'],
+    'views': record['views'],
+    'camera_to_world': single('camera_to_world'),
+    'intrinsics': single('intrinsics'),
+    'object_to_world': single('object_to_world'),
+    'depth': record.get('depth', []),
+    'surface_points': np.asarray(record.get('surface_points', np.zeros((0, 3))), np.float32),
+  }

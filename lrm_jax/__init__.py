@@ -15,7 +15,7 @@ __all__ = ['Reconstructor', 'from_pretrained']
 def __getattr__(name):
   # Data workers and Blender import this package for its cameras alone: JAX is imported when it is asked for.
   if name in __all__:
-    from lrm_jax import reconstructor
+    from lrm_jax.reconstruction import reconstructor
 
     return getattr(reconstructor, name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

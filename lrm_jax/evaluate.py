@@ -9,10 +9,12 @@ from pathlib import Path
 
 import jax
 
-from lrm_jax import evaluation, input_pipeline, sharding, sources
-from lrm_jax.errors import run_main
-from lrm_jax.reconstructor import from_pretrained
-from lrm_jax.startup import keep_compiled
+from lrm_jax.command_line import enable_compilation_cache, run_main
+from lrm_jax.datasets.views import load_views
+from lrm_jax.distributed import sharding
+from lrm_jax.evaluation import baselines, novel_views
+from lrm_jax.reconstruction.reconstructor import from_pretrained
+from lrm_jax.weights import pretrained
 from lrm_jax.weights.vgg import load_lpips
 
 
@@ -27,34 +29,46 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
   parser = argparse.ArgumentParser(prog='lrm_jax.evaluate', description=__doc__.splitlines()[0])
-  parser.add_argument('--checkpoint', default='quickstart', help=sources.HELP)
-  parser.add_argument('--data', default='data/embedded/object_views/1.0.0', help='directory of a dataset')
+  parser.add_argument('--checkpoint', default='quickstart', help=pretrained.HELP)
+  parser.add_argument(
+    '--data',
+    default='embedded',
+    help="directory of a dataset (default: 'embedded', the one that is part of the package)",
+  )
   parser.add_argument('--split', default='test')
   parser.add_argument('--train_split', default='train', help='whose mean view is a predictor')
   parser.add_argument('--size', type=int, default=64, help='of the views, pixels along a side')
   parser.add_argument('--keep_distance', action='store_true', help='as config.data.keep_distance, for videos')
-  parser.add_argument('--lpips_weights', help='VGG16 and LPIPS weights, files joined by commas (docs/weights.md)')
+  parser.add_argument('--lpips_network', help='VGG16 and LPIPS weights, files joined by commas (docs/weights.md)')
   parser.add_argument('--json', type=Path, help='where to write the figures, per object too')
   args = parser.parse_args()
-  keep_compiled()
+  enable_compilation_cache()
   reconstructor = from_pretrained(args.checkpoint)
-  lpips = load_lpips(args.lpips_weights) if args.lpips_weights else None
-  views = input_pipeline.load_views(
-      args.data, args.split, image_size=reconstructor.image_size, size=args.size,
-      input_background=reconstructor.input_background, input_position=reconstructor.input_position,
-      keep_distance=args.keep_distance)
-  mean_view = evaluation.mean_training_view(args.data, args.train_split, args.size)
+  lpips = load_lpips(args.lpips_network) if args.lpips_network else None
+  views = load_views(
+    args.data,
+    args.split,
+    image_size=reconstructor.image_size,
+    size=args.size,
+    input_background=reconstructor.input_background,
+    input_position=reconstructor.input_position,
+    keep_distance=args.keep_distance,
+  )
+  mean_view = baselines.mean_training_view(args.data, args.train_split, args.size)
   mesh = sharding.make_mesh()
   with jax.set_mesh(mesh):  # All devices of this machine share the objects.
     model, network = jax.device_put((reconstructor.model, lpips), sharding.replicated(mesh))
-    scores = evaluation.evaluate(evaluation.predict(model, views), views, network)
+    scores = novel_views.score(novel_views.predict(model, views), views, network)
   rows = {'model': scores} | {
-      name.replace('_', ' '): values for name, values in evaluation.trivial(views, mean_view, lpips).items()}
+    name.replace('_', ' '): values for name, values in baselines.trivial(views, mean_view, lpips).items()
+  }
   columns = ['psnr', 'ssim'] + (['lpips'] if lpips else [])
   rows = {name: {column: values[column] for column in columns} for name, values in rows.items()}
   objects, count = views['color'].shape[:2]
-  print(f'{args.checkpoint}: {objects} objects of {args.data}, split {args.split}; {count - 1} novel views each, '
-        f'{args.size} px; PSNR in dB')
+  print(
+    f'{args.checkpoint}: {objects} objects of {args.data}, split {args.split}; {count - 1} novel views each, '
+    f'{args.size} px; PSNR in dB'
+  )
   print(table(rows))
   print(f'the input view itself: {scores["psnr_seen"]:.3f} dB')
   if lpips:

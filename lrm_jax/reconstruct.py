@@ -14,16 +14,24 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from lrm_jax import glb, sources, video
-from lrm_jax.errors import run_main
-from lrm_jax.reconstructor import Reconstructor, from_pretrained
-from lrm_jax.startup import Phases, keep_compiled
+from lrm_jax.command_line import Phases, enable_compilation_cache, run_main
+from lrm_jax.reconstruction import glb, video
+from lrm_jax.reconstruction.reconstructor import Reconstructor, from_pretrained
+from lrm_jax.weights import pretrained
 
 
 def reconstruct(
-    model: Reconstructor, image: np.ndarray, out: Path, name: str, *, resolution: int = 128,
-    threshold: float | None = None, dense: bool = False, size: int = 128, num_frames: int = 48,
-    phases: Phases | None = None,
+  model: Reconstructor,
+  image: np.ndarray,
+  out: Path,
+  name: str,
+  *,
+  resolution: int = 128,
+  threshold: float | None = None,
+  dense: bool = False,
+  size: int = 128,
+  num_frames: int = 48,
+  phases: Phases | None = None,
 ) -> dict[str, Path]:
   """Writes mesh, videos and planes of one picture [S, S, 3]; returns {kind: file}. All of it, or nothing.
 
@@ -66,11 +74,13 @@ def names_of(paths: list[Path]) -> list[str]:
 def main() -> int | None:
   parser = argparse.ArgumentParser(prog='lrm_jax.reconstruct', description=__doc__.splitlines()[0])
   parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE')
-  parser.add_argument('--checkpoint', default='quickstart', help=sources.HELP)
+  parser.add_argument('--checkpoint', default='quickstart', help=pretrained.HELP)
   parser.add_argument('--out', type=Path, default=Path('out'))
   parser.add_argument('--remove_background', action='store_true', help='where the picture has no transparency')
   parser.add_argument('--resolution', type=int, default=128, help='of the mesh: grid points along a side')
-  parser.add_argument('--threshold', type=float, help='density of the surface, per world unit (default: by the outline)')
+  parser.add_argument(
+    '--threshold', type=float, help='density of the surface, per world unit (default: by the outline)'
+  )
   parser.add_argument('--dense', action='store_true', help='evaluate every point of the grid: many times slower')
   parser.add_argument('--size', type=int, default=128, help='of the video, pixels along a side')
   parser.add_argument('--num_frames', type=int, default=48, help='of the video')
@@ -80,7 +90,7 @@ def main() -> int | None:
       raise ValueError(f'--{name}={getattr(args, name)} must be at least 1')
   phases = Phases()
   phases.done('imports')
-  keep_compiled()
+  enable_compilation_cache()
   model = from_pretrained(args.checkpoint)
   phases.done('weights')
   # All pictures are read before the first is reconstructed: a bad one is told at once.
@@ -90,8 +100,18 @@ def main() -> int | None:
     if not picture.has_mask:
       print(f'{path} has no transparency: it is taken whole; --remove_background cuts the object out', file=sys.stderr)
     try:
-      files = reconstruct(model, picture.image, args.out, name, resolution=args.resolution, threshold=args.threshold,
-                          dense=args.dense, size=args.size, num_frames=args.num_frames, phases=phases)
+      files = reconstruct(
+        model,
+        picture.image,
+        args.out,
+        name,
+        resolution=args.resolution,
+        threshold=args.threshold,
+        dense=args.dense,
+        size=args.size,
+        num_frames=args.num_frames,
+        phases=phases,
+      )
       print(f'{path}: ' + ', '.join(map(str, files.values())))
     except ValueError as error:
       failed += 1

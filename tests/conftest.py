@@ -15,23 +15,44 @@ import pytest
 
 # Shapes and types in the signatures of maths and models hold: each call under the tests is checked. Before they are
 # imported, so first of all.
-_CHECKED = ['lrm_jax.rays', 'lrm_jax.volume', 'lrm_jax.losses', 'lrm_jax.models']
+_CHECKED = ['lrm_jax.geometry.rays', 'lrm_jax.geometry.volume', 'lrm_jax.training.losses', 'lrm_jax.models']
 jaxtyping.install_import_hook(_CHECKED, 'beartype.beartype')
 
-from lrm_jax import cameras  # pylint: disable=wrong-import-position
+from lrm_jax.geometry import cameras  # pylint: disable=wrong-import-position
 
-# Programs that several tests compile, in this process or one they start, are compiled once.
-_PROGRAMS = tempfile.mkdtemp(prefix='lrm_jax_tests_')
-atexit.register(shutil.rmtree, _PROGRAMS, ignore_errors=True)
-os.environ |= {'JAX_COMPILATION_CACHE_DIR': _PROGRAMS, 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-               'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0'}
+# Compiled programs are shared by all tests, by the workers of pytest-xdist, and by the commands that tests start.
+if 'PYTEST_XDIST_WORKER' not in os.environ:
+  _PROGRAMS = tempfile.mkdtemp(prefix='lrm_jax_tests_')
+  atexit.register(shutil.rmtree, _PROGRAMS, ignore_errors=True)
+  os.environ |= {
+    'JAX_COMPILATION_CACHE_DIR': _PROGRAMS,
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0',
+  }
 
 flags.FLAGS.mark_as_parsed()  # Grain's workers read flags.
 
 TINY_MODEL = dict(
-    image_size=16, patch_size=8, encoder_width=24, encoder_depth=2, encoder_num_heads=2, encoder_table_size=3,
-    camera_width=16, decoder_width=32, decoder_depth=2, decoder_num_heads=2, triplane_resolution=4,
-    triplane_upsample=2, triplane_channels=6, nerf_width=16, nerf_depth=3, num_samples=8, rays_per_chunk=48)
+  image_size=16,
+  patch_size=8,
+  encoder_width=24,
+  encoder_depth=2,
+  encoder_num_heads=2,
+  encoder_table_size=3,
+  camera_width=16,
+  decoder_width=32,
+  decoder_depth=2,
+  decoder_num_heads=2,
+  triplane_resolution=4,
+  triplane_upsample=2,
+  triplane_channels=6,
+  nerf_width=16,
+  nerf_depth=3,
+  num_samples=8,
+)
+
+# What inference needs of the section `data` of a configuration.
+DATA = {'fov': 50.0, 'fill': 0.58, 'input_background': 1.0}
 
 
 def load_torch_lrm(directory):
@@ -83,7 +104,7 @@ def renders(tmp_path_factory):
 @pytest.fixture(scope='session')
 def dataset(renders, tmp_path_factory):
   """The directory of an `object_views` dataset of those balls: 4 to train on, 2 held out."""
-  from data.object_views import ObjectViews
+  from lrm_jax.data.object_views import ObjectViews
 
   folders = sorted(renders.glob('ball_*'))
   splits = {name: {path.name: path for path in some} for name, some in (('train', folders[:4]), ('test', folders[4:]))}
@@ -94,10 +115,11 @@ def dataset(renders, tmp_path_factory):
 
 def make_tiny_config(dataset):
   """Returns a configuration of the tiny model on a dataset: 6 steps."""
-  from configs import quickstart
+  from lrm_jax.configs import quickstart
 
   config = quickstart.get_config()
   config.model.update(TINY_MODEL)
+  config.rays_per_chunk = 48
   config.data.update(dict(path=dataset, window=8, resize_min=8, resize_max=12, eval_objects=2, eval_size=16))
   config.update(dict(num_train_steps=6, batch_size=4, log_every=1, checkpoint_every=3, eval_every=6))
   config.optimizer.update(dict(warmup_steps=2, muon=False))  # Half the time to compile; Muon has its own test.
@@ -113,3 +135,12 @@ def encode_png(pixels: np.ndarray) -> bytes:
   stream = io.BytesIO()
   Image.fromarray(pixels).save(stream, 'PNG')
   return stream.getvalue()
+
+
+@pytest.fixture(scope='session')
+def truth():
+  """(poses [V, 4, 4], intrinsics [4]) of views of a ball in the origin."""
+  rng = np.random.default_rng(3)
+  positions = rng.normal(size=(7, 3)) * [1, 1, 0.5]
+  positions *= (rng.uniform(1.8, 2.6, 7) / np.linalg.norm(positions, axis=-1))[:, None]
+  return cameras.look_at(positions), np.array([1.1, 1.1, 0.5, 0.5])

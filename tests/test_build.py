@@ -12,16 +12,19 @@ import time
 import numpy as np
 import pytest
 
-from data import build
-from lrm_jax import data_check, folders, input_pipeline
-from test_folders import truth, write_nerf, write_openlrm, write_video  # pylint: disable=unused-import
+from lrm_jax import data_check
+from lrm_jax.data import build
+from lrm_jax.datasets import folders
+from lrm_jax.datasets.records import open_split
+from view_folders import write_nerf, write_openlrm, write_video
 
 ROOT = Path(__file__).parents[1]
 
 
 def run(*args, **kwargs):
-  return subprocess.run([sys.executable, ROOT / 'data/build.py', *map(str, args)], capture_output=True, text=True,
-                        check=False, **kwargs)
+  return subprocess.run(
+    [sys.executable, ROOT / 'data/build.py', *map(str, args)], capture_output=True, text=True, check=False, **kwargs
+  )
 
 
 @pytest.fixture
@@ -30,16 +33,21 @@ def copies(renders, tmp_path):
   return Path(shutil.copytree(renders, tmp_path / 'renders'))
 
 
-@pytest.mark.parametrize('write, name', [
-    (write_openlrm, 'openlrm_folders'), (write_nerf, 'nerf_folders'),
-    (lambda *args: write_video(*args, binary=True), 'mvimgnet')])
+@pytest.mark.parametrize(
+  'write, name',
+  [
+    (write_openlrm, 'openlrm_folders'),
+    (write_nerf, 'nerf_folders'),
+    (lambda *args: write_video(*args, binary=True), 'mvimgnet'),
+  ],
+)
 def test_every_layout_becomes_a_dataset(write, name, truth, tmp_path):
   write(tmp_path / 'in', truth)
   result = run('--source', tmp_path / 'in', '--out', tmp_path / 'out', '--test_share', 0)
   assert result.returncode == 0, result.stderr
   path = tmp_path / 'out' / name / '1.1.0'
   assert result.stdout.endswith(f'{path}: 1 train objects, 0 skipped\n')
-  (record,) = input_pipeline.open_split(path, 'train')
+  (record,) = open_split(path, 'train')
   layout, found = folders.find(tmp_path / 'in')
   ((uid, folder),) = found.items()
   expected = folders.read(layout, uid, folder)
@@ -60,7 +68,7 @@ def test_broken_objects_are_left_out_by_name(copies, tmp_path):
   path = tmp_path / 'out/objaverse_views/1.1.0'
   skipped = [json.loads(line) for line in (path / 'skipped.jsonl').read_text().splitlines()]
   assert [line['uid'] for line in skipped] == ['ball_1', 'ball_4']
-  assert len(input_pipeline.open_split(path, 'train')) == 4
+  assert len(open_split(path, 'train')) == 4
   again = run('--source', copies, '--out', tmp_path / 'other', '--test_share', 0, '--max_bad_share', 0.5)
   assert again.returncode == 0
 
@@ -69,7 +77,11 @@ def test_where_all_is_broken_nothing_is_left(copies, tmp_path):
   for path in copies.glob('*/cameras.npz'):
     path.write_bytes(b'PK')
   result = run('--source', copies, '--out', tmp_path / 'out')
-  assert result.returncode == 2 and 'no object of a split could be used' in result.stderr and 'Traceback' not in result.stderr
+  assert (
+    result.returncode == 2
+    and 'no object of a split could be used' in result.stderr
+    and 'Traceback' not in result.stderr
+  )
   assert not list((tmp_path / 'out').rglob('dataset_info.json'))
 
 
@@ -77,8 +89,12 @@ def test_a_build_that_is_killed_leaves_no_dataset_and_can_be_done_again(copies, 
   for number in range(6, 60):
     shutil.copytree(copies / f'ball_{number % 6}', copies / f'ball_{number}')
   out = tmp_path / 'out'
-  process = subprocess.Popen([sys.executable, ROOT / 'data/build.py', '--source', copies, '--out', out, '--quality', '90'],
-                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+  process = subprocess.Popen(
+    [sys.executable, ROOT / 'data/build.py', '--source', copies, '--out', out, '--quality', '90'],
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+    start_new_session=True,
+  )
   incomplete = []
   while process.poll() is None and not incomplete:
     incomplete = list(out.glob('*/incomplete.*'))
@@ -87,7 +103,7 @@ def test_a_build_that_is_killed_leaves_no_dataset_and_can_be_done_again(copies, 
   process.wait()
   assert incomplete and not list(out.glob('*/1.1.0'))
   with pytest.raises(FileNotFoundError, match='no dataset'):
-    input_pipeline.open_split(incomplete[0], 'train')
+    open_split(incomplete[0], 'train')
   result = run('--source', copies, '--out', out, '--quality', 90)
   assert result.returncode == 0 and '0 skipped' in result.stdout, result.stderr
   assert not list(out.glob('*/incomplete.*'))
@@ -105,8 +121,11 @@ def test_splits_are_by_object_and_stay():
   found = {f'object_{i}': Path(str(i)) for i in range(3000)}
   splits = build.split_by_uid(found, test_share=0.1, validation_share=0.05)
   sizes = {name: len(some) / 3000 for name, some in splits.items()}
-  assert sizes == {'train': pytest.approx(0.85, abs=0.03), 'validation': pytest.approx(0.05, abs=0.02),
-                   'test': pytest.approx(0.1, abs=0.02)}
+  assert sizes == {
+    'train': pytest.approx(0.85, abs=0.03),
+    'validation': pytest.approx(0.05, abs=0.02),
+    'test': pytest.approx(0.1, abs=0.02),
+  }
   assert sum(map(len, splits.values())) == 3000
   fewer = build.split_by_uid(dict(list(found.items())[::3]), test_share=0.1, validation_share=0.05)
   for name, some in fewer.items():
@@ -124,10 +143,14 @@ def test_lists_of_uids(tmp_path):
     build.split_by_uid(found, tmp_path / 'test.txt')
 
 
-@pytest.mark.parametrize('args, words', [
+@pytest.mark.parametrize(
+  'args, words',
+  [
     (('--source', 'nowhere', '--out', 'out'), 'nowhere is no directory'),
     (('--source', '.', '--out', 'out', '--layout', 'lego'), "layout 'lego' is unknown"),
-    (('--source', '.', '--out', 'out', '--test_share', '2'), 'must be between 0 and 1')])
+    (('--source', '.', '--out', 'out', '--test_share', '2'), 'must be between 0 and 1'),
+  ],
+)
 def test_bad_input_is_one_line(args, words, tmp_path):
   result = run(*args, cwd=tmp_path)
   assert result.returncode == 2 and words in result.stderr and 'Traceback' not in result.stderr
@@ -143,7 +166,7 @@ def test_a_pipeline_of_beam_builds_the_same(copies, tmp_path):
     assert result.returncode == 1 and '5 train objects, 1 skipped' in result.stdout, result.stderr
     path = tmp_path / name / 'objaverse_views/1.1.0'
     assert 'ball_4' in (path / 'skipped.jsonl').read_text() and not list(path.parent.glob('.skipped'))
-    records[name] = {record['uid']: record for record in input_pipeline.open_split(path, 'train')}
+    records[name] = {record['uid']: record for record in open_split(path, 'train')}
   assert records['plain'].keys() == records['beam'].keys()
   for uid, record in records['plain'].items():
     assert list(record['views']) == list(records['beam'][uid]['views'])

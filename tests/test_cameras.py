@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lrm_jax import cameras
+from lrm_jax.geometry import cameras
 
 
 @pytest.fixture
@@ -35,7 +35,9 @@ def test_normalisation_is_one_similarity_of_the_scene(views, rng):
   before, _ = cameras.project(points, views, INTRINSICS)
   after, _ = cameras.project(points @ similarity[:3, :3].T, moved, INTRINSICS)
   np.testing.assert_allclose(after, before, atol=1e-9)
-  np.testing.assert_allclose(moved[:, :3, :3] @ moved[:, :3, :3].swapaxes(-1, -2), np.broadcast_to(np.eye(3), (5, 3, 3)), atol=1e-9)
+  np.testing.assert_allclose(
+    moved[:, :3, :3] @ moved[:, :3, :3].swapaxes(-1, -2), np.broadcast_to(np.eye(3), (5, 3, 3)), atol=1e-9
+  )
 
 
 def test_a_window_sees_what_the_picture_sees(views, rng):

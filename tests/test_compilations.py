@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import lrm_jax
-from lrm_jax import cost, sharding, trainer as train_lib
+from lrm_jax.distributed import sharding
+from lrm_jax.training import cost
+from lrm_jax.training import trainer as train_lib
 
 COMPILED = '/jax/core/compile/backend_compile_duration'
 
@@ -49,7 +51,7 @@ def test_another_object_compiles_nothing(compilations, rng):
   size = model.image_size
   pictures = [np.ones((size, size, 3), np.float32) for _ in range(4)]
   for number, picture in enumerate(pictures):
-    picture[10 + number:30 + 2 * number, 12:40 - 3 * number] = rng.uniform(size=3)
+    picture[10 + number : 30 + 2 * number, 12 : 40 - 3 * number] = rng.uniform(size=3)
   reconstruct(pictures[0])
   before = len(compilations)
   for picture in pictures[1:]:
@@ -70,5 +72,13 @@ def test_another_step_compiles_nothing(compilations, tiny_config):
   batches.close()
   assert counts[-1] == counts[1], 'the first two steps may compile: the state is made, then handed on'
   shapes = cost.abstract_batch(tiny_config, sharding.batch_sharding(trainer.mesh))
-  assert shapes.keys() == {'image', 'camera_to_world', 'intrinsics', 'target_color', 'target_opacity',
-                           'target_camera_to_world', 'target_intrinsics', 'background'}
+  assert shapes.keys() == {
+    'image',
+    'camera_to_world',
+    'intrinsics',
+    'target_color',
+    'target_opacity',
+    'target_camera_to_world',
+    'target_intrinsics',
+    'background',
+  }

@@ -8,8 +8,11 @@ from PIL import Image
 import pytest
 
 from conftest import encode_png
-from lrm_jax import contact_sheet, data_check, images, input_pipeline, inspection
-from test_folders import truth, write_openlrm  # pylint: disable=unused-import
+from lrm_jax import data_check
+from lrm_jax.datasets import contact_sheet, inspection
+from lrm_jax.datasets.records import open_split
+from lrm_jax.geometry import images
+from view_folders import write_openlrm
 
 EMBEDDED = 'data/embedded/object_views/1.0.0'
 FLIP = np.diag([1.0, -1, -1, 1]).astype(np.float32)
@@ -18,7 +21,7 @@ Y_UP = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]], np.fl
 
 @pytest.fixture(scope='module')
 def records():
-  source = input_pipeline.open_split(EMBEDDED, 'test')
+  source = open_split(EMBEDDED, 'test')
   return [source[i] for i in range(0, 36, 7)]
 
 
@@ -40,17 +43,24 @@ def cropped(record):
 
 
 WRONG = {
-    'OpenCV axes': (with_poses(lambda x: x @ FLIP), 'outlines', 'OpenCV axes .*flip the second and third column'),
-    'inverted': (with_poses(np.linalg.inv), 'outlines', 'world-to-camera matrices: invert'),
-    'inverted, OpenCV': (with_poses(lambda x: np.linalg.inv(x @ FLIP)), 'outlines', 'with OpenCV axes: invert them, then'),
-    'y up': (with_poses(lambda x: Y_UP @ x), 'up', 'the world must have z up'),
-    'shifted': (with_poses(lambda x: x + np.array([[0, 0, 0, 0.5], [0] * 4, [0] * 4, [0] * 4], np.float32)), 'aim',
-                'degrees past the origin'),
-    'pixels': (lambda r: r | {'intrinsics': r['intrinsics'] * 128}, 'focal length', 'must be divided by the size'),
-    'opaque': (opaque, 'opaque', '14 of 14 views .* have no transparency'),
-    'cropped': (cropped, 'cut off', 'the object reaches the border'),
-    'empty': (lambda r: r | {'views': [encode_png(np.zeros((64, 64, 4), np.uint8))] * 14}, 'empty', 'show nothing'),
-    'one place': (with_poses(lambda x: np.tile(x[:1], (14, 1, 1))), 'one place', 'all cameras stand in one place'),
+  'OpenCV axes': (with_poses(lambda x: x @ FLIP), 'outlines', 'OpenCV axes .*flip the second and third column'),
+  'inverted': (with_poses(np.linalg.inv), 'outlines', 'world-to-camera matrices: invert'),
+  'inverted, OpenCV': (
+    with_poses(lambda x: np.linalg.inv(x @ FLIP)),
+    'outlines',
+    'with OpenCV axes: invert them, then',
+  ),
+  'y up': (with_poses(lambda x: Y_UP @ x), 'up', 'the world must have z up'),
+  'shifted': (
+    with_poses(lambda x: x + np.array([[0, 0, 0, 0.5], [0] * 4, [0] * 4, [0] * 4], np.float32)),
+    'aim',
+    'degrees past the origin',
+  ),
+  'pixels': (lambda r: r | {'intrinsics': r['intrinsics'] * 128}, 'focal length', 'must be divided by the size'),
+  'opaque': (opaque, 'opaque', '14 of 14 views .* have no transparency'),
+  'cropped': (cropped, 'cut off', 'the object reaches the border'),
+  'empty': (lambda r: r | {'views': [encode_png(np.zeros((64, 64, 4), np.uint8))] * 14}, 'empty', 'show nothing'),
+  'one place': (with_poses(lambda x: np.tile(x[:1], (14, 1, 1))), 'one place', 'all cameras stand in one place'),
 }
 
 
@@ -73,7 +83,7 @@ def test_what_is_right_has_no_problems(records):
 
 
 def test_views_in_the_wrong_order_are_found_in_the_whole(tmp_path, truth):
-  source = input_pipeline.open_split(EMBEDDED, 'test')
+  source = open_split(EMBEDDED, 'test')
   rng = np.random.default_rng(0)
   shuffled = with_poses(lambda x: x[rng.permutation(14)])
   agreement = [inspection.inspect(shuffled(source[i])).agreement for i in range(0, 36, 4)]
@@ -103,15 +113,21 @@ def test_the_sheet_shows_views_with_the_axes_over_them(records):
 
 
 def run(*args):
-  return subprocess.run([sys.executable, '-m', 'lrm_jax.data_check', *map(str, args)], capture_output=True, text=True,
-                        check=False)
+  return subprocess.run(
+    [sys.executable, '-m', 'lrm_jax.data_check', *map(str, args)], capture_output=True, text=True, check=False
+  )
 
 
 def test_the_command_says_what_is_there_and_exits_with_0(tmp_path):
   result = run(EMBEDDED, '--objects=5', '--sheet', tmp_path / 'sheet.png')
   assert result.returncode == 0, result.stdout + result.stderr
-  for words in ('425 train, 36 test', '5 of 425 looked at', '14 .. 14 an object, 128 px, WEBP', 'field of view 50.0 .. 50.0',
-                'nothing wrong was found'):
+  for words in (
+    '425 train, 36 test',
+    '5 of 425 looked at',
+    '14 .. 14 an object, 128 px, WEBP',
+    'field of view 50.0 .. 50.0',
+    'nothing wrong was found',
+  ):
     assert words in result.stdout
   with Image.open(tmp_path / 'sheet.png') as sheet:
     assert sheet.size == (8 * 128, 5 * (128 + 14))
@@ -130,9 +146,14 @@ def test_the_command_lists_what_is_wrong_and_exits_with_1(truth, tmp_path):
   assert 'flip the second and third column' in result.stdout
 
 
-@pytest.mark.parametrize('args, words', [
-    (('nowhere',), 'nowhere is no directory'), ((EMBEDDED, '--split=dev'), "no split 'dev'"),
-    ((EMBEDDED, '--objects=-1'), 'must be 0 or more')])
+@pytest.mark.parametrize(
+  'args, words',
+  [
+    (('nowhere',), 'nowhere is no directory'),
+    ((EMBEDDED, '--split=dev'), "no split 'dev'"),
+    ((EMBEDDED, '--objects=-1'), 'must be 0 or more'),
+  ],
+)
 def test_bad_input_is_one_line(args, words):
   result = run(*args)
   assert result.returncode == 2 and words in result.stderr and 'Traceback' not in result.stderr

@@ -8,8 +8,9 @@ from PIL import Image
 import pytest
 import trimesh
 
-from data.build import read_list
-from lrm_jax import cameras, input_pipeline
+from lrm_jax.data.build import read_list
+from lrm_jax.datasets.records import open_split
+from lrm_jax.geometry import cameras
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASET = ROOT / 'data/embedded/object_views/1.0.0'
@@ -21,8 +22,7 @@ RADIUS = 1.5 * np.sin(np.deg2rad(25))
 @pytest.fixture(scope='module')
 def records():
   """{split: {uid: record}} of the whole dataset."""
-  return {split: {_uid(record): record for record in input_pipeline.open_split(DATASET, split)}
-          for split in ('train', 'test')}
+  return {split: {_uid(record): record for record in open_split(DATASET, split)} for split in ('train', 'test')}
 
 
 def test_it_is_small_enough_to_be_committed():
@@ -110,7 +110,7 @@ def assert_on_mask(pixels: np.ndarray, alpha: np.ndarray) -> None:
   column, row = np.moveaxis(np.floor(pixels * size).astype(int), -1, 0)
   assert np.all((column >= 0) & (column < size) & (row >= 0) & (row < size))
   padded = np.pad(alpha > 0, 1)
-  near = np.any([padded[i:i + size, j:j + size] for i in range(3) for j in range(3)], axis=0)
+  near = np.any([padded[i : i + size, j : j + size] for i in range(3) for j in range(3)], axis=0)
   assert near[row, column].mean() > 0.995
   rows, columns = np.nonzero(alpha > 8)
   low, high = (pixels * size).min(0), (pixels * size).max(0)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lrm_jax.errors import Failure, Interrupted, run_main
+from lrm_jax.command_line import run_main
+from lrm_jax.errors import Failure, Interrupted
 
 
 def leave(main):
@@ -14,12 +15,19 @@ def leave(main):
 def fail(error):
   def main():
     raise error
+
   return main
 
 
-@pytest.mark.parametrize('error', [
-    ValueError('size = 0 is too small:\n  give 64'), FileNotFoundError(2, 'No such file', 'size = 0'),
-    PermissionError('size = 0'), IsADirectoryError('size = 0')])
+@pytest.mark.parametrize(
+  'error',
+  [
+    ValueError('size = 0 is too small:\n  give 64'),
+    FileNotFoundError(2, 'No such file', 'size = 0'),
+    PermissionError('size = 0'),
+    IsADirectoryError('size = 0'),
+  ],
+)
 def test_bad_input_is_one_line(error, capsys):
   assert leave(fail(error)) == 2
   out, err = capsys.readouterr()

@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from conftest import make_tiny_config
-import processes
-from lrm_jax import checkpoint, loop as train_lib
 from lrm_jax.errors import Failure, Interrupted
-from lrm_jax.metrics import read
+from lrm_jax.storage import checkpoint
+from lrm_jax.training import loop as train_lib
+from lrm_jax.training.metric_writer import read
+import training_processes
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,9 +32,9 @@ def config(tiny_config):
 
 def command(file, workdir):
   """Runs the training command to its end; returns (exit code, its last line on stderr)."""
-  started = processes.start(file, workdir)
-  [code] = processes.finish(started, workdir)
-  told = processes.words(workdir)
+  started = training_processes.start(file, workdir)
+  [code] = training_processes.finish(started, workdir)
+  told = training_processes.words(workdir)
   assert 'Traceback' not in told, told
   return code, told.strip().splitlines()[-1]
 
@@ -55,56 +56,69 @@ def test_sigterm_saves_the_step_in_hand_and_loses_nothing(config, tmp_path, monk
   with pytest.raises(Interrupted, match='step 3 is saved'):
     train_lib.train(config, tmp_path / 'run')
   assert signal.getsignal(signal.SIGTERM) == before
-  assert checkpoint.saved_steps(tmp_path / 'run') == [3] and len(processes.losses(tmp_path / 'run')) == 3
+  assert checkpoint.saved_steps(tmp_path / 'run') == [3] and len(training_processes.losses(tmp_path / 'run')) == 3
   monkeypatch.undo()
   train_lib.train(config, tmp_path / 'run')
-  assert processes.losses(tmp_path / 'run') == processes.losses(tmp_path / 'whole')
+  assert training_processes.losses(tmp_path / 'run') == training_processes.losses(tmp_path / 'whole')
 
 
 @pytest.mark.slow
 def test_sigterm_ends_the_command_with_the_code_that_launchers_requeue(config, tmp_path):
   config.update(dict(num_train_steps=100_000, checkpoint_every=100_000, eval_every=100_000))
-  file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
-  started = processes.start(file, workdir)
-  processes.wait_for(lambda: processes.steps(workdir), started)
+  file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
+  started = training_processes.start(file, workdir)
+  training_processes.wait_for(lambda: training_processes.steps(workdir), started)
   started[0].send_signal(signal.SIGTERM)
-  assert processes.finish(started, workdir, 60) == [75]
-  assert checkpoint.saved_steps(workdir) == [len(processes.steps(workdir))]
+  assert training_processes.finish(started, workdir, 60) == [75]
+  assert checkpoint.saved_steps(workdir) == [len(training_processes.steps(workdir))]
 
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_others_and_the_launcher_begins_again(config, tmp_path):
   config.update(dict(num_train_steps=120, batch_size=8, checkpoint_every=5, eval_every=120))
-  file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
-  processes.train(file, tmp_path / 'whole')
-  with processes.log_path(workdir).open('w') as log:
+  file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
+  training_processes.train(file, tmp_path / 'whole')
+  with training_processes.log_path(workdir).open('w') as log:
     launcher = subprocess.Popen(
-        [ROOT / 'launch' / 'local.sh', '2', f'--config={file}', f'--workdir={workdir}', '--peer_timeout=10'], stdout=log,
-        stderr=log, cwd=ROOT, env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHON': sys.executable, 'RESTARTS': '1'})
-  processes.wait_for(lambda: checkpoint.saved_steps(workdir), [launcher])
+      [ROOT / 'launch' / 'local.sh', '2', f'--config={file}', f'--workdir={workdir}', '--peer_timeout=10'],
+      stdout=log,
+      stderr=log,
+      cwd=ROOT,
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHON': sys.executable, 'RESTARTS': '1'},
+    )
+  training_processes.wait_for(lambda: checkpoint.saved_steps(workdir), [launcher])
   children = psutil.Process(launcher.pid).children()
   first = {child.environ()['JAX_PROCESS_ID']: child for child in children if 'lrm_jax.train' in child.cmdline()}
   first['1'].kill()
   killed = time.monotonic()
-  processes.wait_for(lambda: not first['0'].is_running() or first['0'].status() == psutil.STATUS_ZOMBIE, seconds=60)
+  training_processes.wait_for(
+    lambda: not first['0'].is_running() or first['0'].status() == psutil.STATUS_ZOMBIE, seconds=60
+  )
   assert time.monotonic() - killed < 40  # The timeout is 10 s.
-  assert processes.finish([launcher], workdir) == [0], processes.words(workdir)
-  told = processes.words(workdir)
+  assert training_processes.finish([launcher], workdir) == [0], training_processes.words(workdir)
+  told = training_processes.words(workdir)
   assert 'a process has ended with 137: the others are to end too' in told
-  assert 'most likely since another has ended' in told or 'another task died' in told  # Its connection broke, or it was silent.
+  assert (
+    'most likely since another has ended' in told or 'another task died' in told
+  )  # Its connection broke, or it was silent.
   assert 'starting again from the last checkpoint (code 137, 1 of 1 failures)' in told
   assert 'resuming after step' in told
-  np.testing.assert_allclose(processes.losses(workdir), processes.losses(tmp_path / 'whole'), rtol=1e-4)
+  np.testing.assert_allclose(
+    training_processes.losses(workdir), training_processes.losses(tmp_path / 'whole'), rtol=1e-4
+  )
 
 
 @pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_last_good_one(config, tmp_path):
   config.update(dict(num_train_steps=30, checkpoint_every=1, eval_every=30))
   config.model.decoder_width = 256  # Long enough to write that it can be hit.
-  file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
-  started = processes.start(file, workdir)
-  processes.wait_for(lambda: len(checkpoint.saved_steps(workdir)) >= 2, started)
-  unfinished = lambda: list((workdir / 'checkpoints').glob('*tmp*'))
+  file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
+  started = training_processes.start(file, workdir)
+  training_processes.wait_for(lambda: len(checkpoint.saved_steps(workdir)) >= 2, started)
+
+  def unfinished():
+    return list((workdir / 'checkpoints').glob('*tmp*'))
+
   while started[0].poll() is None:
     if unfinished():
       started[0].send_signal(signal.SIGSTOP)  # So that what is seen is what is killed.
@@ -116,27 +130,27 @@ def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_last_good_one(config, t
   started[0].wait()
   good = checkpoint.saved_steps(workdir)[-1]
   assert unfinished() and checkpoint.restore(workdir)[2] == good
-  processes.train(file, workdir)
-  assert f'resuming after step {good}' in processes.words(workdir)
-  assert [line['step'] for line in processes.steps(workdir)] == list(range(1, 31)) and not unfinished()
+  training_processes.train(file, workdir)
+  assert f'resuming after step {good}' in training_processes.words(workdir)
+  assert [line['step'] for line in training_processes.steps(workdir)] == list(range(1, 31)) and not unfinished()
 
 
 def kill_and_resume(file: Path, workdir: Path, kills: int, rng: np.random.Generator) -> int:
   """Starts a training and kills it, again and again; returns the step that is saved at the end."""
   before = 0
   for number in range(kills):
-    [process] = started = processes.start(file, workdir)
+    [process] = started = training_processes.start(file, workdir)
     early = number % 4 == 3
     if early:  # At any time from its first second on, also while it reads the last checkpoint.
       time.sleep(rng.uniform(1, 12))
     else:  # While it takes steps and saves each.
-      processes.wait_for(lambda: checkpoint.saved_steps(workdir)[-1:] > [before], started)
+      training_processes.wait_for(lambda: checkpoint.saved_steps(workdir)[-1:] > [before], started)
       time.sleep(rng.uniform(0, 2))
     process.kill()
     process.wait()
-    told = processes.words(workdir)
+    told = training_processes.words(workdir)
     begun = 'a fresh run\n' if number == 0 else f'resuming after step {before}\n'
-    assert begun in told or early and f'{workdir.name}: ' not in told, told
+    assert begun in told or (early and f'{workdir.name}: ' not in told), told
     saved = checkpoint.saved_steps(workdir)[-1]
     assert saved >= before
     before = saved
@@ -147,33 +161,40 @@ def kill_and_resume(file: Path, workdir: Path, kills: int, rng: np.random.Genera
 def test_twenty_kills_at_random_and_twenty_good_resumes(config, tmp_path):
   """Of two runs side by side, ten each; what they have in the end is to the bit what a run has that nobody killed."""
   config.update(dict(num_train_steps=10_000, checkpoint_every=1, eval_every=100_000))
-  file, runs = processes.write_config(config, tmp_path / 'config.py'), [tmp_path / name for name in ('first', 'second')]
+  file, runs = (
+    training_processes.write_config(config, tmp_path / 'config.py'),
+    [tmp_path / name for name in ('first', 'second')],
+  )
   with futures.ThreadPoolExecutor(2) as pool:
-    saved = list(pool.map(kill_and_resume, [file] * 2, runs, [10] * 2, [np.random.default_rng(seed) for seed in (0, 1)]))
+    saved = list(
+      pool.map(kill_and_resume, [file] * 2, runs, [10] * 2, [np.random.default_rng(seed) for seed in (0, 1)])
+    )
   config.checkpoint_every = 10_000
-  whole = processes.start(processes.write_config(config, tmp_path / 'whole.py'), tmp_path / 'whole')
-  processes.wait_for(lambda: len(processes.steps(tmp_path / 'whole')) > max(saved), whole)
+  whole = training_processes.start(training_processes.write_config(config, tmp_path / 'whole.py'), tmp_path / 'whole')
+  training_processes.wait_for(lambda: len(training_processes.steps(tmp_path / 'whole')) > max(saved), whole)
   whole[0].kill()
   whole[0].wait()
   for workdir, last in zip(runs, saved):
     config.num_train_steps = last + 5
-    processes.train(processes.write_config(config, tmp_path / 'config.py'), workdir)
-    assert f'resuming after step {last}\n' in processes.words(workdir)
-    lines = processes.steps(workdir)
+    training_processes.train(training_processes.write_config(config, tmp_path / 'config.py'), workdir)
+    assert f'resuming after step {last}\n' in training_processes.words(workdir)
+    lines = training_processes.steps(workdir)
     assert [line['step'] for line in lines] == list(range(1, last + 6))
     # Up to where the schedules part.
-    assert [line['loss'] for line in lines[:last]] == processes.losses(tmp_path / 'whole')[:last]
+    assert [line['loss'] for line in lines[:last]] == training_processes.losses(tmp_path / 'whole')[:last]
 
 
 def log_has(workdir, text):
-  return text in processes.words(workdir)
+  return text in training_processes.words(workdir)
 
 
 @contextlib.contextmanager
 def mounted(path: Path, options: str):
   """A file system of its own at `path`, in memory; skips the test where that is not allowed."""
   path.mkdir()
-  if subprocess.run(['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', path], capture_output=True, check=False).returncode:
+  if subprocess.run(
+    ['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', path], capture_output=True, check=False
+  ).returncode:
     pytest.skip('mounting a file system needs to be root')
   try:
     yield
@@ -184,7 +205,7 @@ def mounted(path: Path, options: str):
 @pytest.mark.slow
 def test_a_full_disk_is_told_and_the_last_good_checkpoint_kept(config, tmp_path):
   config.update(dict(num_train_steps=30, checkpoint_every=1, eval_every=30))
-  file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'small' / 'run'
+  file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'small' / 'run'
   with mounted(tmp_path / 'small', 'size=1500k'):
     code, told = command(file, workdir)
     assert code == 2 and 'cannot be written (No space left on device); the checkpoints that are there are kept' in told
@@ -192,7 +213,7 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_kept(config, tmp_path)
     subprocess.run(['mount', '-o', 'remount,size=50m', tmp_path / 'small'], check=True)
     code, _ = command(file, workdir)
     assert code == 0 and log_has(workdir, f'resuming after step {good}')
-    assert [line['step'] for line in processes.steps(workdir)] == list(range(1, 31))
+    assert [line['step'] for line in training_processes.steps(workdir)] == list(range(1, 31))
 
 
 @pytest.mark.slow
@@ -200,26 +221,30 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_kept(config, tmp_path)
 def test_metrics_that_find_the_disk_full_are_told(config, tmp_path, count):
   """Of several processes one writes them: it ends at once, and does not wait for the others, which wait for it."""
   config.update(dict(num_train_steps=100_000, checkpoint_every=100_000, eval_every=100_000))
-  file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
+  file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
   with mounted(workdir, 'size=60k'):
-    started = processes.start(file, workdir, processes=count)
-    codes = processes.finish(started, workdir)
+    started = training_processes.start(file, workdir, processes=count)
+    codes = training_processes.finish(started, workdir)
   assert codes[0] == 2 and all(codes)
-  told = processes.words(workdir).strip().splitlines()[-1]
+  told = training_processes.words(workdir).strip().splitlines()[-1]
   assert told.startswith(f'error: {workdir}: metrics cannot be written (No space left on device): ')
 
 
 @pytest.mark.slow
 def test_a_directory_that_may_only_be_read_is_told(config, tmp_path):
-  file = processes.write_config(config, tmp_path / 'config.py')
-  processes.train(file, tmp_path / 'run')
+  file = training_processes.write_config(config, tmp_path / 'config.py')
+  training_processes.train(file, tmp_path / 'run')
   with mounted(tmp_path / 'fixed', 'size=20m'):
     shutil.copytree(tmp_path / 'run', tmp_path / 'fixed' / 'run')
     subprocess.run(['mount', '-o', 'remount,ro', tmp_path / 'fixed'], check=True)
     for name in ('run', 'new'):
       done = subprocess.run(
-          [sys.executable, '-m', 'lrm_jax.train', f'--config={file}', f'--workdir={tmp_path / "fixed" / name}'], cwd=ROOT,
-          capture_output=True, text=True, check=False)
+        [sys.executable, '-m', 'lrm_jax.train', f'--config={file}', f'--workdir={tmp_path / "fixed" / name}'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+      )
       assert done.returncode == 2
       [line] = done.stderr.strip().splitlines()
       assert line.startswith('error: ') and 'Read-only file system' in line and str(tmp_path / 'fixed') in line
@@ -227,8 +252,11 @@ def test_a_directory_that_may_only_be_read_is_told(config, tmp_path):
 
 
 def files_of(directory):
-  return {path.relative_to(directory): path.read_bytes() for path in sorted(directory.rglob('*'))
-          if path.is_file() and path.name != '.lock'}
+  return {
+    path.relative_to(directory): path.read_bytes()
+    for path in sorted(directory.rglob('*'))
+    if path.is_file() and path.name != '.lock'
+  }
 
 
 @pytest.fixture(scope='session')
@@ -243,11 +271,18 @@ def trained(tmp_path_factory, dataset):
 def test_a_damaged_checkpoint_is_told_with_what_to_do_and_nothing_is_changed(config, trained, tmp_path, fault):
   shutil.copytree(trained, tmp_path / 'run')
   last = tmp_path / 'run' / 'checkpoints' / '6'
-  largest = max((path for path in (last / 'params').rglob('*') if path.is_file() and path.parent.name == 'd'),
-                key=lambda path: path.stat().st_size)
+  largest = max(
+    (path for path in (last / 'params').rglob('*') if path.is_file() and path.parent.name == 'd'),
+    key=lambda path: path.stat().st_size,
+  )
   content = largest.read_bytes()
-  damaged = {'cut': content[:len(content) // 2], 'zeros': bytes(len(content)),
-             'flipped': content[:len(content) // 2] + bytes([content[len(content) // 2] ^ 1]) + content[len(content) // 2 + 1:]}
+  damaged = {
+    'cut': content[: len(content) // 2],
+    'zeros': bytes(len(content)),
+    'flipped': content[: len(content) // 2]
+    + bytes([content[len(content) // 2] ^ 1])
+    + content[len(content) // 2 + 1 :],
+  }
   largest.write_bytes(damaged[fault]) if fault in damaged else shutil.rmtree(last / 'params' / 'd')
   before = files_of(tmp_path / 'run')
   config.num_train_steps = 8
@@ -259,17 +294,7 @@ def test_a_damaged_checkpoint_is_told_with_what_to_do_and_nothing_is_changed(con
       checkpoint.restore(tmp_path / 'run')
     shutil.rmtree(last)
     train_lib.train(config, tmp_path / 'run')
-    assert [line['step'] for line in processes.steps(tmp_path / 'run')] == list(range(1, 9))
-
-
-def test_a_checkpoint_of_before_the_guard_and_the_sums_is_read(config, trained, tmp_path):
-  shutil.copytree(trained, tmp_path / 'run')
-  progress = tmp_path / 'run' / 'checkpoints' / '6' / 'progress' / 'metadata'
-  assert json.loads(progress.read_text()).keys() == {'step', 'objects_seen', 'guard', 'sums'}
-  progress.write_text(json.dumps({'step': 6, 'objects_seen': 24}))
-  config.num_train_steps = 8
-  train_lib.train(config, tmp_path / 'run')
-  assert [line['step'] for line in processes.steps(tmp_path / 'run')] == list(range(1, 9))
+    assert [line['step'] for line in training_processes.steps(tmp_path / 'run')] == list(range(1, 9))
 
 
 def test_a_run_directory_is_for_one_training(config, trained, tmp_path):
@@ -277,9 +302,16 @@ def test_a_run_directory_is_for_one_training(config, trained, tmp_path):
   before = files_of(tmp_path / 'run')
   config.num_train_steps = 8
   holder = subprocess.Popen(
-      [sys.executable, '-c', f'import time\nfrom etils import epath\nfrom lrm_jax import lock\n'
-       f'with lock.exclusive(epath.Path({str(tmp_path / "run")!r})):\n  print("held", flush=True)\n  time.sleep(100)'],
-      cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    [
+      sys.executable,
+      '-c',
+      f'import time\nfrom etils import epath\nfrom lrm_jax.storage import lock\n'
+      f'with lock.exclusive(epath.Path({str(tmp_path / "run")!r})):\n  print("held", flush=True)\n  time.sleep(100)',
+    ],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
   assert holder.stdout.readline() == 'held\n'
   with pytest.raises(ValueError, match=f'in use by another training .process {holder.pid} on '):
     train_lib.train(config, tmp_path / 'run')
@@ -307,11 +339,14 @@ class Changed:
 @pytest.fixture
 def poison(monkeypatch):
   """A function: what to do with the batch of each step, for all trainings of this test."""
-  make = train_lib.input_pipeline.make_dataset
+  make = train_lib.pipeline.make_dataset
   return lambda change: monkeypatch.setattr(
-      train_lib.input_pipeline, 'make_dataset',
-      lambda *args, start_step, **kwargs: Changed(make(*args, start_step=start_step, **kwargs),
-                                                  lambda number, batch: change(start_step + number, batch)))
+    train_lib.pipeline,
+    'make_dataset',
+    lambda *args, start_step, **kwargs: Changed(
+      make(*args, start_step=start_step, **kwargs), lambda number, batch: change(start_step + number, batch)
+    ),
+  )
 
 
 @pytest.mark.slow
@@ -328,19 +363,21 @@ def test_a_bad_step_is_skipped_and_its_objects_named(config, tmp_path, poison, s
 
   poison(change)
   train_lib.train(config, tmp_path / 'run')
-  lines = processes.steps(tmp_path / 'run')
+  lines = training_processes.steps(tmp_path / 'run')
   assert [line['skipped'] for line in lines] == [0, 0, 0, 0, 1, 0, 0, 0]
   assert all(np.isfinite(line['loss']) for line in lines if line['step'] != 5)
   [skipped] = [json.loads(line) for line in (tmp_path / 'run' / 'skipped.jsonl').read_text().splitlines()]
   sources = train_lib.Trainer(config, lpips=None).sources
-  assert skipped['step'] == 5 and skipped['uids'] == train_lib.input_pipeline.uids(sources, taken[5])
+  assert skipped['step'] == 5 and skipped['uids'] == train_lib.pipeline.uids(sources, taken[5])
   assert all(uid.startswith('ball_') for uid in skipped['uids']) and len(skipped['uids']) == config.batch_size
-  config.num_train_steps = 4  # A run that resumes after step 4 skips step 5 as well: the mean is part of the checkpoint.
+  config.num_train_steps = (
+    4  # A run that resumes after step 4 skips step 5 as well: the mean is part of the checkpoint.
+  )
   config.optimizer.warmup_steps = 2
   train_lib.train(config, tmp_path / 'pieces')
   config.num_train_steps = 8
   train_lib.train(config, tmp_path / 'pieces')
-  assert [line['skipped'] for line in processes.steps(tmp_path / 'pieces')] == [0, 0, 0, 0, 1, 0, 0, 0]
+  assert [line['skipped'] for line in training_processes.steps(tmp_path / 'pieces')] == [0, 0, 0, 0, 1, 0, 0, 0]
 
 
 def test_a_skipped_step_changes_nothing_but_the_step(config, tmp_path, poison):
@@ -356,12 +393,14 @@ def test_a_skipped_step_changes_nothing_but_the_step(config, tmp_path, poison):
   assert checkpoint.saved_steps(tmp_path) == [3]
   config.max_skipped_steps = 100
   train_lib.train(config, tmp_path)
-  three, six = (train_lib.state_lib.parameters(checkpoint.restore(tmp_path, step)[0]) for step in (3, 6))
+  three, six = (train_lib.registry.parameters(checkpoint.restore(tmp_path, step)[0]) for step in (3, 6))
   train_lib.jax.tree.map(np.testing.assert_array_equal, three, six)
 
 
-@pytest.mark.parametrize('change, words', [
-    ({'max_skipped_steps': -1}, 'max_skipped_steps = -1'), ({'loss_spike': 0.5}, 'loss_spike = 0.5 .* above 1')])
+@pytest.mark.parametrize(
+  'change, words',
+  [({'max_skipped_steps': -1}, 'max_skipped_steps = -1'), ({'loss_spike': 0.5}, 'loss_spike = 0.5 .* above 1')],
+)
 def test_limits_that_cannot_be_are_told(config, tmp_path, change, words):
   config.update(change)
   with pytest.raises(ValueError, match=words):
@@ -376,7 +415,7 @@ def test_data_workers_that_die_are_told_and_not_hung_on(config, tmp_path):
 
   def kill(*args):
     settle(*args)
-    if not killed and len(processes.steps(tmp_path)) >= 3:
+    if not killed and len(training_processes.steps(tmp_path)) >= 3:
       workers = [child for child in psutil.Process().children() if 'spawn_main' in ' '.join(child.cmdline())]
       assert len(workers) == 2
       for worker in workers:

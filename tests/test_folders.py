@@ -1,103 +1,18 @@
 """Folders of views give back the cameras that they were made with, whatever their layout, and name what is wrong."""
 
 import json
-import struct
 
 import numpy as np
 from PIL import Image
 import pytest
 
 from conftest import ball
-from lrm_jax import cameras, folders, images, inspection
-from lrm_jax.examples import BrokenRecordError
-from lrm_jax.folders import colmap, video
-from lrm_jax.folders.pictures import Options
-
-NUM_VIEWS = 7
-
-
-@pytest.fixture(scope='module')
-def truth():
-  """(poses [V, 4, 4], intrinsics [4]) of views of a ball in the origin."""
-  rng = np.random.default_rng(3)
-  positions = rng.normal(size=(NUM_VIEWS, 3)) * [1, 1, 0.5]
-  positions *= (rng.uniform(1.8, 2.6, NUM_VIEWS) / np.linalg.norm(positions, axis=-1))[:, None]
-  return cameras.look_at(positions), np.array([1.1, 1.1, 0.5, 0.5])
-
-
-def write_openlrm(root, truth, size=48):
-  poses, intrinsics = truth
-  folder = root / 'ball'
-  (folder / 'rgba').mkdir(parents=True)
-  (folder / 'pose').mkdir()
-  np.save(folder / 'intrinsics.npy', np.array([intrinsics[:2] * size, intrinsics[2:] * size, [size, size]]))
-  for view, pose in enumerate(poses):
-    Image.fromarray(ball(pose, intrinsics, size, 0.5)).save(folder / f'rgba/{view:03d}.png')
-    np.save(folder / f'pose/{view:03d}.npy', pose[:3])
-  return folder
-
-
-def write_nerf(root, truth, size=48, per_frame=False):
-  poses, intrinsics = truth
-  folder = root / 'lego'
-  (folder / 'train').mkdir(parents=True)
-  own = dict(fl_x=intrinsics[0] * size, fl_y=intrinsics[1] * size, cx=size / 2, cy=size / 2, w=size, h=size)
-  shared = {} if per_frame else {'camera_angle_x': 2 * np.arctan(0.5 / intrinsics[0])}
-  frames = []
-  for view, pose in enumerate(poses):
-    Image.fromarray(ball(pose, intrinsics, size, 0.5)).save(folder / f'train/r_{view}.png')
-    frames.append({'file_path': f'./train/r_{view}', 'transform_matrix': pose.tolist()} | (own if per_frame else {}))
-  (folder / 'transforms_train.json').write_text(json.dumps(shared | {'frames': frames[:5]}))
-  (folder / 'transforms_test.json').write_text(json.dumps(shared | {'frames': frames[5:]}))
-  return folder
-
-
-def quaternion(rotation):
-  """Returns (w, x, y, z) of a rotation matrix, by the eigenvector that it leaves alone in four dimensions."""
-  r = rotation
-  k = np.array([[r[0, 0] - r[1, 1] - r[2, 2], 0, 0, 0], [r[0, 1] + r[1, 0], r[1, 1] - r[0, 0] - r[2, 2], 0, 0],
-                [r[0, 2] + r[2, 0], r[1, 2] + r[2, 1], r[2, 2] - r[0, 0] - r[1, 1], 0],
-                [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], np.trace(r)]])
-  return np.linalg.eigh(k)[1][[3, 0, 1, 2], -1]
-
-
-def write_video(root, truth, *, binary, width=96, height=72, similarity=None, model='PINHOLE', off_centre=0.0):
-  """Writes a COLMAP model of the ball, its world turned, shifted and scaled by `similarity`."""
-  poses, _ = truth
-  similarity = np.eye(4) if similarity is None else similarity
-  scale = np.cbrt(np.linalg.det(similarity[:3, :3]))
-  folder = root / '12' / 'ab34'
-  for name in ('images', 'masks', 'sparse/0'):
-    (folder / name).mkdir(parents=True)
-  focal, centre = 1.2 * width, np.array([width * (0.5 + off_centre), height * 0.5])
-  lines, records = [], []
-  for view, pose in enumerate(poses):
-    moved = similarity @ pose
-    moved[:3, :3] /= scale
-    # A square picture around the rectangle, then cut: the ball is drawn by the intrinsics of the rectangle.
-    square = ball(pose, np.array([focal, focal, *centre]) / width, width, 0.5)
-    rgba = square[:height]
-    name = f'{view:03d}.jpg'
-    noise = np.random.default_rng(view).integers(0, 255, rgba.shape[:2] + (3,), np.uint8)
-    shown = np.where(rgba[..., 3:] > 0, rgba[..., :3], noise)
-    Image.fromarray(shown).save(folder / 'images' / name, quality=95)
-    Image.fromarray(rgba[..., 3]).save(folder / 'masks' / f'{name}.png')
-    world_to_camera = np.linalg.inv(moved @ np.diag([1.0, -1, -1, 1]))
-    q, t = quaternion(world_to_camera[:3, :3]), world_to_camera[:3, 3]
-    lines += [' '.join(map(str, (view + 1, *q, *t, 1, name))), '10.5 11.5 -1 20.0 21.0 7']
-    records.append(struct.pack('<i7di', view + 1, *q, *t, 1) + name.encode() + b'\0' + struct.pack(
-        '<Qddqddq', 2, 10.5, 11.5, -1, 20.0, 21.0, 7))
-  values = {'PINHOLE': (focal, focal, *centre), 'SIMPLE_PINHOLE': (focal, *centre),
-            'OPENCV': (focal, focal, *centre, 0, 0, 0, 0), 'FOV': (focal, focal, *centre, 0.1)}[model]
-  number = {'PINHOLE': 1, 'SIMPLE_PINHOLE': 0, 'OPENCV': 4, 'FOV': 7}[model]
-  sparse = folder / 'sparse/0'
-  if binary:
-    (sparse / 'cameras.bin').write_bytes(struct.pack(f'<QiiQQ{len(values)}d', 1, 1, number, width, height, *values))
-    (sparse / 'images.bin').write_bytes(struct.pack('<Q', len(records)) + b''.join(records))
-  else:
-    (sparse / 'cameras.txt').write_text(f'# Cameras\n1 {model} {width} {height} ' + ' '.join(map(str, values)) + '\n')
-    (sparse / 'images.txt').write_text('# Images\n# two lines each\n' + '\n'.join(lines) + '\n')
-  return folder
+from lrm_jax.datasets import folders, inspection
+from lrm_jax.datasets.folders import colmap, video
+from lrm_jax.datasets.folders.pictures import Options
+from lrm_jax.datasets.records import BrokenRecordError
+from lrm_jax.geometry import cameras, images
+from view_folders import NUM_VIEWS, write_nerf, write_openlrm, write_video
 
 
 def relative(poses):
@@ -202,8 +117,10 @@ def test_distortion_is_taken_out(truth, tmp_path, model, values):
     Image.fromarray(bent).save(path)
   numbers = {'SIMPLE_RADIAL': (focal, *centre, *values), 'OPENCV': (focal, focal, *centre, *values)}[model]
   agreement = {}
-  for name, line in (('bent', f'1 {model} {width} {height} ' + ' '.join(map(str, numbers))),
-                     ('left', f'1 SIMPLE_PINHOLE {width} {height} {focal} {centre[0]} {centre[1]}')):
+  for name, line in (
+    ('bent', f'1 {model} {width} {height} ' + ' '.join(map(str, numbers))),
+    ('left', f'1 SIMPLE_PINHOLE {width} {height} {focal} {centre[0]} {centre[1]}'),
+  ):
     (folder / 'sparse/0/cameras.txt').write_text(line + '\n')
     _, record = read_only(tmp_path, size=96)
     middle = video.nearest_point(record['camera_to_world'][:, :3, 3], -record['camera_to_world'][:, :3, 2])
@@ -230,8 +147,10 @@ def test_distortion_that_is_not_known_is_refused(truth, tmp_path):
 
 
 def test_binary_and_text_models_are_the_same(truth, tmp_path):
-  text, binary = (colmap.read(write_video(tmp_path / str(b), truth, binary=b, similarity=SIMILARITY) / 'sparse/0')
-                  for b in (False, True))
+  text, binary = (
+    colmap.read(write_video(tmp_path / str(b), truth, binary=b, similarity=SIMILARITY) / 'sparse/0')
+    for b in (False, True)
+  )
   for a, b in zip(text, binary):
     np.testing.assert_allclose(a.camera_to_world, b.camera_to_world, atol=1e-12)
     np.testing.assert_array_equal(a.focal, b.focal)
@@ -275,18 +194,20 @@ def spoil_pose(folder, change):
 
 
 SPOILED = {
-    'a truncated picture': (lambda f: (f / 'rgba/002.png').write_bytes((f / 'rgba/002.png').read_bytes()[:150]),
-                            '002.png is no whole picture'),
-    'what is no picture': (lambda f: (f / 'rgba/002.png').write_text('hello'), '002.png is no whole picture'),
-    'a pose of another shape': (lambda f: spoil_pose(f, lambda x: x[:, :3]), r'001.npy has the shape \[3, 3\]'),
-    'a pose that is no number': (lambda f: spoil_pose(f, lambda x: x * np.nan), 'values that are no numbers'),
-    'a singular matrix': (lambda f: spoil_pose(f, lambda x: x * 0), 'view 1 of ball is no rotation'),
-    'a mirrored camera': (lambda f: spoil_pose(f, lambda x: x * [1, 1, -1, 1]), 'view 1 of ball is no rotation'),
-    'a damaged array': (lambda f: (f / 'pose/001.npy').write_bytes(b'\x93NUMPY'), '001.npy is no array'),
-    'a missing view': (lambda f: (f / 'rgba/003.png').unlink(), '003 is in one of them alone'),
-    'a missing camera': (lambda f: (f / 'pose/003.npy').unlink(), '003 is in one of them alone'),
-    'a size of zero': (lambda f: np.save(f / 'intrinsics.npy', np.zeros((3, 2))), 'a picture of 0 x 0'),
-    'no focal length': (lambda f: np.save(f / 'intrinsics.npy', [[0, 0], [24, 24], [48, 48]]), 'focal length of 0'),
+  'a truncated picture': (
+    lambda f: (f / 'rgba/002.png').write_bytes((f / 'rgba/002.png').read_bytes()[:150]),
+    '002.png is no whole picture',
+  ),
+  'what is no picture': (lambda f: (f / 'rgba/002.png').write_text('hello'), '002.png is no whole picture'),
+  'a pose of another shape': (lambda f: spoil_pose(f, lambda x: x[:, :3]), r'001.npy has the shape \[3, 3\]'),
+  'a pose that is no number': (lambda f: spoil_pose(f, lambda x: x * np.nan), 'values that are no numbers'),
+  'a singular matrix': (lambda f: spoil_pose(f, lambda x: x * 0), 'view 1 of ball is no rotation'),
+  'a mirrored camera': (lambda f: spoil_pose(f, lambda x: x * [1, 1, -1, 1]), 'view 1 of ball is no rotation'),
+  'a damaged array': (lambda f: (f / 'pose/001.npy').write_bytes(b'\x93NUMPY'), '001.npy is no array'),
+  'a missing view': (lambda f: (f / 'rgba/003.png').unlink(), '003 is in one of them alone'),
+  'a missing camera': (lambda f: (f / 'pose/003.npy').unlink(), '003 is in one of them alone'),
+  'a size of zero': (lambda f: np.save(f / 'intrinsics.npy', np.zeros((3, 2))), 'a picture of 0 x 0'),
+  'no focal length': (lambda f: np.save(f / 'intrinsics.npy', [[0, 0], [24, 24], [48, 48]]), 'focal length of 0'),
 }
 
 
@@ -298,8 +219,9 @@ def test_what_is_wrong_is_named(kind, truth, tmp_path):
     read_only(tmp_path)
 
 
-@pytest.mark.parametrize('name, words', [
-    ('cameras.bin', 'damaged COLMAP model'), ('images.bin', 'damaged COLMAP model')])
+@pytest.mark.parametrize(
+  'name, words', [('cameras.bin', 'damaged COLMAP model'), ('images.bin', 'damaged COLMAP model')]
+)
 def test_a_damaged_model_is_named(name, words, truth, tmp_path):
   folder = write_video(tmp_path, truth, binary=True)
   path = folder / 'sparse/0' / name

@@ -16,13 +16,14 @@ from safetensors.numpy import load_file, save_file
 import yaml
 
 import lrm_jax
-from lrm_jax import export, losses, rays, sources, state, volume
-from lrm_jax.models import renderer, triplane
-from lrm_jax.weights import openlrm, tables, triposr
+from lrm_jax import export
+from lrm_jax.geometry import rays, volume
+from lrm_jax.models import registry, renderer, triplane
+from lrm_jax.training import losses
+from lrm_jax.weights import openlrm, pretrained, tables, triposr
 from tests.conftest import load_torch_lrm
 
-GOLDEN = Path(__file__).parents[2] / 'shared/golden'
-pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason='the golden numbers are not beside this checkout')
+GOLDEN = Path(__file__).parent / 'golden'
 OPENLRM = ('openlrm_dinov1', 'openlrm_dinov2reg')
 
 
@@ -30,8 +31,10 @@ def write_model(name: str, golden: dict, directory: Path) -> Path:
   """Writes a directory in the layout of OpenLRM or TripoSR from a golden file."""
   spec = json.loads((GOLDEN / 'configs.json').read_text())[f'golden/{name}']
   directory.mkdir(exist_ok=True)
-  save_file({key.removeprefix('state/'): x for key, x in golden.items() if key.startswith('state/')},
-            directory / 'model.safetensors')
+  save_file(
+    {key.removeprefix('state/'): x for key, x in golden.items() if key.startswith('state/')},
+    directory / 'model.safetensors',
+  )
   if name == 'triposr':
     config, encoder = spec['args'][:2]
     config = config | {'encoder_num_heads': encoder['heads']}
@@ -58,8 +61,9 @@ def close(ours, golden, bound=1e-4):
 
 
 def image_of(golden):
-  return jnp.asarray(golden['out/image_resized'] if 'out/image_resized' in golden else
-                     golden['in/image'].transpose(0, 2, 3, 1))
+  return jnp.asarray(
+    golden['out/image_resized'] if 'out/image_resized' in golden else golden['in/image'].transpose(0, 2, 3, 1)
+  )
 
 
 def camera_of(golden):
@@ -116,7 +120,8 @@ def test_features_of_the_three_planes(name):
   golden = load_file(GOLDEN / f'{name}.safetensors')
   axes = triplane.plane_axes(('xy', 'xz', 'zy'))
   ours = jax.vmap(lambda planes, points: triplane.sample_concatenated(planes, points, axes))(
-      planes_of(golden), jnp.asarray(golden['in/points']))
+    planes_of(golden), jnp.asarray(golden['in/points'])
+  )
   close(ours, np.concatenate(golden['out/point_features'].swapaxes(0, 1), axis=-1))
 
 
@@ -139,7 +144,10 @@ def openlrm_views(golden):
 
 def composited(model, planes, golden, variant):
   """Returns the pixels [B, V, 16, 16] over their background, along the golden rays, at the golden distances."""
-  get = lambda key: golden[f'out/render{variant}/{key}']
+
+  def get(key):
+    return golden[f'out/render{variant}/{key}']
+
   distances = get('depths_coarse')
   if variant != 'C':
     distances = np.concatenate([distances, get('depths_fine')], axis=2)
@@ -150,7 +158,10 @@ def composited(model, planes, golden, variant):
   folded = model.nerf.fold(planes)[np.array([0, 0, 1, 1])]
   raw, color = model.nerf.raw_after_first(jax.vmap(model.features)(folded, jnp.asarray(points)))
   raw, color = jnp.where(inside, raw, -1e37), jnp.where(inside[..., None], color, 0)
-  take = lambda x: jnp.take_along_axis(jnp.asarray(x), order.reshape(order.shape + (1,) * (x.ndim - 3)), axis=2)
+
+  def take(x):
+    return jnp.take_along_axis(jnp.asarray(x), order.reshape(order.shape + (1,) * (x.ndim - 3)), axis=2)
+
   pixels, _ = volume.composite_intervals(take(raw), take(color), take(distances[..., 0]), model.nerf.density)
   pixels = volume.over(pixels, jnp.asarray(openlrm_views(golden)[2].reshape(4, 1, 3)))
   return jax.tree.map(lambda x: x.reshape(2, 2, 16, 16, *x.shape[2:]), pixels)
@@ -161,7 +172,10 @@ def composited(model, planes, golden, variant):
 def test_compositing_at_the_given_distances(case, variant):
   """Colour, depth and opacity."""
   _, golden, reconstructor, _ = case
-  get = lambda key: golden[f'out/render{variant}/{key}']
+
+  def get(key):
+    return golden[f'out/render{variant}/{key}']
+
   pixels = composited(reconstructor.model, planes_of(golden), golden, variant)
   close(pixels.color, get('images_rgb').transpose(0, 1, 3, 4, 2))
   close(pixels.opacity, get('images_weight')[:, :, 0])
@@ -181,16 +195,16 @@ def test_the_loss_and_its_gradients(case):
     return losses.reconstruction(pixels, target, target[..., 0], planes, total_variation_weight=5e-4)
 
   def loss_fn(params):
-    model = state.with_parameters(reconstructor.model, params)
+    model = registry.with_parameters(reconstructor.model, params)
     return loss_of_planes(model, model.encode(image_of(golden), *map(jnp.asarray, camera_of(golden))))
 
-  (loss, parts), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.parameters(reconstructor.model))
+  (loss, parts), gradients = jax.value_and_grad(loss_fn, has_aux=True)(registry.parameters(reconstructor.model))
   close(loss[None], golden['out/loss_total'])
   close(parts['mse'][None], golden['out/loss_pixel'])
   gradient, _ = jax.grad(lambda planes: loss_of_planes(reconstructor.model, planes), has_aux=True)(planes_of(golden))
   close(gradient, golden['out/grad/planes'].transpose(0, 1, 3, 4, 2), 1e-3)
   # By their names: as the gradients were weights to be written.
-  config, _ = sources.read(directory, openlrm)
+  config, _ = pretrained.read(directory, openlrm)
   openlrm.write(directory / 'gradients', config.to_dict(), traverse_util.flatten_dict(gradients, sep='/'))
   check_gradients(load_file(directory / 'gradients/model.safetensors'), golden)
 
@@ -210,13 +224,17 @@ def check_gradients(ours, golden):
 @pytest.mark.parametrize('name', OPENLRM)
 def test_samples_are_taken_where_the_first_pass_found_something(name):
   golden = load_file(GOLDEN / f'{name}.safetensors')
-  get = lambda key: golden[f'out/renderA/{key}']
+
+  def get(key):
+    return golden[f'out/renderA/{key}']
+
   hit = golden['out/ray_near_raw'][..., 0] > -1
   near, far = (jnp.asarray(golden[f'out/ray_{end}_raw'][..., 0]) for end in ('near', 'far'))
   close(rays.sample_ends(near, far, 8)[hit], get('depths_coarse')[..., 0][hit])
   uniform = np.broadcast_to((np.arange(8, dtype=np.float32) + 0.5) / 8, (4, 256, 8))
   fine = rays.sample_where_weights_are(
-      *(jnp.asarray(get(key)[..., 0]) for key in ('depths_coarse', 'weights_coarse')), jnp.asarray(uniform))
+    *(jnp.asarray(get(key)[..., 0]) for key in ('depths_coarse', 'weights_coarse')), jnp.asarray(uniform)
+  )
   close(np.sort(fine, axis=-1), np.sort(get('depths_fine')[..., 0], axis=-1))
 
 
@@ -237,11 +255,22 @@ def test_whole_views_of_triposr(tmp_path):
   golden = load_file(GOLDEN / 'triposr.safetensors')
   model = lrm_jax.from_pretrained(write_model('triposr', golden, tmp_path)).model
   hit = golden['out/rays_valid'].astype(bool)
-  flat = lambda x: jnp.asarray(np.tile(x.reshape(1, -1, 3)[:, hit], (2, 1, 1)))
+
+  def flat(x):
+    return jnp.asarray(np.tile(x.reshape(1, -1, 3)[:, hit], (2, 1, 1)))
+
   pixels = renderer.render_rays(
-      model.nerf.fold(planes_of(golden)), model.trace, flat(golden['in/rays_o']), flat(golden['in/rays_d']),
-      rays_per_chunk=100, num_samples=16)
-  picture = lambda key: golden[f'out/render_{key}'].reshape(2, len(hit), -1)[:, hit]
+    model.nerf.fold(planes_of(golden)),
+    model.trace,
+    flat(golden['in/rays_o']),
+    flat(golden['in/rays_d']),
+    rays_per_chunk=100,
+    num_samples=16,
+  )
+
+  def picture(key):
+    return golden[f'out/render_{key}'].reshape(2, len(hit), -1)[:, hit]
+
   close(volume.over(pixels, 1.0).color, picture('rgb'))
   close(pixels.opacity, picture('opacity')[..., 0])
   close(pixels.depth, picture('depth_unnormalised')[..., 0])
@@ -252,15 +281,18 @@ def test_the_gradients_of_triposr(tmp_path):
   golden = load_file(GOLDEN / 'triposr.safetensors')
   model = lrm_jax.from_pretrained(write_model('triposr', golden, tmp_path)).model
   hit = golden['out/rays_valid'].astype(bool)
-  flat = lambda key: jnp.asarray(golden[key].reshape(1, -1, 3)[:, hit])
+
+  def flat(key):
+    return jnp.asarray(golden[key].reshape(1, -1, 3)[:, hit])
 
   def loss_fn(nerf, planes):
-    trained = state.with_parameters(model, state.parameters(model) | {'nerf': nerf})
+    trained = registry.with_parameters(model, registry.parameters(model) | {'nerf': nerf})
     pixels = renderer.render_rays(
-        trained.nerf.fold(planes), trained.trace, flat('in/rays_o'), flat('in/rays_d'), rays_per_chunk=100, num_samples=16)
+      trained.nerf.fold(planes), trained.trace, flat('in/rays_o'), flat('in/rays_d'), rays_per_chunk=100, num_samples=16
+    )
     return jnp.sum(jnp.square(volume.over(pixels, 1.0).color - flat('in/target'))) / golden['in/target'].size
 
-  nerf, planes = jax.grad(loss_fn, argnums=(0, 1))(state.parameters(model)['nerf'], planes_of(golden)[:1])
+  nerf, planes = jax.grad(loss_fn, argnums=(0, 1))(registry.parameters(model)['nerf'], planes_of(golden)[:1])
   close(planes[0], golden['out/grad/planes0'].transpose(0, 2, 3, 1), 1e-3)
   rows = [row for row in triposr.rows(len(model.nerf.hidden.bias[...]) + 2) if row.ours.startswith('nerf/')]
   check_gradients(dict(tables.save(rows, traverse_util.flatten_dict({'nerf': nerf}, sep='/'))), golden)
@@ -270,8 +302,8 @@ def test_out_again_is_the_same_to_the_bit(case, tmp_path):
   name, _, reconstructor, directory = case
   before = load_file(directory / 'model.safetensors')
   kind = triposr if name == 'triposr' else openlrm
-  config, _ = sources.read(directory, kind)
-  kind.write(tmp_path / 'out', config.to_dict(), sources.flat_parameters(reconstructor.model))
+  config, _ = pretrained.read(directory, kind)
+  kind.write(tmp_path / 'out', config.to_dict(), pretrained.flat_parameters(reconstructor.model))
   after = load_file(tmp_path / 'out/model.safetensors')
   assert after.keys() == before.keys()
   for key, x in before.items():

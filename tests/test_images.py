@@ -5,7 +5,8 @@ import pytest
 from skimage import metrics as reference
 
 from conftest import encode_png
-from lrm_jax import images
+from lrm_jax.evaluation import image_metrics
+from lrm_jax.geometry import images
 
 
 def test_decoding_gives_premultiplied_colour(rng):
@@ -26,7 +27,7 @@ def test_a_picture_without_alpha_is_opaque(rng):
 def test_a_damaged_picture_is_a_clear_error(rng, keep):
   whole = encode_png(rng.integers(0, 256, (32, 32, 4), dtype=np.uint8))
   with pytest.raises(ValueError, match='not a whole picture'):
-    images.decode(whole[:int(keep if keep >= 1 else keep * len(whole))])
+    images.decode(whole[: int(keep if keep >= 1 else keep * len(whole))])
 
 
 @pytest.mark.parametrize('size', [5, 12, 31, 48, 60, 96])
@@ -47,7 +48,10 @@ def test_halving_averages_blocks_of_four(rng):
 @pytest.mark.parametrize('size', [9, 24, 32, 64])
 def test_resizing_moves_nothing(size):
   """A slope stays where it is: pixel i stands for (i + 0.5) / size, at any size."""
-  slope = lambda n: (np.arange(n) + 0.5) / n
+
+  def slope(n):
+    return (np.arange(n) + 0.5) / n
+
   row, column = np.meshgrid(slope(32), slope(32), indexing='ij')
   resized = images.resize(np.stack([row, column], axis=-1).astype(np.float32), size)
   inside = slice(size // 32, size - size // 32)  # At the border an enlarged picture repeats its last pixel.
@@ -73,33 +77,40 @@ def test_compositing_and_resizing_commute(rng):
   pixels = rng.uniform(size=(16, 16, 4)).astype(np.float32)
   pixels[..., :3] *= pixels[..., 3:]
   np.testing.assert_allclose(
-      images.over(images.resize(pixels, 6), 0.4), images.resize(images.over(pixels, 0.4), 6), atol=1e-5)
+    images.over(images.resize(pixels, 6), 0.4), images.resize(images.over(pixels, 0.4), 6), atol=1e-5
+  )
 
 
 def test_figures_are_those_of_scikit_image(rng):
   x = rng.uniform(size=(2, 3, 24, 20, 3)).astype(np.float32)
   y = np.clip(x + 0.1 * rng.normal(size=x.shape), 0, 1).astype(np.float32)
-  psnr, ssim = images.psnr(x, y), images.ssim(x, y)
+  psnr, ssim = image_metrics.psnr(x, y), image_metrics.ssim(x, y)
   assert psnr.shape == ssim.shape == (2, 3)
   for i in np.ndindex(2, 3):
     assert psnr[i] == pytest.approx(reference.peak_signal_noise_ratio(x[i], y[i], data_range=1), abs=1e-4)
     # Their mean leaves out the same border of 5 pixels as ours.
     expected = reference.structural_similarity(
-        x[i].astype(np.float64), y[i].astype(np.float64), data_range=1, channel_axis=-1, gaussian_weights=True,
-        sigma=1.5, use_sample_covariance=False)
+      x[i].astype(np.float64),
+      y[i].astype(np.float64),
+      data_range=1,
+      channel_axis=-1,
+      gaussian_weights=True,
+      sigma=1.5,
+      use_sample_covariance=False,
+    )
     assert ssim[i] == pytest.approx(expected, abs=1e-6)
 
 
 def test_figures_of_equal_pictures(rng):
   x = rng.uniform(size=(16, 16, 3))
-  assert images.psnr(x, x) == pytest.approx(100)  # Finite, so that means stay finite.
-  assert images.ssim(x, x) == pytest.approx(1)
-  assert images.psnr(np.zeros((4, 4, 3)), np.full((4, 4, 3), 0.1)) == pytest.approx(20)
+  assert image_metrics.psnr(x, x) == pytest.approx(100)  # Finite, so that means stay finite.
+  assert image_metrics.ssim(x, x) == pytest.approx(1)
+  assert image_metrics.psnr(np.zeros((4, 4, 3)), np.full((4, 4, 3), 0.1)) == pytest.approx(20)
 
 
 def test_ssim_of_a_small_picture_is_refused():
   with pytest.raises(ValueError, match='11 x 11 pixels, not 8 x 16'):
-    images.ssim(np.zeros((8, 16, 3)), np.zeros((8, 16, 3)))
+    image_metrics.ssim(np.zeros((8, 16, 3)), np.zeros((8, 16, 3)))
 
 
 def test_depth_is_light_where_near_and_white_where_nothing_is():

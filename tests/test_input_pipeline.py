@@ -2,11 +2,14 @@
 
 import dataclasses
 
-from conftest import encode_png
 import numpy as np
 import pytest
 
-from lrm_jax import cameras, examples, images, input_pipeline
+from conftest import encode_png
+from lrm_jax.datasets import examples, pipeline
+from lrm_jax.datasets.records import open_split
+from lrm_jax.datasets.views import load_views
+from lrm_jax.geometry import cameras, images
 
 SETTINGS = dict(image_size=16, window=12, resize_min=14, resize_max=30, num_side_views=2)
 MAKE = examples.MakeExample(**SETTINGS)
@@ -29,14 +32,18 @@ def dots():
     pixels = np.zeros((96, 96, 4), np.uint8)
     pixels[..., 0], pixels[..., 3] = 255, np.round(255 * alpha)
     views.append(encode_png(pixels))
-  return {'uid': b'dot', 'views': views, 'camera_to_world': poses.astype(np.float32),
-          'intrinsics': intrinsics.astype(np.float32)}
+  return {
+    'uid': b'dot',
+    'views': views,
+    'camera_to_world': poses.astype(np.float32),
+    'intrinsics': intrinsics.astype(np.float32),
+  }
 
 
 def make_dataset(dataset, **kwargs):
   rules = {field.name for field in dataclasses.fields(examples.MakeExample)}
   make = dataclasses.replace(MAKE, **{name: kwargs.pop(name) for name in rules & kwargs.keys()})
-  return input_pipeline.make_dataset([input_pipeline.Source(dataset, 'train', make)], **{'batch_size': 4, **kwargs})
+  return pipeline.make_dataset([pipeline.Source(dataset, 'train', make)], **{'batch_size': 4, **kwargs})
 
 
 def take(dataset, count, **kwargs):
@@ -108,11 +115,18 @@ def test_the_input_view_is_the_first_target_and_stands_before_the_object(dataset
 
 
 def test_keys_shapes_and_kinds(dataset):
-  batch, = take(dataset, 1, background=(0.25,), input_background=0.25)
+  (batch,) = take(dataset, 1, background=(0.25,), input_background=0.25)
   shapes = {
-      'image': (4, 16, 16, 3), 'camera_to_world': (4, 4, 4), 'intrinsics': (4, 4), 'target_color': (4, 3, 12, 12, 3),
-      'target_opacity': (4, 3, 12, 12), 'target_camera_to_world': (4, 3, 4, 4), 'target_intrinsics': (4, 3, 4),
-      'background': (4, 3, 3), 'record': (4,)}
+    'image': (4, 16, 16, 3),
+    'camera_to_world': (4, 4, 4),
+    'intrinsics': (4, 4),
+    'target_color': (4, 3, 12, 12, 3),
+    'target_opacity': (4, 3, 12, 12),
+    'target_camera_to_world': (4, 3, 4, 4),
+    'target_intrinsics': (4, 3, 4),
+    'background': (4, 3, 3),
+    'record': (4,),
+  }
   assert {name: value.shape for name, value in batch.items()} == shapes
   assert {name for name, value in batch.items() if value.dtype != np.float32} == {'record'}
   assert batch['record'].dtype == np.int32
@@ -176,7 +190,9 @@ def test_the_frontal_view_is_the_input_as_often_as_asked(dots):
 
 
 def test_colours_are_permuted_alike_in_all_views(dots):
-  make = dataclasses.replace(MAKE, permute_colors=True, background=(0.0,), input_background=0.0, window=30, resize_min=30, resize_max=30)
+  make = dataclasses.replace(
+    MAKE, permute_colors=True, background=(0.0,), input_background=0.0, window=30, resize_min=30, resize_max=30
+  )
   carriers = set()
   for seed in range(20):
     example = make(dots, np.random.default_rng(seed))
@@ -228,12 +244,12 @@ def test_what_is_no_dataset_is_said(dataset, tmp_path):
   with pytest.raises(FileNotFoundError, match='no dataset.*data/build.py'):
     make_dataset(tmp_path)
   with pytest.raises(ValueError, match="no split 'valid'; it has test, train"):
-    input_pipeline.load_views(dataset, 'valid', image_size=8, size=8)
+    load_views(dataset, 'valid', image_size=8, size=8)
 
 
 def test_evaluation_takes_every_view_from_before_the_object(dataset):
-  views = input_pipeline.load_views(dataset, 'test', image_size=16, size=24, indices=[1, 0, 7], background=0.5, input_background=0.5)
-  source = input_pipeline.open_split(dataset, 'test')
+  views = load_views(dataset, 'test', image_size=16, size=24, indices=[1, 0, 7], background=0.5, input_background=0.5)
+  source = open_split(dataset, 'test')
   assert views['image'].shape == (2, 16, 16, 3)
   assert views['color'].shape == (2, 5, 24, 24, 3) and views['opacity'].shape == (2, 5, 24, 24)
   np.testing.assert_allclose(views['camera_to_world'][:, 0], [cameras.input_camera()] * 2, atol=1e-5)
@@ -247,14 +263,16 @@ def test_evaluation_takes_every_view_from_before_the_object(dataset):
 
 def test_evaluating_nothing_is_said(dataset):
   with pytest.raises(ValueError, match="no objects .* 'test' .* has 2"):
-    input_pipeline.load_views(dataset, 'test', image_size=16, size=24, indices=[7])
+    load_views(dataset, 'test', image_size=16, size=24, indices=[7])
 
 
 def mixture(dataset, other, **kwargs):
   """Batches of two datasets, the second with every record three times an epoch and its own camera rule."""
-  sources = [input_pipeline.Source(dataset, 'train', MAKE),
-             input_pipeline.Source(other, 'test', dataclasses.replace(MAKE, keep_distance=True), 3.0, 'video')]
-  batches = input_pipeline.make_dataset(sources, **{'batch_size': 5, **kwargs})
+  sources = [
+    pipeline.Source(dataset, 'train', MAKE),
+    pipeline.Source(other, 'test', dataclasses.replace(MAKE, keep_distance=True), 3.0, 'video'),
+  ]
+  batches = pipeline.make_dataset(sources, **{'batch_size': 5, **kwargs})
   result = [next(batches) for _ in range(4)]
   batches.close()
   return result
@@ -275,7 +293,7 @@ def test_each_dataset_of_a_mixture_has_its_own_rules(dataset):
     direction = batch['camera_to_world'][:, :3, 3] / distance[:, None]
     np.testing.assert_allclose(direction, [[0, -1, 0]] * 5, atol=1e-5)
     np.testing.assert_allclose(distance[batch['record'] < 4], 2, atol=1e-5)
-    source = input_pipeline.open_split(dataset, 'test')
+    source = open_split(dataset, 'test')
     for record, d in zip(batch['record'], distance):
       if record >= 4:
         own = np.linalg.norm(source[record - 4]['camera_to_world'][:, :3, 3], axis=-1)
@@ -295,17 +313,31 @@ def test_a_mixture_is_shared_and_resumed_as_one_dataset_is(dataset, workers):
 
 
 def test_the_datasets_of_a_configuration(dataset):
-  data = dict(path='a', times=1.0, train_split='train', background=(1.0,), num_side_views=3, window=8, resize_min=8,
-              resize_max=9, mirror=False,
-              mixture={'video': dict(path='', times=3.0), 'scans': dict(path='b', times=0.5, mirror=True)})
-  read = lambda **changes: input_pipeline.training_sources(data | changes, image_size=16, input_position=(1.9, 0, 0))
+  data = dict(
+    path='a',
+    times=1.0,
+    train_split='train',
+    background=(1.0,),
+    num_side_views=3,
+    window=8,
+    resize_min=8,
+    resize_max=9,
+    mirror=False,
+    mixture={'video': dict(path='', times=3.0), 'scans': dict(path='b', times=0.5, mirror=True)},
+  )
+
+  def read(**changes):
+    return pipeline.training_sources(data | changes, image_size=16, input_position=(1.9, 0, 0))
+
   first, second = read()
   assert (first.path, first.times, first.name, first.make.mirror) == ('a', 1.0, '', False)
   assert (second.path, second.times, second.name, second.make.mirror) == ('b', 0.5, 'scans', True)
   assert second.make.input_position == (1.9, 0, 0) and second.make.resize_max == 9
-  for entry, words in [(dict(path='b', mirrored=True), 'scans has mirrored, which'),
-                       (dict(path='b', window=9), r'scans.window = 9 must be config.data.window = 8'),
-                       (dict(path='b', times=0.0), r'scans.times = 0.0 must be above 0')]:
+  for entry, words in [
+    (dict(path='b', mirrored=True), 'scans has mirrored, which'),
+    (dict(path='b', window=9), r'scans.window = 9 must be config.data.window = 8'),
+    (dict(path='b', times=0.0), r'scans.times = 0.0 must be above 0'),
+  ]:
     with pytest.raises(ValueError, match=words):
       read(mixture={'scans': entry})
 
@@ -325,23 +357,25 @@ class Damaged:
 
 
 HARM = {
-    'a truncated picture': lambda r: {'views': [view[:200] for view in r['views']]},
-    'a picture that is not square': lambda r: {'views': [encode_png(np.zeros((8, 9, 4), np.uint8))] * len(r['views'])},
-    'a pose that is no number': lambda r: {'camera_to_world': np.full_like(r['camera_to_world'], np.nan)},
-    'a singular matrix': lambda r: {'camera_to_world': 0 * r['camera_to_world']},
-    'a mirrored camera': lambda r: {'camera_to_world': r['camera_to_world'] * np.array([1, 1, -1, 1], np.float32)},
-    'a missing view': lambda r: {'views': r['views'][:-1]},
-    'a missing camera': lambda r: {'intrinsics': r['intrinsics'][1:]},
-    'no focal length': lambda r: {'intrinsics': 0 * r['intrinsics']},
-    'a camera in the origin': lambda r: {'camera_to_world': np.tile(np.eye(4, dtype=np.float32), (len(r['views']), 1, 1))},
-    'too few views': lambda r: {name: r[name][:2] for name in ('views', 'camera_to_world', 'intrinsics')},
+  'a truncated picture': lambda r: {'views': [view[:200] for view in r['views']]},
+  'a picture that is not square': lambda r: {'views': [encode_png(np.zeros((8, 9, 4), np.uint8))] * len(r['views'])},
+  'a pose that is no number': lambda r: {'camera_to_world': np.full_like(r['camera_to_world'], np.nan)},
+  'a singular matrix': lambda r: {'camera_to_world': 0 * r['camera_to_world']},
+  'a mirrored camera': lambda r: {'camera_to_world': r['camera_to_world'] * np.array([1, 1, -1, 1], np.float32)},
+  'a missing view': lambda r: {'views': r['views'][:-1]},
+  'a missing camera': lambda r: {'intrinsics': r['intrinsics'][1:]},
+  'no focal length': lambda r: {'intrinsics': 0 * r['intrinsics']},
+  'a camera in the origin': lambda r: {
+    'camera_to_world': np.tile(np.eye(4, dtype=np.float32), (len(r['views']), 1, 1))
+  },
+  'too few views': lambda r: {name: r[name][:2] for name in ('views', 'camera_to_world', 'intrinsics')},
 }
 
 
 @pytest.mark.parametrize('kind', HARM)
 def test_a_broken_record_is_named_and_replaced_up_to_a_limit(dataset, kind, monkeypatch, caplog):
-  records = input_pipeline.open_split(dataset, 'train')
-  monkeypatch.setattr(input_pipeline, 'open_split', lambda *args: Damaged(records, {2}, HARM[kind]))
+  records = open_split(dataset, 'train')
+  monkeypatch.setattr(pipeline, 'open_split', lambda *args: Damaged(records, {2}, HARM[kind]))
   good = take(dataset, 2, max_broken_share=0.5)
   name = records[2]['uid'].decode()
   assert all(2 not in batch['record'] for batch in good) and all(sorted(b['record']) == [0, 1, 3, 3] for b in good)
@@ -352,7 +386,7 @@ def test_a_broken_record_is_named_and_replaced_up_to_a_limit(dataset, kind, monk
 
 
 def test_a_dataset_that_is_broken_all_over_is_not_searched_for_ever(dataset, monkeypatch):
-  records = input_pipeline.open_split(dataset, 'train')
-  monkeypatch.setattr(input_pipeline, 'open_split', lambda *args: Damaged(records, range(4), HARM['no focal length']))
+  records = open_split(dataset, 'train')
+  monkeypatch.setattr(pipeline, 'open_split', lambda *args: Damaged(records, range(4), HARM['no focal length']))
   with pytest.raises(ValueError, match='ball_. has a focal length of 0'):
     take(dataset, 1, max_broken_share=1.0)

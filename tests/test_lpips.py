@@ -10,15 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrm_jax import cameras, evaluate
+from lrm_jax import evaluate
+from lrm_jax.geometry import cameras
+from lrm_jax.geometry.volume import Pixels
 from lrm_jax.models import lpips
-from lrm_jax.volume import Pixels
 from lrm_jax.weights import vgg
 
 # The network is an argument: constants of this size take long to compile.
 compare = jax.jit(lambda network, x, y: network(x, y))
-distance_and_gradients = jax.jit(jax.value_and_grad(
-    lambda x, y, network: (jnp.sum(d := network(x, y)), d), argnums=(0, 1), has_aux=True))
+distance_and_gradients = jax.jit(
+  jax.value_and_grad(lambda x, y, network: (jnp.sum(d := network(x, y)), d), argnums=(0, 1), has_aux=True)
+)
 
 
 @pytest.fixture(scope='module')
@@ -64,7 +66,7 @@ def plain_lpips(weights, x, y, prepare=scaled):
     for layer in stage:
       padded = jnp.pad(pair, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
       kernel, (height, width) = weights[f'features.{layer}.weight'], pair.shape[2:4]
-      around = jnp.stack([padded[:, :, i:i + height, j:j + width] for i in range(3) for j in range(3)], axis=-1)
+      around = jnp.stack([padded[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=-1)
       pair = jnp.tensordot(around, kernel.reshape(*kernel.shape[:2], 9), axes=((4, 5), (1, 2)))
       pair = jnp.maximum(pair + weights[f'features.{layer}.bias'], 0)
     unit = pair / (jnp.linalg.norm(pair, axis=-1, keepdims=True) + 1e-10)
@@ -77,9 +79,13 @@ def plainly(weights, pictures, prepare=scaled):
   """Returns (distances, gradients to both pictures) in float64."""
   with jax.enable_x64(True):
     wide = {name: jnp.asarray(array, jnp.float64) for name, array in weights.items()}
-    plain = lambda x, y, wide: (jnp.sum(d := plain_lpips(wide, x, y, prepare)), d)
+
+    def plain(x, y, wide):
+      return (jnp.sum(d := plain_lpips(wide, x, y, prepare)), d)
+
     (_, distances), gradients = jax.jit(jax.value_and_grad(plain, argnums=(0, 1), has_aux=True))(
-        *pictures.astype(np.float64), wide)
+      *pictures.astype(np.float64), wide
+    )
     return np.asarray(distances), [np.asarray(gradient) for gradient in gradients]
 
 
@@ -103,11 +109,16 @@ def test_it_is_the_distance_of_the_lpips_package_and_so_are_its_gradients(weight
 
 def test_caffes_network_sees_blue_green_red_less_its_mean_and_that_mean_around_the_picture(weights, pictures):
   theirs = weights | {'features.0.weight': weights['features.0.weight'] / 64}
-  names = {f'features.{index}': f'conv{block}_{number}' for block, stage in enumerate(lpips.STAGES, start=1)
-           for number, index in enumerate(stage, start=1)}
+  names = {
+    f'features.{index}': f'conv{block}_{number}'
+    for block, stage in enumerate(lpips.STAGES, start=1)
+    for number, index in enumerate(stage, start=1)
+  }
   renamed = {f'{names[stem]}.{part}': theirs[f'{stem}.{part}'] for stem in names for part in ('weight', 'bias')}
-  network = lpips.LPIPS(vgg.load(renamed) | vgg.load({f'lin{k}.model.1.weight': theirs[f'lin{k}.model.1.weight']
-                                                      for k in range(5)}), mean=vgg.CAFFE_MEAN)
+  network = lpips.LPIPS(
+    vgg.load(renamed) | vgg.load({f'lin{k}.model.1.weight': theirs[f'lin{k}.model.1.weight'] for k in range(5)}),
+    mean=vgg.CAFFE_MEAN,
+  )
   expected = plainly(theirs, pictures, caffe)
   (_, distances), gradients = distance_and_gradients(*pictures, network)
   close((distances, gradients), expected, 1e-5)
@@ -138,7 +149,9 @@ def test_small_pictures_are_refused(distance):
 
 
 def test_the_network_without_weights_has_the_shapes_of_one_with(weights):
-  shapes = lambda network: [leaf.shape for leaf in jax.tree.leaves(network)]
+  def shapes(network):
+    return [leaf.shape for leaf in jax.tree.leaves(network)]
+
   assert shapes(lpips.abstract_lpips()) == shapes(lpips.LPIPS(weights))
 
 
@@ -153,11 +166,19 @@ def test_figures_say_which_network_they_are_of(dataset, tmp_path, capsys, monkey
   network = jax.tree_util.Partial(network)
   network.source = 'some.npz: a network'
   monkeypatch.setattr(evaluate, 'load_lpips', lambda paths: network)
-  monkeypatch.setattr(evaluate, 'from_pretrained', lambda source: types.SimpleNamespace(
-      image_size=16, model=None, input_position=cameras.INPUT_POSITION, input_background=1.0))
-  monkeypatch.setattr(evaluate.evaluation, 'predict', predict)
-  monkeypatch.setattr(sys, 'argv', ['evaluate', f'--data={dataset}', '--size=16', '--lpips_weights=some.npz',
-                                    f'--json={tmp_path / "figures.json"}'])
+  monkeypatch.setattr(
+    evaluate,
+    'from_pretrained',
+    lambda source: types.SimpleNamespace(
+      image_size=16, model=None, input_position=cameras.INPUT_POSITION, input_background=1.0
+    ),
+  )
+  monkeypatch.setattr(evaluate.novel_views, 'predict', predict)
+  monkeypatch.setattr(
+    sys,
+    'argv',
+    ['evaluate', f'--data={dataset}', '--size=16', '--lpips_network=some.npz', f'--json={tmp_path / "figures.json"}'],
+  )
   evaluate.main()
   assert 'lpips by some.npz: a network\n' in capsys.readouterr().out
   figures = json.loads((tmp_path / 'figures.json').read_text())

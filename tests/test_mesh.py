@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import trimesh
 
-from lrm_jax import cameras, glb, mesh as mesh_lib
+from lrm_jax.geometry import cameras
+from lrm_jax.reconstruction import glb
+from lrm_jax.reconstruction import mesh as mesh_lib
 
 
 def ball(radius=0.6, centre=(0.0, 0.0, 0.0)):
@@ -54,7 +56,9 @@ def test_a_ball_has_its_radius_and_looks_outwards():
 
 
 def test_vertices_have_the_colour_of_their_place():
-  hard = lambda points: (1e4 * np.clip(0.5 - np.linalg.norm(points, axis=-1) + 0.002, 0, 1), ball()(points)[1])
+  def hard(points):
+    return (1e4 * np.clip(0.5 - np.linalg.norm(points, axis=-1) + 0.002, 0, 1), ball()(points)[1])
+
   mesh = extract(hard, resolution=32, threshold=20.0)
   np.testing.assert_allclose(mesh.visual.vertex_colors[:, :3] / 255, mesh.vertices / 2 + 0.5, atol=0.03)
 
@@ -62,13 +66,16 @@ def test_vertices_have_the_colour_of_their_place():
 def test_haze_has_the_colour_of_what_it_surrounds():
   def field(points):
     distance = np.linalg.norm(points, axis=-1, keepdims=True)
-    return np.where(distance < 0.5, 50, np.where(distance < 0.6, 1, 0.0))[:, 0], np.where(distance < 0.5, [0.8, 0.1, 0.2], 1.0)
+    return np.where(distance < 0.5, 50, np.where(distance < 0.6, 1, 0.0))[:, 0], np.where(
+      distance < 0.5, [0.8, 0.1, 0.2], 1.0
+    )
 
   mesh = extract(field, resolution=48, threshold=0.5)
   assert np.linalg.norm(mesh.vertices, axis=-1).min() > 0.55
   # A tenth of the haze is seen: 1 - exp(-0.1).
   np.testing.assert_allclose(
-      mesh.visual.vertex_colors[:, :3] / 255, np.tile([0.82, 0.19, 0.28], (len(mesh.vertices), 1)), atol=0.04)
+    mesh.visual.vertex_colors[:, :3] / 255, np.tile([0.82, 0.19, 0.28], (len(mesh.vertices), 1)), atol=0.04
+  )
 
 
 def test_what_leaves_the_cube_is_closed_there():
@@ -80,7 +87,10 @@ def test_what_leaves_the_cube_is_closed_there():
 @pytest.mark.parametrize('greatest', [4.0, 400.0])
 def test_without_a_threshold_the_mesh_has_the_outline_of_the_volume(greatest):
   """However thin a blurred ball is: it ends where rays past its middle lose half of their light."""
-  density = lambda points: greatest * np.exp(-0.5 * np.sum((points / 0.25) ** 2, axis=-1))
+
+  def density(points):
+    return greatest * np.exp(-0.5 * np.sum((points / 0.25) ** 2, axis=-1))
+
   mesh = extract(lambda points: (density(points), np.zeros_like(points)), resolution=48)
   # Along a ray at distance r the optical depth is greatest sqrt(2 pi) 0.25 exp(-r^2 / (2 0.25^2)).
   radius = 0.25 * np.sqrt(2 * np.log(greatest * np.sqrt(2 * np.pi) * 0.25 / np.log(2)))
@@ -94,7 +104,10 @@ def test_an_empty_volume_is_told():
 
 def test_specks_are_left_out():
   parts = (ball(0.5), ball(0.3, (0.8, 0.8, 0.8)), ball(0.08, (-0.8, -0.8, -0.8)))
-  field = lambda points: (sum(part(points)[0] for part in parts), points)
+
+  def field(points):
+    return (sum(part(points)[0] for part in parts), points)
+
   mesh = extract(field, resolution=48, threshold=20.0)
   assert mesh.body_count == 2 and mesh.bounds[0].min() > -0.6
 
@@ -141,7 +154,9 @@ def test_glb_is_y_up_with_its_front_at_plus_z(tmp_path):
 
 
 def test_glb_holds_linear_light(tmp_path):
-  grey = lambda points: (ball()(points)[0], np.full((len(points), 3), 0.5))
+  def grey(points):
+    return (ball()(points)[0], np.full((len(points), 3), 0.5))
+
   glb.write(extract(grey, resolution=16, threshold=20.0), tmp_path / 'a.glb')
   # sRGB 0.5 is linear 0.214.
   np.testing.assert_allclose(colors_of(load(tmp_path / 'a.glb')), 0.214, atol=0.005)

@@ -6,12 +6,12 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 
-from lrm_jax import metrics, progress
+from lrm_jax.training import metric_writer, progress
 
 
 @pytest.fixture
 def writer(tmp_path):
-  writer = metrics.MetricWriter(tmp_path / 'run')
+  writer = metric_writer.MetricWriter(tmp_path / 'run')
   yield writer
   writer.close()
 
@@ -22,7 +22,7 @@ def test_a_line_can_be_read_as_soon_as_it_is_written(writer):
     lines = (writer.workdir / 'metrics.jsonl').read_text().splitlines()
     assert len(lines) == step
     assert json.loads(lines[-1]) == {'step': step, 'loss': 1 / step, 'psnr': 20.0}
-  assert metrics.read(writer.workdir) == [json.loads(line) for line in lines]
+  assert metric_writer.read(writer.workdir) == [json.loads(line) for line in lines]
 
 
 def test_tensorboard_gets_the_same(writer):
@@ -37,12 +37,17 @@ def test_a_resumed_run_reads_as_one_run(writer):
   with (writer.workdir / 'metrics.jsonl').open('a') as stream:
     stream.write('{"step": 7, "lo')  # Killed while it wrote.
   writer.close()
-  resumed = metrics.MetricWriter(writer.workdir)
+  resumed = metric_writer.MetricWriter(writer.workdir)
   resumed.truncate_after(4)
   resumed.write(5, {'loss': -5.0})
   resumed.close()
-  assert [(line['step'], line['loss']) for line in metrics.read(writer.workdir)] == [
-      (1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0), (5, -5.0)]
+  assert [(line['step'], line['loss']) for line in metric_writer.read(writer.workdir)] == [
+    (1, 1.0),
+    (2, 2.0),
+    (3, 3.0),
+    (4, 4.0),
+    (5, -5.0),
+  ]
 
 
 def test_truncating_a_fresh_run_does_nothing(writer):
@@ -58,7 +63,7 @@ def test_pictures_are_files(writer, rng):
 
 
 def test_other_processes_write_nothing(tmp_path):
-  writer = metrics.MetricWriter(tmp_path / 'run', active=False)
+  writer = metric_writer.MetricWriter(tmp_path / 'run', active=False)
   writer.write(1, {'loss': 1.0})
   writer.write_image(1, 'eval', np.zeros((4, 4, 3)))
   writer.truncate_after(0)

@@ -7,21 +7,25 @@ import numpy as np
 import pytest
 
 from conftest import TINY_MODEL
-from configs import base, quickstart, small
-from lrm_jax import cameras, cost, state
-from lrm_jax.models import attention, layers
+from lrm_jax.configs import base, quickstart, small
+from lrm_jax.geometry import cameras
+from lrm_jax.models import attention, layers, registry
 from lrm_jax.models.encoder import ViT
 from lrm_jax.models.lrm import LRM
-from lrm_jax.resize import cubic_matrix
+from lrm_jax.models.position_tables import cubic_matrix
+from lrm_jax.training import cost
 
 
 def scene(batch=2, views=3, size=16):
   rng = np.random.default_rng(0)
   intrinsics = np.tile(cameras.intrinsics_from_fov(50), (batch, 1)).astype(np.float32)
-  return (jnp.array(rng.uniform(size=(batch, size, size, 3)), jnp.float32),
-          jnp.array(np.tile(cameras.input_camera(), (batch, 1, 1)), jnp.float32), jnp.array(intrinsics),
-          jnp.array(np.tile(cameras.orbit(views, elevation=20), (batch, 1, 1, 1)), jnp.float32),
-          jnp.array(np.tile(intrinsics[:, None], (1, views, 1))))
+  return (
+    jnp.array(rng.uniform(size=(batch, size, size, 3)), jnp.float32),
+    jnp.array(np.tile(cameras.input_camera(), (batch, 1, 1)), jnp.float32),
+    jnp.array(intrinsics),
+    jnp.array(np.tile(cameras.orbit(views, elevation=20), (batch, 1, 1, 1)), jnp.float32),
+    jnp.array(np.tile(intrinsics[:, None], (1, views, 1))),
+  )
 
 
 @pytest.fixture(scope='module')
@@ -46,7 +50,10 @@ def test_encode_then_render_is_the_call(model):
 def test_stratified_samples_need_a_key_and_differ(model):
   image, pose, intrinsics, poses, all_intrinsics = scene()
   planes = 3 * model.encode(image, pose, intrinsics)
-  render = lambda key: model.render(planes, poses, all_intrinsics, 8, 1.0, key).color
+
+  def render(key):
+    return model.render(planes, poses, all_intrinsics, 8, 1.0, key).color
+
   np.testing.assert_array_equal(render(None), render(None))
   assert np.abs(render(jax.random.key(0)) - render(jax.random.key(1))).max() > 1e-4
 
@@ -113,14 +120,25 @@ def test_position_tables_are_interpolated():
   centres = (np.arange(32) + 0.5) * 14 / 32 - 0.5
   inside = (centres > 1) & (centres < 12)
   np.testing.assert_allclose((matrix @ np.arange(14))[inside], centres[inside], atol=0.05)
-  vit = ViT(patch_size=8, width=8, depth=1, num_heads=2, table_size=3, sinusoidal_positions=False, remat='none',
-            dtype=jnp.float32, rngs=nnx.Rngs(0))
+  vit = ViT(
+    patch_size=8,
+    width=8,
+    depth=1,
+    num_heads=2,
+    table_size=3,
+    sinusoidal_positions=False,
+    remat='none',
+    dtype=jnp.float32,
+    rngs=nnx.Rngs(0),
+  )
   assert vit.positions(5).shape == (1, 26, 8)
   assert vit(jnp.zeros((1, 40, 40, 3))).shape == (1, 26, 8)
 
 
-@pytest.mark.parametrize('name, value, words', [
-    ('decoder_num_heads', 5, 'multiple'), ('image_size', 17, 'patch_size'), ('nerf_depth', 2, 'at least 3')])
+@pytest.mark.parametrize(
+  'name, value, words',
+  [('decoder_num_heads', 5, 'multiple'), ('image_size', 17, 'patch_size'), ('nerf_depth', 2, 'at least 3')],
+)
 def test_impossible_sizes_are_refused(name, value, words):
   with pytest.raises(ValueError, match=words):
     LRM(**{**TINY_MODEL, name: value}, rngs=nnx.Rngs(0))
@@ -128,12 +146,17 @@ def test_impossible_sizes_are_refused(name, value, words):
 
 def test_the_base_model_has_the_papers_sizes():
   kwargs = base.get_config().model.to_dict()
-  abstract = state.abstract_model(kwargs)
-  params = state.parameters(abstract)
+  abstract = registry.abstract_model(kwargs)
+  params = registry.parameters(abstract)
   assert params['decoder']['tokens'].shape == (1, 3072, 1024)
-  shape = lambda *dims: jax.ShapeDtypeStruct(dims, jnp.float32)
+
+  def shape(*dims):
+    return jax.ShapeDtypeStruct(dims, jnp.float32)
+
   tokens = jax.eval_shape(lambda model, x: model.encoder(x), abstract, shape(1, 512, 512, 3))
-  planes = jax.eval_shape(lambda model, *x: model.encode(*x), abstract, shape(1, 512, 512, 3), shape(1, 4, 4), shape(1, 4))
+  planes = jax.eval_shape(
+    lambda model, *x: model.encode(*x), abstract, shape(1, 512, 512, 3), shape(1, 4, 4), shape(1, 4)
+  )
   assert tokens.shape == (1, 1025, 768)
   assert planes.shape == (1, 3, 64, 64, 80)
   assert 450e6 < cost.count(params) < 550e6
@@ -141,7 +164,7 @@ def test_the_base_model_has_the_papers_sizes():
 
 @pytest.mark.parametrize('config', [small, quickstart])
 def test_every_configuration_builds(config):
-  assert cost.count(state.parameters(state.abstract_model(config.get_config().model.to_dict()))) > 1e6
+  assert cost.count(registry.parameters(registry.abstract_model(config.get_config().model.to_dict()))) > 1e6
 
 
 @pytest.mark.slow
@@ -151,7 +174,7 @@ def test_the_base_model_runs_here_in_both_precisions():
   inputs = scene(batch=1, size=512)[:3]
   planes = {}
   for dtype in ('float32', 'bfloat16'):
-    model = jax.jit(lambda: state.build_model({**kwargs, 'dtype': dtype}, nnx.Rngs(0)))()
+    model = jax.jit(lambda: registry.build_model({**kwargs, 'dtype': dtype}, nnx.Rngs(0)))()
     planes[dtype] = np.asarray(encode(model, *inputs))
     del model
   assert planes['float32'].shape == (1, 3, 64, 64, 80)

@@ -6,19 +6,24 @@ import numpy as np
 import pytest
 
 from conftest import TINY_MODEL
-from lrm_jax import state
-from lrm_jax.optimizer import decayed, make_optimizer
+from lrm_jax.training import step as step_lib
+from lrm_jax.training.optimizer import decayed, make_optimizer
 
-SETTINGS = dict(learning_rate=1e-3, beta1=0.9, beta2=0.95, weight_decay=0.05, warmup_steps=10, clip_norm=1.0, num_train_steps=100)
+SETTINGS = dict(
+  learning_rate=1e-3, beta1=0.9, beta2=0.95, weight_decay=0.05, warmup_steps=10, clip_norm=1.0, num_train_steps=100
+)
 
 
 @pytest.fixture(scope='module')
 def params():
-  return state.state_init(TINY_MODEL, make_optimizer(**SETTINGS)[0], 0)()['params']
+  return step_lib.state_init(TINY_MODEL, make_optimizer(**SETTINGS)[0], 0)()['params']
 
 
 def flat(tree):
-  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 def test_only_kernels_decay(params):

@@ -10,10 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import quickstart
-from lrm_jax import cameras, images, input_pipeline, state as state_lib
-from lrm_jax.optimizer import make_optimizer
-from lrm_jax.reconstructor import Reconstructor
+from lrm_jax.configs import quickstart
+from lrm_jax.datasets.records import open_split
+from lrm_jax.datasets.views import load_views
+from lrm_jax.evaluation import image_metrics
+from lrm_jax.geometry import cameras
+from lrm_jax.models import registry
+from lrm_jax.reconstruction.reconstructor import Reconstructor
+from lrm_jax.training import step as step_lib
+from lrm_jax.training.optimizer import make_optimizer
 
 DATA = Path(__file__).parents[1] / 'data/embedded/object_views/1.0.0'
 OBJECT, NUM_VIEWS, SIZE, NUM_STEPS = 'khronos__Avocado', 8, 32, 300
@@ -22,10 +27,10 @@ OBJECT, NUM_VIEWS, SIZE, NUM_STEPS = 'khronos__Avocado', 8, 32, 300
 @pytest.fixture(scope='module')
 def views():
   for split in ('train', 'test'):
-    records = input_pipeline.open_split(DATA, split)
+    records = open_split(DATA, split)
     for index in range(len(records)):
       if records[index]['uid'] in (OBJECT, OBJECT.encode()):
-        return input_pipeline.load_views(DATA, split, image_size=64, size=SIZE, indices=[index])
+        return load_views(DATA, split, image_size=64, size=SIZE, indices=[index])
   raise LookupError(OBJECT)
 
 
@@ -34,30 +39,45 @@ def overfitted(views):
   """The quickstart's model, trained on 8 views of one object."""
   kwargs = {**quickstart.get_config().model.to_dict(), 'encoder_depth': 2, 'decoder_depth': 2, 'num_samples': 32}
   transform, schedule = make_optimizer(
-      learning_rate=2e-3, beta1=0.9, beta2=0.95, weight_decay=0.0, warmup_steps=20, clip_norm=1.0,
-      num_train_steps=NUM_STEPS, muon=True)
-  model = state_lib.abstract_model(kwargs)
-  step = jax.jit(state_lib.make_train_step(
-      model, transform, schedule, window=SIZE, loss_weights=dict(lpips_weight=0.0, mask_weight=0.1)), donate_argnums=0)
+    learning_rate=2e-3,
+    beta1=0.9,
+    beta2=0.95,
+    weight_decay=0.0,
+    warmup_steps=20,
+    clip_norm=1.0,
+    num_train_steps=NUM_STEPS,
+    muon=True,
+  )
+  model = registry.abstract_model(kwargs)
+  step = jax.jit(
+    step_lib.make_train_step(
+      model, transform, schedule, window=SIZE, loss_weights=dict(lpips_weight=0.0, mask_weight=0.1)
+    ),
+    donate_argnums=0,
+  )
   trained = {name: x[:, :NUM_VIEWS] for name, x in views.items() if name not in ('uid', 'image')}
   batch = {
-      'image': views['image'], 'camera_to_world': trained['camera_to_world'][:, 0],
-      'intrinsics': trained['intrinsics'][:, 0], 'target_color': trained['color'], 'target_opacity': trained['opacity'],
-      'target_camera_to_world': trained['camera_to_world'], 'target_intrinsics': trained['intrinsics'],
-      'background': np.ones((1, NUM_VIEWS, 3), np.float32)}
-  state = jax.jit(state_lib.state_init(kwargs, transform, 0))()
+    'image': views['image'],
+    'camera_to_world': trained['camera_to_world'][:, 0],
+    'intrinsics': trained['intrinsics'][:, 0],
+    'target_color': trained['color'],
+    'target_opacity': trained['opacity'],
+    'target_camera_to_world': trained['camera_to_world'],
+    'target_intrinsics': trained['intrinsics'],
+    'background': np.ones((1, NUM_VIEWS, 3), np.float32),
+  }
+  state = jax.jit(step_lib.state_init(kwargs, transform, 0))()
   for number in range(NUM_STEPS):
     state, metrics = step(state, batch, jnp.float32(number))
   assert np.isfinite(metrics['loss'])
-  return Reconstructor(state_lib.with_parameters(model, state['params']))
+  return Reconstructor(registry.with_parameters(model, state['params']))
 
 
 @pytest.mark.slow
 def test_it_passes_28_db_on_the_trained_views(overfitted, views):
   planes = overfitted.encode(views['image'])
-  pixels = overfitted.render(
-      planes, views['camera_to_world'][:, :NUM_VIEWS], views['intrinsics'][:, :NUM_VIEWS], SIZE)
-  psnr = images.psnr(pixels.color, views['color'][:, :NUM_VIEWS]).mean()
+  pixels = overfitted.render(planes, views['camera_to_world'][:, :NUM_VIEWS], views['intrinsics'][:, :NUM_VIEWS], SIZE)
+  psnr = image_metrics.psnr(pixels.color, views['color'][:, :NUM_VIEWS]).mean()
   print(f'{psnr:.2f} dB on {NUM_VIEWS} views after {NUM_STEPS} steps')
   assert psnr > 28
 
@@ -69,7 +89,8 @@ def test_its_mesh_lies_on_the_masks(overfitted, views):
   for view in range(NUM_VIEWS):
     mask = views['opacity'][0, view] > 0.5
     pixels, distance = cameras.project(
-        np.asarray(mesh.vertices), views['camera_to_world'][0, view].astype(float), views['intrinsics'][0, view])
+      np.asarray(mesh.vertices), views['camera_to_world'][0, view].astype(float), views['intrinsics'][0, view]
+    )
     assert np.all(distance > 0)
     column, row = np.clip((pixels * SIZE).astype(int), 0, SIZE - 1).T
     # A pixel of grace, for the mask's own edge.

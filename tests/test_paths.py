@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from conftest import make_tiny_config
-from lrm_jax import checkpoint, input_pipeline, lock, loop, metrics, paths
+from lrm_jax import extras
+from lrm_jax.datasets.records import open_split
+from lrm_jax.storage import checkpoint, lock, paths
+from lrm_jax.training import loop, metric_writer
 
 
 def test_local_paths_become_absolute(monkeypatch, tmp_path):
@@ -15,9 +18,14 @@ def test_local_paths_become_absolute(monkeypatch, tmp_path):
   assert str(paths.directory('file:///data/run')) == '/data/run' and paths.is_local(paths.directory('/x'))
 
 
-@pytest.mark.parametrize('path, words', [
-    ('file://data/run', 'three slashes'), ('http://host/run', 'http://host/run: directories are local, or begin with gs://, s3://'),
-    ('az://a/b', 'az://a/b')])
+@pytest.mark.parametrize(
+  'path, words',
+  [
+    ('file://data/run', 'three slashes'),
+    ('http://host/run', 'http://host/run: directories are local, or begin with gs://, s3://'),
+    ('az://a/b', 'az://a/b'),
+  ],
+)
 def test_what_is_no_directory_is_told(path, words):
   with pytest.raises(ValueError, match=words):
     paths.directory(path)
@@ -25,20 +33,20 @@ def test_what_is_no_directory_is_told(path, words):
 
 @pytest.mark.parametrize('scheme', ['gs', 's3'])
 def test_a_store_whose_libraries_are_missing_is_told_before_anything_is_done(dataset, monkeypatch, scheme):
-  monkeypatch.setattr(paths, '_missing', lambda module: True)
+  monkeypatch.setattr(extras, 'installed', lambda module: False)
   with pytest.raises(ValueError, match=rf'{scheme}://bucket/run: {scheme}:// needs pip install .*\[{scheme}\]'):
     loop.train(make_tiny_config(dataset), f'{scheme}://bucket/run')
 
 
 def test_datasets_are_not_read_from_s3(monkeypatch):
-  monkeypatch.setattr(paths, '_missing', lambda module: False)
+  monkeypatch.setattr(extras, 'installed', lambda module: True)
   with pytest.raises(ValueError, match='ArrayRecord reads datasets that are local or on gs://'):
-    input_pipeline.open_split('s3://bucket/data', 'train')
+    open_split('s3://bucket/data', 'train')
   assert not paths.is_local(paths.directory('gs://bucket/run'))
 
 
 def test_a_dataset_may_be_given_as_file(dataset):
-  assert len(input_pipeline.open_split(f'file://{dataset}', 'train')) == 4
+  assert len(open_split(f'file://{dataset}', 'train')) == 4
 
 
 class Store(MemoryFileSystem):
@@ -54,7 +62,7 @@ class Store(MemoryFileSystem):
 
 def test_metrics_and_the_configuration_are_written_to_a_store(dataset, monkeypatch):
   """All but the checkpoints, which Orbax writes, and TensorBoard's events, which tensorboardX does."""
-  monkeypatch.setattr(paths, '_missing', lambda module: False)
+  monkeypatch.setattr(extras, 'installed', lambda module: True)
   for name in ('gs', 'gcs'):
     fsspec.register_implementation(name, Store, clobber=True)
 
@@ -65,23 +73,24 @@ def test_metrics_and_the_configuration_are_written_to_a_store(dataset, monkeypat
     def write(self, *args):
       pass
 
-    close = lambda self: None
+    def close(self):
+      return None
 
-  monkeypatch.setattr(metrics, '_Board', Board)
+  monkeypatch.setattr(metric_writer, '_Board', Board)
   checkpoint.write_config('gs://bucket/run', make_tiny_config(dataset))
   assert checkpoint.read_config('gs://bucket/run').batch_size == 4
-  writer = metrics.MetricWriter('gs://bucket/run')
+  writer = metric_writer.MetricWriter('gs://bucket/run')
   writer.truncate_after(0)
   for step in (1, 2, 3):
     writer.write(step, {'loss': step / 2})
   writer.write_image(3, 'eval', np.zeros((4, 4, 3)))
   writer.close()
-  assert [line['step'] for line in metrics.read('gs://bucket/run')] == [1, 2, 3]
-  resumed = metrics.MetricWriter('gs://bucket/run')
+  assert [line['step'] for line in metric_writer.read('gs://bucket/run')] == [1, 2, 3]
+  resumed = metric_writer.MetricWriter('gs://bucket/run')
   resumed.truncate_after(2)
-  monkeypatch.setattr(metrics, '_SECONDS_BETWEEN_UPLOADS', 0.0)
+  monkeypatch.setattr(metric_writer, '_SECONDS_BETWEEN_UPLOADS', 0.0)
   resumed.write(3, {'loss': 9.0})
-  assert [line['loss'] for line in metrics.read('gs://bucket/run')] == [0.5, 1.0, 9.0]  # It need not be closed.
+  assert [line['loss'] for line in metric_writer.read('gs://bucket/run')] == [0.5, 1.0, 9.0]  # It need not be closed.
   assert paths.directory('gs://bucket/run/images/eval_00000003.png').exists()
   with lock.exclusive(paths.directory('gs://bucket/run')):
     pass

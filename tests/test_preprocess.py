@@ -4,7 +4,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from lrm_jax import images, input_pipeline, preprocess
+from lrm_jax.datasets.records import open_split
+from lrm_jax.geometry import images
+from lrm_jax.reconstruction import preprocess
 
 EMBEDDED = 'data/embedded/object_views/1.0.0'
 RED = np.array([200, 30, 40], np.uint8)
@@ -42,7 +44,7 @@ def test_an_object_comes_to_the_middle_at_the_size_of_training(tmp_path):
 
 
 def test_fill_is_that_of_the_training_objects():
-  source = input_pipeline.open_split(EMBEDDED, 'train')
+  source = open_split(EMBEDDED, 'train')
   extents = []
   for index in range(0, len(source), 8):
     alpha = images.decode(source[index]['views'][0])[..., 3:]
@@ -51,7 +53,7 @@ def test_fill_is_that_of_the_training_objects():
 
 
 def test_a_frontal_view_of_training_stays_nearly_as_it_is(tmp_path):
-  source = input_pipeline.open_split(EMBEDDED, 'test')
+  source = open_split(EMBEDDED, 'test')
   encoded = source[3]['views'][0]
   (tmp_path / 'view.webp').write_bytes(encoded)
   prepared = preprocess.prepare(tmp_path / 'view.webp', 64).image
@@ -124,13 +126,16 @@ def test_a_large_picture_does_not_need_much_memory(tmp_path):
   assert max(preprocess.read(tmp_path / 'a.png').shape) == 2048
 
 
-@pytest.mark.parametrize('make, message', [
+@pytest.mark.parametrize(
+  'make, message',
+  [
     (lambda path: path.write_bytes(b'no picture'), 'no picture'),
     (lambda path: path.write_bytes(b''), 'no picture'),
     (lambda path: path.mkdir(), 'no picture'),
     (lambda path: save(np.zeros((20, 20, 4), np.uint8), path), 'all of it is transparent'),
     (lambda path: save(scene(box=(4, 6, 4, 7)), path), '3 pixels only'),
-])
+  ],
+)
 def test_what_cannot_be_used_is_told(tmp_path, make, message):
   make(tmp_path / 'a.png')
   with pytest.raises(ValueError, match=message):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import lrm_jax
-from lrm_jax import evaluation, input_pipeline, sources
+from lrm_jax.datasets.views import load_views
+from lrm_jax.evaluation import baselines, novel_views
+from lrm_jax.weights import pretrained
 
 DATA = Path(__file__).parents[1] / 'data/embedded/object_views/1.0.0'
 
@@ -17,11 +19,11 @@ def model():
 
 
 def test_it_is_small_enough_to_ship():
-  assert sum(path.stat().st_size for path in sources.find('quickstart').rglob('*')) < 12e6
+  assert sum(path.stat().st_size for path in pretrained.find('quickstart').rglob('*')) < 12e6
 
 
 def test_it_makes_one_coloured_mesh_of_one_picture(model):
-  views = input_pipeline.load_views(DATA, 'test', image_size=model.image_size, size=32, indices=[0])
+  views = load_views(DATA, 'test', image_size=model.image_size, size=32, indices=[0])
   mesh = model.mesh(model.encode(views['image']), resolution=64)[0]
   assert len(mesh.faces) > 200 and mesh.volume > 0
   assert np.ptp(mesh.visual.vertex_colors[:, :3], axis=0).max() > 20
@@ -30,9 +32,9 @@ def test_it_makes_one_coloured_mesh_of_one_picture(model):
 
 @pytest.mark.slow
 def test_it_is_3_db_better_than_what_learns_nothing(model):
-  views = input_pipeline.load_views(DATA, 'test', image_size=model.image_size, size=64)
-  scores = evaluation.evaluate(evaluation.predict(model.model, views), views)
-  trivial = evaluation.trivial(views, evaluation.mean_training_view(DATA, 'train', 64))
+  views = load_views(DATA, 'test', image_size=model.image_size, size=64)
+  scores = novel_views.score(novel_views.predict(model.model, views), views)
+  trivial = baselines.trivial(views, baselines.mean_training_view(DATA, 'train', 64))
   best = max(values['psnr'] for values in trivial.values())
   print(f'{scores["psnr"]:.2f} dB, the best of the trivial {best:.2f} dB')
   assert scores['psnr'] > best + 3

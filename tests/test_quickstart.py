@@ -7,7 +7,6 @@ from pathlib import Path
 import re
 import sys
 
-from conftest import TINY_MODEL
 from flax import nnx
 import jax
 from ml_collections import ConfigDict
@@ -15,9 +14,14 @@ import numpy as np
 import pytest
 import trimesh
 
-from lrm_jax import checkpoint, glb, page, quickstart, state, video
-from lrm_jax.errors import run_main
+from conftest import DATA, TINY_MODEL
+from lrm_jax import quickstart
+from lrm_jax.command_line import run_main
+from lrm_jax.models import registry
 from lrm_jax.models.lrm import LRM
+from lrm_jax.quickstart import __main__, page
+from lrm_jax.reconstruction import glb, video
+from lrm_jax.storage import checkpoint
 
 
 class Outline(HTMLParser):
@@ -52,11 +56,17 @@ def test_a_page_holds_all_it_shows(tmp_path):
   video.write_video(np.zeros((2, 16, 16, 3)), tmp_path / 'a.mp4')
   lines = [{'step': step, 'loss': 1 / step} for step in (1, 10, 20)] + [{'step': 20, 'eval_psnr': 18.0}]
   text = page.document(
-      'A <title>', page.paragraph('a < b'), page.table(['', 'dB'], [('ours', 12.345), ('white', 0.5)], ours=[0]),
-      page.curves({'run': lines, 'empty': [{'step': 1, 'loss': 1.0}]}, {'white': 14.0}),
-      page.section('object', page.pictures({'truth': [np.zeros((4, 4, 3))] * 2}, 32),
-                   page.column(page.video(tmp_path / 'a.mp4', 64, 'turntable')),
-                   page.mesh(tmp_path / 'a.glb', 64, 'mesh')))
+    'A <title>',
+    page.paragraph('a < b'),
+    page.table(['', 'dB'], [('ours', 12.345), ('white', 0.5)], ours=[0]),
+    page.curves({'run': lines, 'empty': [{'step': 1, 'loss': 1.0}]}, {'white': 14.0}),
+    page.section(
+      'object',
+      page.pictures({'truth': [np.zeros((4, 4, 3))] * 2}, 32),
+      page.column(page.video(tmp_path / 'a.mp4', 64, 'turntable')),
+      page.mesh(tmp_path / 'a.glb', 64, 'mesh'),
+    ),
+  )
   counts = Outline(text).counts
   assert counts['img'] == 2 and counts['video'] == counts['canvas'] == counts['svg'] == 1
   assert 'A &lt;title&gt;' in text and 'a &lt; b' in text and '>12.35<' in text and '>0.500<' in text
@@ -75,9 +85,11 @@ class _Arguments:
 @pytest.mark.slow
 def test_the_quickstart_writes_its_page_and_figures(dataset, tmp_path):
   rng = np.random.default_rng(0)
-  params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
-                        state.parameters(LRM(**TINY_MODEL, rngs=nnx.Rngs(0))))
-  checkpoint.write_model(tmp_path / 'run', params, ConfigDict({'model': TINY_MODEL, 'data': {'fov': 50.0}}), step=3)
+  params = jax.tree.map(
+    lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
+    registry.parameters(LRM(**TINY_MODEL, rngs=nnx.Rngs(0))),
+  )
+  checkpoint.write_model(tmp_path / 'run', params, ConfigDict({'model': TINY_MODEL, 'data': DATA}), step=3)
   out = tmp_path / 'out'
   for _ in range(2):  # The second time, what is there from the first is replaced.
     summary = quickstart.run(_Arguments(out, dataset, str(tmp_path / 'run')))
@@ -94,11 +106,13 @@ def test_the_quickstart_writes_its_page_and_figures(dataset, tmp_path):
     assert figures['fresh_steps'] < 100
 
 
-@pytest.mark.parametrize('options, message', [
-    (('--minutes=0',), '--minutes=0 must be above 0'), (('--checkpoint=nowhere',), 'nowhere is no directory')])
+@pytest.mark.parametrize(
+  'options, message',
+  [(('--minutes=0',), '--minutes=0 must be above 0'), (('--checkpoint=nowhere',), 'nowhere is no directory')],
+)
 def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch, options, message):
   monkeypatch.setattr(sys, 'argv', ['quickstart', f'--out={tmp_path / "out"}', *options])
   with pytest.raises(SystemExit) as info:
-    run_main(quickstart.main)
+    run_main(__main__.main)
   error = capsys.readouterr().err
   assert info.value.code == 2 and error.count('\n') == 1 and message in error

@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 import pytest
+from test_render import BOAT, CHAIR, check_projection, pictures, run
 import trimesh
 
-from data.rendering.presets import Light
-from data.rendering.scene import surface_points
-from lrm_jax import cameras, folders, inspection
-from test_render import BOAT, CHAIR, check_projection, pictures, run
+from lrm_jax.data.rendering.presets import Light
+from lrm_jax.data.rendering.scene import surface_points
+from lrm_jax.datasets import folders, inspection
+from lrm_jax.geometry import cameras
 
 moderngl = pytest.importorskip('moderngl', reason="moderngl is not installed: pip install '.[raster]'")
-from data.rendering.raster import Raster  # pylint: disable=wrong-import-position
+from lrm_jax.data.rendering.raster import Raster  # pylint: disable=wrong-import-position
 
 
 @pytest.fixture(scope='module')
@@ -34,9 +35,16 @@ def quad(alpha=255, mode=None, factor=None, **material):
   colors = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
   colors = np.concatenate([colors, np.full((2, 2, 1), alpha, np.uint8)], axis=-1).repeat(32, 0).repeat(32, 1)
   material = trimesh.visual.material.PBRMaterial(
-      baseColorTexture=Image.fromarray(colors), alphaMode=mode, baseColorFactor=factor, metallicFactor=0.0,
-      roughnessFactor=1.0, **material)
-  mesh = trimesh.Trimesh([[-0.5, -0.5, 0], [0.5, -0.5, 0], [0.5, 0.5, 0], [-0.5, 0.5, 0]], [[0, 1, 2], [0, 2, 3]], process=False)
+    baseColorTexture=Image.fromarray(colors),
+    alphaMode=mode,
+    baseColorFactor=factor,
+    metallicFactor=0.0,
+    roughnessFactor=1.0,
+    **material,
+  )
+  mesh = trimesh.Trimesh(
+    [[-0.5, -0.5, 0], [0.5, -0.5, 0], [0.5, 0.5, 0], [-0.5, 0.5, 0]], [[0, 1, 2], [0, 2, 3]], process=False
+  )
   mesh.visual = trimesh.visual.TextureVisuals(uv=[[0, 0], [1, 0], [1, 1], [0, 1]], material=material)
   return mesh
 
@@ -58,7 +66,9 @@ def test_a_texture_is_the_right_way_up_and_keeps_its_colours(engine, tmp_path):
   assert not picture[0].any()
 
 
-@pytest.mark.parametrize('mode, alpha, expected', [('BLEND', 128, 128), ('MASK', 100, 0), ('MASK', 160, 255), ('OPAQUE', 60, 255)])
+@pytest.mark.parametrize(
+  'mode, alpha, expected', [('BLEND', 128, 128), ('MASK', 100, 0), ('MASK', 160, 255), ('OPAQUE', 60, 255)]
+)
 def test_modes_of_alpha(engine, tmp_path, mode, alpha, expected):
   picture = draw(engine, quad(alpha, mode), tmp_path / 'a.glb')
   assert abs(int(picture[40, 40, 3]) - expected) <= 1
@@ -106,8 +116,9 @@ def test_depth_and_normals_of_a_box_are_those_of_geometry(engine, tmp_path):
 def test_a_sun_lights_the_side_that_faces_it(engine, tmp_path):
   ball = trimesh.creation.icosphere(subdivisions=4, radius=0.5)
   ball.visual = trimesh.visual.TextureVisuals(
-      uv=np.zeros((len(ball.vertices), 2)), material=trimesh.visual.material.PBRMaterial(
-          baseColorFactor=[255] * 4, metallicFactor=0.0, roughnessFactor=1.0))
+    uv=np.zeros((len(ball.vertices), 2)),
+    material=trimesh.visual.material.PBRMaterial(baseColorFactor=[255] * 4, metallicFactor=0.0, roughnessFactor=1.0),
+  )
   picture = draw(engine, ball, tmp_path / 'a.glb', light=Light(0.4, (((1.0, 0.0, 0.0), 0.5),))).astype(int)
   assert picture[32, 42, 0] > picture[32, 22, 0] + 20
   even = draw(engine, ball, tmp_path / 'a.glb').astype(int)
@@ -148,7 +159,9 @@ def test_pictures_agree_with_their_cameras(rendered):
     views = pictures(folder)
     assert views.shape == (5, 96, 96, 4) and not views[views[..., 3] == 0].any() and views[..., 3].max() == 255
     told = json.loads((folder / 'object.json').read_text())
-    assert told['engine'] == 'raster' and told['preset'] == 'paper' and told['fov'] == [50.0] and len(told['sha256']) == 64
+    assert (
+      told['engine'] == 'raster' and told['preset'] == 'paper' and told['fov'] == [50.0] and len(told['sha256']) == 64
+    )
     record = folders.read('rendered', source.stem, folder)
     assert not inspection.inspect(record).problems
 
@@ -163,7 +176,10 @@ def test_depth_maps_lie_on_the_surface_points(rendered):
     distance = np.asarray(picture).astype(float) * 8 / 65535
   pose, fov = saved['camera_to_world'][2], 2 * np.arctan(0.5 / saved['intrinsics'][2, 0])
   rows, columns = np.nonzero(distance)
-  place = lambda i: ((i + 0.5) / 96 * 2 - 1) * np.tan(fov / 2)
+
+  def place(i):
+    return ((i + 0.5) / 96 * 2 - 1) * np.tan(fov / 2)
+
   directions = np.stack([place(columns), -place(rows), -np.ones(len(rows))], -1) @ pose[:3, :3].T
   directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
   hits = pose[:3, 3] + distance[rows, columns, None] * directions
@@ -189,7 +205,7 @@ def bad_objects(folder: Path) -> dict[str, str]:
   """Writes a file of each kind of damage; returns {uid: words of its report}."""
   quad().export(folder / 'good.glb')
   whole = (folder / 'good.glb').read_bytes()
-  (folder / 'truncated.glb').write_bytes(whole[:len(whole) // 2])
+  (folder / 'truncated.glb').write_bytes(whole[: len(whole) // 2])
   (folder / 'nonsense.glb').write_bytes(b'this is no glTF')
   (folder / 'empty.obj').write_text('# nothing\n')
   (folder / 'point.obj').write_text('v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n')
@@ -197,11 +213,19 @@ def bad_objects(folder: Path) -> dict[str, str]:
   quad(0, 'BLEND').export(folder / 'transparent.glb')
   png = whole.index(b'\x89PNG')
   broken = bytearray(whole)
-  broken[png + 16:png + 24] = bytes(8)  # Its width and height.
+  broken[png + 16 : png + 24] = bytes(8)  # Its width and height.
   (folder / 'texture.glb').write_bytes(bytes(broken))
   (folder / 'scene.fbx').write_bytes(b'Kaydara FBX Binary  \x00')
-  return {'truncated': '', 'nonsense': '', 'empty': '', 'point': 'one point', 'infinite': 'no finite numbers',
-          'transparent': 'transparent', 'texture': 'texture', 'scene': 'does not read .fbx'}
+  return {
+    'truncated': '',
+    'nonsense': '',
+    'empty': '',
+    'point': 'one point',
+    'infinite': 'no finite numbers',
+    'transparent': 'transparent',
+    'texture': 'texture',
+    'scene': 'does not read .fbx',
+  }
 
 
 def test_bad_objects_are_named_and_do_not_stop_the_others(engine, tmp_path):
@@ -209,7 +233,9 @@ def test_bad_objects_are_named_and_do_not_stop_the_others(engine, tmp_path):
   bad = bad_objects(tmp_path / 'in')
   done = run(tmp_path / 'in', '--out', tmp_path / 'out', '--engine=raster', '--num_views=2', '--size=32', '--workers=2')
   assert done.returncode == 1 and 'Traceback' not in done.stdout
-  report = {line['uid']: line['error'] for line in map(json.loads, (tmp_path / 'out/report.jsonl').read_text().splitlines())}
+  report = {
+    line['uid']: line['error'] for line in map(json.loads, (tmp_path / 'out/report.jsonl').read_text().splitlines())
+  }
   assert report.pop('good') is None and report.keys() == bad.keys()
   for uid, words in bad.items():
     assert report[uid] and words in report[uid], (uid, report[uid])

@@ -5,7 +5,6 @@ from pathlib import Path
 import subprocess
 import sys
 
-from conftest import TINY_MODEL
 from flax import nnx
 import imageio.v3 as imageio
 import jax
@@ -16,11 +15,16 @@ from PIL import Image
 import pytest
 import trimesh
 
+from conftest import DATA, TINY_MODEL
 import lrm_jax
-from lrm_jax import cameras, checkpoint, glb, reconstruct, reconstructor, state, video
-from lrm_jax.errors import run_main
+from lrm_jax import reconstruct
+from lrm_jax.command_line import run_main
+from lrm_jax.geometry import cameras
+from lrm_jax.models import registry
 from lrm_jax.models.lrm import LRM
 from lrm_jax.models.triplane_model import TriplaneModel
+from lrm_jax.reconstruction import glb, reconstructor, video
+from lrm_jax.storage import checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,11 +33,13 @@ ROOT = Path(__file__).parents[1]
 def run_directory(tmp_path_factory):
   """A run directory with a model that knows nothing."""
   directory = tmp_path_factory.mktemp('run')
-  config = ConfigDict({'model': TINY_MODEL, 'data': {'fov': 50.0}})
+  config = ConfigDict({'model': TINY_MODEL, 'data': DATA})
   rng = np.random.default_rng(0)
   # A fresh model does not listen to the camera yet, so all of it is moved a little.
-  params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
-                        state.parameters(LRM(**TINY_MODEL, rngs=nnx.Rngs(0))))
+  params = jax.tree.map(
+    lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
+    registry.parameters(LRM(**TINY_MODEL, rngs=nnx.Rngs(0))),
+  )
   checkpoint.write_model(directory, params, config, step=7)
   return directory
 
@@ -90,16 +96,22 @@ def test_views_are_the_same_each_time_and_however_many_at_once(model, planes, mo
     np.testing.assert_allclose(getattr(first, name), getattr(pieces, name), atol=1e-6)
 
 
-@pytest.mark.parametrize('call, message', [
+@pytest.mark.parametrize(
+  'call, message',
+  [
     (lambda m, p: m.encode(np.zeros((2, 32, 32, 3))), r'images have shape \(2, 32, 32, 3\)'),
     (lambda m, p: m.encode(np.zeros((16, 16, 3))), 'images have shape'),
-    (lambda m, p: m.encode(np.zeros((1, 16, 16, 3)), np.eye(4)), r'camera_to_world has shape \(4, 4\), not \(1, 4, 4\)'),
+    (
+      lambda m, p: m.encode(np.zeros((1, 16, 16, 3)), np.eye(4)),
+      r'camera_to_world has shape \(4, 4\), not \(1, 4, 4\)',
+    ),
     (lambda m, p: m.encode(np.zeros((1, 16, 16, 3)), intrinsics=np.zeros((1, 3))), 'intrinsics has shape'),
     (lambda m, p: m.render(p, np.zeros((1, 2, 4, 4)), np.zeros((1, 2, 4)), 8), 'camera_to_world has shape'),
     (lambda m, p: m.render(p, np.zeros((2, 2, 4, 4)), np.zeros((2, 2, 4)), 0), 'must be at least 1'),
     (lambda m, p: m.query(p, np.zeros((1, 5, 3))), 'points has shape'),
     (lambda m, p: m.mesh(p, resolution=16, threshold=1e6), 'no surface: the greatest density found is'),
-])
+  ],
+)
 def test_wrong_arguments_are_told(model, planes, call, message):
   with pytest.raises(ValueError, match=message):
     call(model, planes)
@@ -125,7 +137,7 @@ class Wall(TriplaneModel):
     return coordinates
 
   def block_densities(self, tables, places, count, face):
-    x, y, z = (tables[places[:, axis]][:, :1 if axis == face else None] for axis in range(3))
+    x, y, z = (tables[places[:, axis]][:, : 1 if axis == face else None] for axis in range(3))
     points = jnp.broadcast_arrays(x[:, :, None, None], y[:, None, :, None], z[:, None, None, :])
     density = self.query(None, jnp.stack(points, axis=-1))[0]
     return density if face is None else density.squeeze(face + 1)
@@ -164,16 +176,28 @@ def test_pictures_of_one_name_do_not_overwrite_each_other():
 def command(*args):
   """Runs the command as its own process, from another directory than the checkout."""
   environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
-  return subprocess.run([sys.executable, '-m', 'lrm_jax.reconstruct', *map(str, args)], capture_output=True, text=True,
-                        env=environment, check=False)
+  return subprocess.run(
+    [sys.executable, '-m', 'lrm_jax.reconstruct', *map(str, args)],
+    capture_output=True,
+    text=True,
+    env=environment,
+    check=False,
+  )
 
 
 def test_the_command_writes_mesh_videos_and_planes(run_directory, tmp_path):
   (tmp_path / 'other').mkdir()
   inputs = [picture(tmp_path / 'cat.png'), picture(tmp_path / 'other' / 'cat.png', 'RGB')]
   out = tmp_path / 'made' / 'here'
-  result = command(*inputs, f'--checkpoint={run_directory}', f'--out={out}', '--resolution=16', '--threshold=0.01',
-                   '--size=16', '--num_frames=4')
+  result = command(
+    *inputs,
+    f'--checkpoint={run_directory}',
+    f'--out={out}',
+    '--resolution=16',
+    '--threshold=0.01',
+    '--size=16',
+    '--num_frames=4',
+  )
   assert result.returncode == 0, result.stderr
   assert 'no transparency' in result.stderr and 'Traceback' not in result.stderr
   expected = {f'{name}{end}' for name in ('cat', 'cat_2') for end in ('.glb', '.mp4', '_depth.mp4', '_planes.npz')}
@@ -184,21 +208,37 @@ def test_the_command_writes_mesh_videos_and_planes(run_directory, tmp_path):
     assert np.load(out / f'{name}_planes.npz')['planes'].shape == (3, 8, 8, 6)
 
 
-@pytest.mark.parametrize('image, options, message', [
+@pytest.mark.parametrize(
+  'image, options, message',
+  [
     ('missing.png', (), 'missing.png: no such file'),
     ('broken.png', (), 'broken.png is no picture that can be read'),
     ('good.png', ('--checkpoint=nowhere',), 'nowhere is no directory'),
     ('good.png', ('--size=0',), '--size=0 must be at least 1'),
     ('good.png', ('--threshold=1000000',), 'no surface'),
     ('good.png', ('--resolution=2',), 'resolution=2 must be at least 8'),
-])
+  ],
+)
 def test_bad_input_is_one_line_and_leaves_nothing(
-    run_directory, tmp_path, capsys, monkeypatch, image, options, message):
+  run_directory, tmp_path, capsys, monkeypatch, image, options, message
+):
   picture(tmp_path / 'good.png')
   (tmp_path / 'broken.png').write_bytes(b'\x89PNG no picture')
   out = tmp_path / 'out'
-  monkeypatch.setattr(sys, 'argv', ['reconstruct', str(tmp_path / image), f'--checkpoint={run_directory}',
-                                    f'--out={out}', '--resolution=16', '--size=16', '--num_frames=2', *options])
+  monkeypatch.setattr(
+    sys,
+    'argv',
+    [
+      'reconstruct',
+      str(tmp_path / image),
+      f'--checkpoint={run_directory}',
+      f'--out={out}',
+      '--resolution=16',
+      '--size=16',
+      '--num_frames=2',
+      *options,
+    ],
+  )
   with pytest.raises(SystemExit) as info:
     run_main(reconstruct.main)
   error = capsys.readouterr().err

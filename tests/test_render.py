@@ -11,25 +11,32 @@ import types
 import numpy as np
 from PIL import Image
 import pytest
+from test_embedded_data import assert_on_mask
 import trimesh
 
-from data import render
-from data.rendering import presets
-from lrm_jax import cameras
-from test_embedded_data import assert_on_mask
+from lrm_jax.data import render
+from lrm_jax.data.rendering import presets
+from lrm_jax.geometry import cameras
 
 ROOT = Path(__file__).resolve().parents[1]
 BOAT = ROOT / 'tests/objects/quaternius__Ship-Boat.glb'
 CHAIR = ROOT / 'tests/objects/sh3d-bscc0__deckChair.glb'
 
 needs_blender = pytest.mark.skipif(
-    not (importlib.util.find_spec('bpy') or (ROOT / '.venv-render/bin/python').exists() or shutil.which('blender')),
-    reason='no Blender: run `make render-env`')
+  not (importlib.util.find_spec('bpy') or (ROOT / '.venv-render/bin/python').exists() or shutil.which('blender')),
+  reason='no Blender: run `make render-env`',
+)
 
 
 def run(*arguments) -> subprocess.CompletedProcess:
-  return subprocess.run([sys.executable, 'data/render.py', *map(str, arguments)], cwd=ROOT, text=True,
-                        capture_output=True, timeout=300, check=False)
+  return subprocess.run(
+    [sys.executable, 'data/render.py', *map(str, arguments)],
+    cwd=ROOT,
+    text=True,
+    capture_output=True,
+    timeout=300,
+    check=False,
+  )
 
 
 def pictures(folder: Path) -> np.ndarray:
@@ -111,7 +118,9 @@ def test_shards_are_disjoint_and_together_all():
       render.share_of(objects, wrong)
 
 
-@pytest.mark.parametrize('name, fov, radius', [('openlrm', (67.38, 67.39), (1.9, 2.6)), ('triposr-like', (35, 65), (1.0, 4.0))])
+@pytest.mark.parametrize(
+  'name, fov, radius', [('openlrm', (67.38, 67.39), (1.9, 2.6)), ('triposr-like', (35, 65), (1.0, 4.0))]
+)
 def test_presets_see_all_of_an_object_from_their_ranges(name, fov, radius):
   setup = presets.make(name, 400, None, np.random.default_rng(0))
   position = setup.poses[:, :3, 3]

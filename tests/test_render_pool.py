@@ -8,12 +8,12 @@ import sys
 import time
 
 import pytest
-
-from data.rendering import pool
 from test_render import BOAT, ROOT
 
+from lrm_jax.data.rendering import pool
+
 # Speaks as data/rendering/worker.py does; what it does with an object is told by its name.
-WORKER = '''
+WORKER = """
 import json, os, sys, time, pathlib
 replies = os.fdopen(int(sys.argv[2]), 'w')
 say = lambda error: print(json.dumps({'error': error}), file=replies, flush=True)
@@ -30,7 +30,7 @@ for line in sys.stdin:
   if 'bad' in uid: say('a bad file'); continue
   time.sleep(0.02)
   folder.rename(out); say(None)
-'''
+"""
 
 
 @pytest.fixture
@@ -42,8 +42,10 @@ def command(tmp_path):
 def run(command, out, uids, *, workers=2, timeout=1.5, settings=None):
   out.mkdir(exist_ok=True)
   objects = [(uid, Path(uid)) for uid in uids]
-  return {result.uid: result.error for result in pool.render_all(
-      objects, out, settings or {}, command, workers=workers, timeout=timeout)}
+  return {
+    result.uid: result.error
+    for result in pool.render_all(objects, out, settings or {}, command, workers=workers, timeout=timeout)
+  }
 
 
 @pytest.mark.parametrize('workers', [1, 3])
@@ -51,8 +53,12 @@ def test_what_goes_wrong_costs_one_object(command, tmp_path, workers):
   uids = ['a', 'crash_1', 'b', 'hang', 'c', 'bad', 'd', 'exit', 'e', 'crash_2', 'f']
   results = run(command, tmp_path / 'out', uids, workers=workers)
   assert {uid: error for uid, error in results.items() if len(uid) > 1} == {
-      'crash_1': 'the renderer died of signal 11', 'crash_2': 'the renderer died of signal 11', 'bad': 'a bad file',
-      'hang': 'it took longer than 1.5 s', 'exit': 'the renderer ended with exit code 3'}
+    'crash_1': 'the renderer died of signal 11',
+    'crash_2': 'the renderer died of signal 11',
+    'bad': 'a bad file',
+    'hang': 'it took longer than 1.5 s',
+    'exit': 'the renderer ended with exit code 3',
+  }
   assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == list('abcdef')
   assert [results[uid] for uid in 'abcdef'] == [None] * 6
 
@@ -71,7 +77,8 @@ def test_an_engine_that_cannot_start_is_told_once(command, tmp_path):
 def test_closing_ends_the_workers(command, tmp_path):
   (tmp_path / 'out').mkdir()
   results = pool.render_all(
-      [('a', Path('a')), ('hang', Path('hang'))], tmp_path / 'out', {}, command, workers=1, timeout=100)
+    [('a', Path('a')), ('hang', Path('hang'))], tmp_path / 'out', {}, command, workers=1, timeout=100
+  )
   assert next(results).uid == 'a'
   pid = int((tmp_path / 'out/a/pid').read_text())
   results.close()
@@ -93,10 +100,22 @@ def test_a_render_that_is_stopped_goes_on_later(how, tmp_path):
   pytest.importorskip('moderngl', reason="moderngl is not installed: pip install '.[raster]'")
   for i in range(40):
     (tmp_path / f'boat_{i}.glb').write_bytes(BOAT.read_bytes())
-  args = [sys.executable, 'data/render.py', str(tmp_path), '--out', str(tmp_path / 'out'), '--engine=raster',
-          '--num_views=6', '--size=128', '--workers=2']
+  args = [
+    sys.executable,
+    'data/render.py',
+    str(tmp_path),
+    '--out',
+    str(tmp_path / 'out'),
+    '--engine=raster',
+    '--num_views=6',
+    '--size=128',
+    '--workers=2',
+  ]
   process = subprocess.Popen(args, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-  done = lambda: [path for path in (tmp_path / 'out').glob('boat_*')]
+
+  def done():
+    return [path for path in (tmp_path / 'out').glob('boat_*')]
+
   while len(done()) < 3 and process.poll() is None:
     time.sleep(0.01)
   if process.poll() is not None and 'EGL' in process.stderr.read():
@@ -122,13 +141,22 @@ def test_the_same_as_a_beam_pipeline(tmp_path):
     (tmp_path / f'boat_{i}.glb').write_bytes(BOAT.read_bytes())
   (tmp_path / 'bad.glb').write_bytes(b'this is no glTF')
   options = [str(tmp_path), '--engine=raster', '--num_views=3', '--size=64']
-  done = subprocess.run([sys.executable, 'data/render_beam.py', *options, '--out', str(tmp_path / 'beam')], cwd=ROOT,
-                        capture_output=True, text=True, check=False)
+  done = subprocess.run(
+    [sys.executable, 'data/render_beam.py', *options, '--out', str(tmp_path / 'beam')],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   if 'EGL' in done.stderr:
     pytest.skip('no OpenGL through EGL here')
   assert done.returncode == 1 and 'bad: FAILED: ' in done.stderr and '4 of 5 objects' in done.stdout, done.stderr
-  subprocess.run([sys.executable, 'data/render.py', *options, '--out', str(tmp_path / 'plain')], cwd=ROOT,
-                 capture_output=True, check=False)
+  subprocess.run(
+    [sys.executable, 'data/render.py', *options, '--out', str(tmp_path / 'plain')],
+    cwd=ROOT,
+    capture_output=True,
+    check=False,
+  )
   for i in range(4):
     for view in range(3):
       name = f'boat_{i}/views/{view:03d}.webp'
@@ -144,11 +172,25 @@ def test_the_slurm_array_shares_the_objects_and_hands_its_signal_on(tmp_path):
   (tmp_path / 'objects.txt').write_text(f'{tmp_path}\n')
 
   def start(task, count, out, options='--num_views=2 --size=32'):
-    settings = dict(OBJECTS=f'@{tmp_path}/objects.txt', OUT=str(tmp_path / out), ENGINE='raster', OPTIONS=options,
-                    PYTHON=sys.executable, SLURM_ARRAY_TASK_ID=str(5 + task), SLURM_ARRAY_TASK_MIN='5',
-                    SLURM_ARRAY_TASK_COUNT=str(count), SLURM_CPUS_PER_TASK='2')
-    return subprocess.Popen(['bash', 'launch/render_array.sbatch'], cwd=ROOT, env=os.environ | settings,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    settings = dict(
+      OBJECTS=f'@{tmp_path}/objects.txt',
+      OUT=str(tmp_path / out),
+      ENGINE='raster',
+      OPTIONS=options,
+      PYTHON=sys.executable,
+      SLURM_ARRAY_TASK_ID=str(5 + task),
+      SLURM_ARRAY_TASK_MIN='5',
+      SLURM_ARRAY_TASK_COUNT=str(count),
+      SLURM_CPUS_PER_TASK='2',
+    )
+    return subprocess.Popen(
+      ['bash', 'launch/render_array.sbatch'],
+      cwd=ROOT,
+      env=os.environ | settings,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
 
   tasks = [start(task, 3, 'shared') for task in range(3)]
   errors = [task.communicate()[1] for task in tasks]

@@ -1,14 +1,17 @@
 """Rays, volume rendering and triplane sampling, by their properties."""
 
+import dataclasses
+
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrm_jax import cameras, rays, volume
+from lrm_jax.distributed import backend
+from lrm_jax.geometry import cameras, rays, volume
 from lrm_jax.models import renderer, triplane
 from lrm_jax.models.nerf import NeRFMLP
-from flax import nnx
 
 
 def test_rays_pass_through_what_projects_to_their_pixel(rng):
@@ -22,13 +25,16 @@ def test_rays_pass_through_what_projects_to_their_pixel(rng):
   np.testing.assert_allclose(np.linalg.norm(directions, axis=-1), 1, atol=1e-6)
 
 
-@pytest.mark.parametrize('origin, direction, near, far', [
+@pytest.mark.parametrize(
+  'origin, direction, near, far',
+  [
     ((0, -2, 0), (0, 1, 0), 1, 3),
     ((0, 0, 0), (0, 0, 1), 0, 1),  # Starts inside.
     ((0, -2, 3), (0, 1, 0), 0, 0),  # Misses, parallel to a face.
     ((0, -2, 0), (0, -1, 0), 0, 0),  # Looks away.
     ((-2, -2, 0), (2**-0.5, 2**-0.5, 0), 2**0.5, 3 * 2**0.5),  # From edge to edge.
-])
+  ],
+)
 def test_cube_intersections(origin, direction, near, far):
   result = rays.intersect_cube(jnp.array(origin, jnp.float32), jnp.array(direction, jnp.float32))
   np.testing.assert_allclose(result, (near, far), atol=1e-4)
@@ -79,29 +85,37 @@ def test_planes_give_back_a_linear_field(rng):
 @pytest.mark.parametrize('axes', [triplane.PLANE_AXES, ((0, 1), (0, 2), (2, 1))])
 @pytest.mark.parametrize('platform', ['cpu', 'tpu'])
 def test_the_gradient_of_a_sum_of_planes_is_that_of_the_planes_side_by_side(axes, platform, rng, monkeypatch):
-  monkeypatch.setattr(triplane, 'platform', lambda: platform)
+  monkeypatch.setattr(backend, 'platform', lambda: platform)
   planes = jnp.array(rng.normal(size=(3, 5, 5, 4)), jnp.float32)
   points = jnp.array(rng.uniform(-1.3, 1.3, (6, 50, 3)), jnp.float32)  # Some lie in the frame, some outside.
   weight = jnp.array(rng.normal(size=(6, 50, 4)), jnp.float32)
-  ours = lambda planes, points: jnp.sum(weight * triplane.sample_sum(planes, points, axes))
-  plain = lambda planes, points: jnp.sum(
-      weight * triplane.sample_concatenated(planes, points, axes).reshape(6, 50, 3, 4).sum(2))
+
+  def ours(planes, points):
+    return jnp.sum(weight * triplane.sample_sum(planes, points, axes))
+
+  def plain(planes, points):
+    return jnp.sum(weight * triplane.sample_concatenated(planes, points, axes).reshape(6, 50, 3, 4).sum(2))
+
   for a, b in zip(jax.grad(ours, (0, 1))(planes, points), jax.grad(plain, (0, 1))(planes, points)):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('platform', ['cpu', 'tpu'])
 def test_gradients_of_planes_in_half_precision_are_summed_in_float32(platform, rng, monkeypatch):
-  monkeypatch.setattr(triplane, 'platform', lambda: platform)
+  monkeypatch.setattr(backend, 'platform', lambda: platform)
   planes = jnp.array(rng.normal(size=(3, 5, 5, 4)), jnp.float32)
   points = jnp.array(rng.uniform(-1, 1, (5000, 3)), jnp.float32)
-  loss = lambda planes: jnp.sum(jnp.sin(triplane.sample_sum(planes, points)))
+
+  def loss(planes):
+    return jnp.sum(jnp.sin(triplane.sample_sum(planes, points)))
+
   half = planes.astype(jnp.bfloat16)
   gradient = jax.grad(loss)(half)
   assert gradient.dtype == jnp.bfloat16
   # Thousands of small numbers were added up: in bfloat16 they would be lost.
   np.testing.assert_allclose(
-      gradient.astype(jnp.float32), jax.grad(loss)(half.astype(jnp.float32)), rtol=2**-7, atol=0.05)
+    gradient.astype(jnp.float32), jax.grad(loss)(half.astype(jnp.float32)), rtol=2**-7, atol=0.05
+  )
 
 
 def test_planes_fade_to_nothing_outside_the_cube(rng):
@@ -129,8 +143,12 @@ def field(points):
 
 def test_the_marched_ball_has_its_outline_and_depth():
   origins, directions = rays.pixel_rays(
-      jnp.array(cameras.input_camera(), jnp.float32), jnp.array(cameras.intrinsics_from_fov(50), jnp.float32), 33)
-  march = lambda o, d: renderer.march(field, o, d, *renderer.bins(o, d, None, num_samples=128))
+    jnp.array(cameras.input_camera(), jnp.float32), jnp.array(cameras.intrinsics_from_fov(50), jnp.float32), 33
+  )
+
+  def march(o, d):
+    return renderer.march(field, o, d, *renderer.bins(o, d, None, num_samples=128))
+
   pixels = jax.vmap(march)(origins, directions)
   assert pixels.opacity[16, 16] > 0.99 and pixels.opacity[0, 0] < 0.01
   np.testing.assert_allclose(pixels.depth[16, 16], 1.5, atol=0.05)
@@ -143,7 +161,9 @@ def tracer(after_first):
   """Returns what render_rays asks for: the pixels of rays through one object's folded planes."""
 
   def trace(planes, origins, directions, keys):
-    field = lambda points: after_first(triplane.sample_sum(planes, points))
+    def field(points):
+      return after_first(triplane.sample_sum(planes, points))
+
     return renderer.march(field, origins, directions, *renderer.bins(origins, directions, keys, num_samples=8))
 
   return trace
@@ -155,7 +175,10 @@ def test_chunks_of_rays_change_nothing(rng):
   origins = jnp.tile(jnp.array([0.0, -2, 0]), (2, 50, 1))
   directions = jnp.array(rng.normal(size=(2, 50, 3)) * 0.2 + [0, 1, 0], jnp.float32)
   trace = tracer(nerf.after_first)
-  render = lambda chunk: renderer.render_rays(planes, trace, origins, directions, rays_per_chunk=chunk, num_samples=8)
+
+  def render(chunk):
+    return renderer.render_rays(planes, trace, origins, directions, rays_per_chunk=chunk, num_samples=8)
+
   for a, b in zip(render(50), render(7)):
     np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -168,17 +191,21 @@ def test_one_object_after_another_is_all_at_once(rng, monkeypatch):
 
   def loss(planes, after_first):
     pixels = renderer.render_rays(
-        planes, tracer(after_first), origins, directions, jax.random.key(0), rays_per_chunk=6, num_samples=8)
+      planes, tracer(after_first), origins, directions, jax.random.key(0), rays_per_chunk=6, num_samples=8
+    )
     return jnp.sum(pixels.color * jnp.array([1.0, 2.0, 3.0])) + pixels.depth[:, ::2].sum(), pixels
 
   results = []
   for alone in (True, False):
-    monkeypatch.setattr(renderer, '_one_object_at_a_time', lambda alone=alone: alone)
+    form = dataclasses.replace(backend.current(), one_object_at_a_time=alone)
+    monkeypatch.setattr(backend, 'current', lambda form=form: form)
     results.append(jax.value_and_grad(loss, has_aux=True)(planes, nerf.after_first))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
 
 
-@pytest.mark.parametrize('origin, direction', [
+@pytest.mark.parametrize(
+  'origin, direction',
+  [
     ((0, -2, 3), (0, 1, 0)),  # Misses.
     ((0.1, 0.2, 0.3), (0.6, 0.8, 0)),  # Starts inside.
     ((0, -2, 0), (0, 1, 0)),  # Parallel to four faces.
@@ -186,20 +213,25 @@ def test_one_object_after_another_is_all_at_once(rng, monkeypatch):
     ((1, -2, 1), (0, 1, 0)),  # Along an edge.
     ((-2, -2, -2), (3**-0.5, 3**-0.5, 3**-0.5)),  # Corner to corner.
     ((1, 1, 1), (0, 0, 1)),  # Starts in a corner and leaves.
-])
+  ],
+)
 @pytest.mark.parametrize('stratified', [False, True])
 def test_gradients_are_finite_for_every_kind_of_ray(origin, direction, stratified, rng):
   planes = jnp.array(rng.normal(size=(3, 5, 5, 16)), jnp.float32)
   nerf = NeRFMLP(6, 16, 3, density_scale=3.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
 
   def loss(planes, origin, direction, after_first):
-    sample = lambda points: after_first(triplane.sample_sum(planes, points))
+    def sample(points):
+      return after_first(triplane.sample_sum(planes, points))
+
     keys = jax.random.split(jax.random.key(0), 1) if stratified else None
     rays = origin[None], direction[None]
     pixels = renderer.march(sample, *rays, *renderer.bins(*rays, keys, num_samples=8))
     return pixels.color.sum() + pixels.depth.sum() + pixels.opacity.sum()
 
-  as_array = lambda x: jnp.array(x, jnp.float32)
+  def as_array(x):
+    return jnp.array(x, jnp.float32)
+
   gradients = jax.grad(loss, argnums=(0, 1, 2))(planes, as_array(origin), as_array(direction), nerf.after_first)
   for gradient in jax.tree.leaves(gradients):
     assert np.all(np.isfinite(gradient))

@@ -7,8 +7,9 @@ import signal
 import numpy as np
 import pytest
 
-import processes
-from lrm_jax import checkpoint, cluster
+from lrm_jax.distributed import processes
+from lrm_jax.storage import checkpoint
+import training_processes
 
 
 @pytest.fixture
@@ -19,14 +20,30 @@ def config(tiny_config):
 
 
 PLAIN = {'JAX_COORDINATOR_ADDRESS': 'node0:1234', 'JAX_NUM_PROCESSES': '4', 'JAX_PROCESS_ID': '3'}
-SLURM = {'SLURM_JOB_ID': '4097', 'SLURM_STEP_NODELIST': 'gpu[007-009,12],cpu1', 'SLURM_NTASKS': '8', 'SLURM_PROCID': '5',
-         'SLURM_LOCALID': '1', 'SLURM_NODEID': '2', 'SLURM_STEP_TASKS_PER_NODE': '2(x4)'}
-OPEN_MPI = {'OMPI_COMM_WORLD_SIZE': '4', 'OMPI_COMM_WORLD_RANK': '2', 'OMPI_COMM_WORLD_LOCAL_RANK': '0',
-            'OMPI_COMM_WORLD_LOCAL_SIZE': '2', 'OMPI_MCA_orte_hnp_uri': '8192.0;tcp://10.96.0.1,10.148.0.1:34911'}
+SLURM = {
+  'SLURM_JOB_ID': '4097',
+  'SLURM_STEP_NODELIST': 'gpu[007-009,12],cpu1',
+  'SLURM_NTASKS': '8',
+  'SLURM_PROCID': '5',
+  'SLURM_LOCALID': '1',
+  'SLURM_NODEID': '2',
+  'SLURM_STEP_TASKS_PER_NODE': '2(x4)',
+}
+OPEN_MPI = {
+  'OMPI_COMM_WORLD_SIZE': '4',
+  'OMPI_COMM_WORLD_RANK': '2',
+  'OMPI_COMM_WORLD_LOCAL_RANK': '0',
+  'OMPI_COMM_WORLD_LOCAL_SIZE': '2',
+  'OMPI_MCA_orte_hnp_uri': '8192.0;tcp://10.96.0.1,10.148.0.1:34911',
+}
 
 
-@pytest.mark.parametrize('environment, expected', [
-    ({}, None), (PLAIN, ('node0:1234', 4, 3, None)), (PLAIN | {'JAX_NUM_PROCESSES': '1', 'JAX_PROCESS_ID': '0'}, None),
+@pytest.mark.parametrize(
+  'environment, expected',
+  [
+    ({}, None),
+    (PLAIN, ('node0:1234', 4, 3, None)),
+    (PLAIN | {'JAX_NUM_PROCESSES': '1', 'JAX_PROCESS_ID': '0'}, None),
     (SLURM, ('gpu007:61441', 8, 5, (1,))),
     (SLURM | {'CUDA_VISIBLE_DEVICES': '0,1,2,3'}, ('gpu007:61441', 8, 5, (2, 3))),  # Each of two takes half.
     (SLURM | {'CUDA_VISIBLE_DEVICES': '0'}, ('gpu007:61441', 8, 5, None)),  # Slurm has given each its own.
@@ -36,32 +53,39 @@ OPEN_MPI = {'OMPI_COMM_WORLD_SIZE': '4', 'OMPI_COMM_WORLD_RANK': '2', 'OMPI_COMM
     (SLURM | {'SLURM_NTASKS': '1', 'SLURM_PROCID': '0'}, None),
     ({'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '8'}, None),  # In a job, and not started by srun.
     (OPEN_MPI, ('10.96.0.1:61442', 4, 2, (0,))),
-    ({k: v for k, v in OPEN_MPI.items() if 'hnp' not in k} | {'JAX_COORDINATOR_ADDRESS': 'n:5'}, ('n:5', 4, 2, (0,)))])
+    ({k: v for k, v in OPEN_MPI.items() if 'hnp' not in k} | {'JAX_COORDINATOR_ADDRESS': 'n:5'}, ('n:5', 4, 2, (0,))),
+  ],
+)
 def test_who_is_who(environment, expected):
-  found = cluster.membership(environment)
-  assert found == (expected and cluster.Membership(*expected))
+  found = processes.membership(environment)
+  assert found == (expected and processes.Membership(*expected))
 
 
-@pytest.mark.parametrize('environment, words', [
+@pytest.mark.parametrize(
+  'environment, words',
+  [
     ({'JAX_PROCESS_ID': '1'}, 'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES is not'),
-    (PLAIN | {'JAX_PROCESS_ID': '4'}, 'process 4 of 4'), (PLAIN | {'JAX_NUM_PROCESSES': 'four'}, "'four'"),
+    (PLAIN | {'JAX_PROCESS_ID': '4'}, 'process 4 of 4'),
+    (PLAIN | {'JAX_NUM_PROCESSES': 'four'}, "'four'"),
     (PLAIN | {'JAX_COORDINATOR_ADDRESS': 'node0'}, "'node0' must be host:port"),
-    ({k: v for k, v in OPEN_MPI.items() if 'hnp' not in k}, 'JAX_COORDINATOR_ADDRESS')])
+    ({k: v for k, v in OPEN_MPI.items() if 'hnp' not in k}, 'JAX_COORDINATOR_ADDRESS'),
+  ],
+)
 def test_what_cannot_be_is_told(environment, words):
   with pytest.raises(ValueError, match=words):
-    cluster.membership(environment)
+    processes.membership(environment)
 
 
 def test_a_tpu_finds_out_by_itself_who_is_who(monkeypatch):
   calls = []
-  monkeypatch.setattr(cluster.jax.distributed, 'initialize', lambda *args, **kwargs: calls.append((args, kwargs)))
+  monkeypatch.setattr(processes.jax.distributed, 'initialize', lambda *args, **kwargs: calls.append((args, kwargs)))
   for name in [name for name in os.environ if name.startswith(('JAX_', 'SLURM_', 'OMPI_', 'TPU_'))]:
     monkeypatch.delenv(name)
-  monkeypatch.setattr(cluster.importlib.util, 'find_spec', lambda name: name == 'libtpu')
-  cluster.join(peer_timeout=7)
+  monkeypatch.setattr(processes.importlib.util, 'find_spec', lambda name: name == 'libtpu')
+  processes.join(peer_timeout=7)
   assert not calls
   monkeypatch.setenv('TPU_WORKER_HOSTNAMES', 'a,b')
-  cluster.join(peer_timeout=7)
+  processes.join(peer_timeout=7)
   [(args, kwargs)] = calls
   assert not args and kwargs['heartbeat_timeout_seconds'] == 7 and 'coordinator_address' not in kwargs
 
@@ -75,8 +99,8 @@ def uninterrupted(tmp_path_factory):
     key = json.dumps(config.to_dict())
     if key not in known:
       root = tmp_path_factory.mktemp('uninterrupted')
-      processes.train(processes.write_config(config, root / 'config.py'), root / 'run')
-      known[key] = processes.steps(root / 'run')
+      training_processes.train(training_processes.write_config(config, root / 'config.py'), root / 'run')
+      known[key] = training_processes.steps(root / 'run')
     return known[key]
 
   return train
@@ -92,12 +116,14 @@ def assert_same(found, expected):
 def test_any_number_of_processes_trains_as_one(config, tmp_path, uninterrupted, count, devices, mesh):
   expected = uninterrupted(config)
   config.mesh.update(dict(data=mesh[0], fsdp=mesh[1]))
-  processes.train(processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run', processes=count, devices=devices)
-  found = processes.steps(tmp_path / 'run')
+  training_processes.train(
+    training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run', processes=count, devices=devices
+  )
+  found = training_processes.steps(tmp_path / 'run')
   assert len(found) == 20
   assert_same(found, expected)
   np.testing.assert_allclose(found[-1]['eval_psnr'], expected[-1]['eval_psnr'], rtol=1e-4)
-  told = processes.words(tmp_path / 'run')
+  told = training_processes.words(tmp_path / 'run')
   assert '8 x cpu' in told and f'parameters over {mesh[1]};' in told and (count == 1 or f'of {count} processes' in told)
   assert (tmp_path / 'run' / 'images' / 'eval_00000020.png').exists()
 
@@ -106,27 +132,35 @@ def test_any_number_of_processes_trains_as_one(config, tmp_path, uninterrupted, 
 @pytest.mark.parametrize('later', [4, 1])
 def test_what_stops_with_two_goes_on_with_any_number(config, tmp_path, uninterrupted, later):
   """SIGTERM to one of two: both save the same step, end with 75, and nothing is lost. Four then share the parameters."""
-  config.update(dict(num_train_steps=80, checkpoint_every=1000, eval_every=1000))  # Long enough that the signal comes in between.
+  config.update(
+    dict(num_train_steps=80, checkpoint_every=1000, eval_every=1000)
+  )  # Long enough that the signal comes in between.
   expected = uninterrupted(config)
-  file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
-  started = processes.start(file, workdir, processes=2)
-  processes.wait_for(lambda: len(processes.steps(workdir)) >= 3, started)
+  file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
+  started = training_processes.start(file, workdir, processes=2)
+  training_processes.wait_for(lambda: len(training_processes.steps(workdir)) >= 3, started)
   started[1].send_signal(signal.SIGTERM)
-  assert processes.finish(started, workdir) == [75, 75], processes.words(workdir, 2)
+  assert training_processes.finish(started, workdir) == [75, 75], training_processes.words(workdir, 2)
   [saved] = checkpoint.saved_steps(workdir)
-  assert 3 <= saved < 80 and len(processes.steps(workdir)) == saved
-  assert f'told to stop; step {saved} is saved' in processes.words(workdir)
-  processes.train(file, workdir, '--config.mesh.data=1', f'--config.mesh.fsdp={later}', processes=later)
-  assert f'resuming after step {saved}' in processes.words(workdir)
-  assert_same(processes.steps(workdir), expected)
+  assert 3 <= saved < 80 and len(training_processes.steps(workdir)) == saved
+  assert f'told to stop; step {saved} is saved' in training_processes.words(workdir)
+  training_processes.train(file, workdir, '--config.mesh.data=1', f'--config.mesh.fsdp={later}', processes=later)
+  assert f'resuming after step {saved}' in training_processes.words(workdir)
+  assert_same(training_processes.steps(workdir), expected)
 
 
 @pytest.mark.slow
 def test_a_coordinator_that_is_not_there_is_told(config, tmp_path):
-  file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
+  file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
   config.data.path = 'nowhere'
-  started = processes.start(file, workdir, JAX_COORDINATOR_ADDRESS='127.0.0.1:1', JAX_NUM_PROCESSES='2', JAX_PROCESS_ID='1',
-                            LRM_JAX_CONNECT_SECONDS='3')
-  assert processes.finish(started, workdir, 60) == [2]
-  told = processes.words(workdir).strip().splitlines()[-1]
+  started = training_processes.start(
+    file,
+    workdir,
+    JAX_COORDINATOR_ADDRESS='127.0.0.1:1',
+    JAX_NUM_PROCESSES='2',
+    JAX_PROCESS_ID='1',
+    LRM_JAX_CONNECT_SECONDS='3',
+  )
+  assert training_processes.finish(started, workdir, 60) == [2]
+  told = training_processes.words(workdir).strip().splitlines()[-1]
   assert told.startswith('error: process 1 of 2 did not meet process 0 at 127.0.0.1:1 within 3 s')

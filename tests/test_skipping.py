@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import lrm_jax
-from lrm_jax import cameras, images, input_pipeline, rays, state
-from lrm_jax.models import renderer, skipping
+from lrm_jax.datasets.records import open_split
+from lrm_jax.evaluation import image_metrics
+from lrm_jax.geometry import cameras, images, rays
+from lrm_jax.models import registry, renderer, skipping
 from tests.conftest import TINY_MODEL
 from tests.test_sources import OPENLRM, TRIPOSR
 
@@ -25,14 +27,20 @@ def ball(points, radius=0.5):
 def view():
   """(origins, directions, distances, delta) of a view of 24 x 24 rays, 40 samples each."""
   pose, intrinsics = cameras.look_at([1.0, -1.6, 0.6]), cameras.intrinsics_from_fov(60)
-  flat = [x.reshape(-1, 3) for x in rays.pixel_rays(jnp.array(pose, jnp.float32), jnp.array(intrinsics, jnp.float32), 24)]
+  flat = [
+    x.reshape(-1, 3) for x in rays.pixel_rays(jnp.array(pose, jnp.float32), jnp.array(intrinsics, jnp.float32), 24)
+  ]
   return *flat, *renderer.bins(*flat, None, num_samples=40)
 
 
 def test_where_everything_is_asked_nothing_changes(view):
-  everywhere = lambda points: jnp.ones(points.shape[:-1], bool)
-  haze = lambda points: (0.3 * ball(points)[0] / 300, ball(points)[1])
-  for a, b in zip(skipping.march(haze, everywhere, *view), renderer.march(haze, *view)):
+  def everywhere(points):
+    return jnp.ones(points.shape[:-1], bool)
+
+  def haze(points):
+    return (0.3 * ball(points)[0] / 300, ball(points)[1])
+
+  for a, b in zip(skipping.march_skipping(haze, everywhere, *view), renderer.march(haze, *view)):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -47,7 +55,7 @@ def test_a_ball_is_asked_for_where_it_is_seen(view, monkeypatch):
     return ball(points)
 
   monkeypatch.setattr(skipping, '_BATCH', 64)
-  pixels = skipping.march(counted, lambda points: skipping.is_occupied(cells, points), *view)
+  pixels = skipping.march_skipping(counted, lambda points: skipping.is_occupied(cells, points), *view)
   jax.effects_barrier()
   for a, b in zip(pixels, renderer.march(ball, *view)):
     np.testing.assert_allclose(a, b, atol=3e-3)
@@ -66,17 +74,17 @@ def test_cells_are_occupied_around_what_is_dense():
 
 @pytest.mark.parametrize('sizes', [TINY_MODEL, TRIPOSR], ids=['lrm', 'triposr'])
 def test_models_leave_out_what_is_not_seen(sizes, rng):
-  model = state.build_model(sizes, nnx.Rngs(0))
+  model = registry.build_model(sizes, nnx.Rngs(0))
   planes = jnp.asarray(rng.normal(size=(2, 3, 8, 8, 6)) * 3, jnp.float32)
   poses = jnp.asarray(cameras.look_at([[[1.0, -1.5, 0.5], [0.2, 0.3, 0.1]]] * 2), jnp.float32)  # One from within.
   intrinsics = jnp.tile(jnp.array([1.0, 1.0, 0.5, 0.5]), (2, 2, 1))
   full, seen = (model.render(planes, poses, intrinsics, 16, skip=skip) for skip in (False, True))
-  assert images.psnr(np.asarray(seen.color), np.asarray(full.color)).min() > 45
+  assert image_metrics.psnr(np.asarray(seen.color), np.asarray(full.color)).min() > 45
   np.testing.assert_allclose(seen.depth, full.depth, atol=0.02)
 
 
 def test_a_model_that_may_leave_out_nothing_does_not(rng):
-  model = state.build_model(OPENLRM, nnx.Rngs(0))
+  model = registry.build_model(OPENLRM, nnx.Rngs(0))
   planes = jnp.asarray(rng.normal(size=(1, 3, 8, 8, 6)), jnp.float32)
   pose, intrinsics = jnp.asarray(cameras.look_at([[[1.0, -1.5, 0.5]]]), jnp.float32), jnp.full((1, 1, 4), 0.5)
   full, seen = (model.render(planes, pose, intrinsics, 8, skip=skip) for skip in (False, True))
@@ -85,9 +93,9 @@ def test_a_model_that_may_leave_out_nothing_does_not(rng):
 
 def test_the_shipped_model_within_45_db():
   model = lrm_jax.from_pretrained('quickstart')
-  source = input_pipeline.open_split(EMBEDDED, 'test')
+  source = open_split(EMBEDDED, 'test')
   pictures = [images.resize(images.decode(source[i]['views'][0]), model.image_size) for i in (2, 12, 30)]
   planes = model.encode(images.over(np.stack(pictures), 1.0))
   cameras_ = [np.repeat(x, 3, axis=0) for x in model.turntable(4)]
   full, seen = (model.render(planes, *cameras_, size=48, skip=skip) for skip in (False, True))
-  assert images.psnr(seen.color, full.color).min() > 45
+  assert image_metrics.psnr(seen.color, full.color).min() > 45

@@ -12,11 +12,11 @@ import time
 import numpy as np
 import pytest
 
-from configs import quickstart
-import processes
+from lrm_jax.configs import quickstart
+import training_processes
 
 ROOT = Path(__file__).parents[1]
-_CONFIG = '''
+_CONFIG = """
 ClusterName=tests
 SlurmctldHost=localhost(127.0.0.1)
 SlurmUser=root
@@ -41,31 +41,53 @@ KillWait=60
 MpiDefault=none
 NodeName=localhost NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
 PartitionName=all Nodes=localhost Default=YES MaxTime=INFINITE State=UP
-'''
+"""
 
 
 @contextlib.contextmanager
 def cluster(root: Path):
   """A Slurm of one node; yields what the environment of its commands is. Skips where Slurm cannot run."""
-  missing = [name for name in ('munged', 'slurmctld', 'slurmd', 'sbatch') if not shutil.which(name, path='/usr/sbin:/usr/bin')]
+  missing = [
+    name for name in ('munged', 'slurmctld', 'slurmd', 'sbatch') if not shutil.which(name, path='/usr/sbin:/usr/bin')
+  ]
   if missing or os.getuid():
-    pytest.skip('Slurm cannot run here: ' + (f'{", ".join(missing)} missing (apt-get install slurm-wlm munge)' if missing else
-                                             'not root'))
+    pytest.skip(
+      'Slurm cannot run here: '
+      + (f'{", ".join(missing)} missing (apt-get install slurm-wlm munge)' if missing else 'not root')
+    )
   for name in ('state', 'spool'):
     (root / name).mkdir()
   key = root / 'munge.key'
   key.write_bytes(os.urandom(128))
   key.chmod(0o600)
-  (root / 'slurm.conf').write_text(_CONFIG.format(root=root, controller=processes.free_port(), node=processes.free_port()))
+  (root / 'slurm.conf').write_text(
+    _CONFIG.format(root=root, controller=training_processes.free_port(), node=training_processes.free_port())
+  )
   environment = {**os.environ, 'SLURM_CONF': str(root / 'slurm.conf'), 'PATH': f'/usr/sbin:{os.environ["PATH"]}'}
-  run = lambda *words: subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+
+  def run(*words):
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+
   munge = subprocess.Popen(
-      ['munged', '--foreground', '--force', f'--key-file={key}', f'--socket={root}/munge.socket', f'--pid-file={root}/munge.pid',
-       f'--log-file={root}/munge.log', f'--seed-file={root}/munge.seed'], env=environment, stderr=subprocess.DEVNULL)
+    [
+      'munged',
+      '--foreground',
+      '--force',
+      f'--key-file={key}',
+      f'--socket={root}/munge.socket',
+      f'--pid-file={root}/munge.pid',
+      f'--log-file={root}/munge.log',
+      f'--seed-file={root}/munge.seed',
+    ],
+    env=environment,
+    stderr=subprocess.DEVNULL,
+  )
   daemons = [munge]
   try:
-    daemons += [subprocess.Popen([name, '-D'], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                for name in ('slurmctld', 'slurmd')]
+    daemons += [
+      subprocess.Popen([name, '-D'], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+      for name in ('slurmctld', 'slurmd')
+    ]
     end = time.monotonic() + 60
     while 'idle' not in run('sinfo', '-h', '-o', '%T').stdout:
       if time.monotonic() > end:
@@ -85,8 +107,8 @@ def test_a_job_that_is_requeued_goes_on_and_ends_as_one_process_would(tmp_path):
   config = quickstart.get_config()
   config.update(dict(num_train_steps=30, log_every=1, checkpoint_every=1000, eval_every=30))
   config.data.eval_objects = 2
-  file, workdir = processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
-  processes.train(file, tmp_path / 'whole')
+  file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
+  training_processes.train(file, tmp_path / 'whole')
   slurm = tmp_path / 'slurm'
   slurm.mkdir()
   with cluster(slurm) as environment:
@@ -97,12 +119,26 @@ def test_a_job_that_is_requeued_goes_on_and_ends_as_one_process_would(tmp_path):
       return done.stdout
 
     submitted = run(
-        'sbatch', '--nodes=1', '--ntasks-per-node=2', '--cpus-per-task=1', '--gres=none', f'--output={tmp_path}/job.log',
-        'launch/slurm.sbatch', CONFIG=str(file), WORKDIR=str(workdir), PYTHON=sys.executable, JAX_PLATFORMS='cpu',
-        OPTIONS='--config.mesh.data=-1 --config.mesh.fsdp=1 --peer_timeout=30')
+      'sbatch',
+      '--nodes=1',
+      '--ntasks-per-node=2',
+      '--cpus-per-task=1',
+      '--gres=none',
+      f'--output={tmp_path}/job.log',
+      'launch/slurm.sbatch',
+      CONFIG=str(file),
+      WORKDIR=str(workdir),
+      PYTHON=sys.executable,
+      JAX_PLATFORMS='cpu',
+      OPTIONS='--config.mesh.data=-1 --config.mesh.fsdp=1 --peer_timeout=30',
+    )
     job = re.search(r'\d+', submitted).group()
-    state = lambda: re.search(r'JobState=(\w+)', run('scontrol', 'show', 'job', job)).group(1)
-    log = lambda: (tmp_path / 'job.log').read_text() if (tmp_path / 'job.log').exists() else ''
+
+    def state():
+      return re.search(r'JobState=(\w+)', run('scontrol', 'show', 'job', job)).group(1)
+
+    def log():
+      return (tmp_path / 'job.log').read_text() if (tmp_path / 'job.log').exists() else ''
 
     def wait_for(condition, seconds):
       end = time.monotonic() + seconds
@@ -110,16 +146,18 @@ def test_a_job_that_is_requeued_goes_on_and_ends_as_one_process_would(tmp_path):
         assert time.monotonic() < end and state() not in ('FAILED', 'CANCELLED', 'TIMEOUT'), f'{state()}:\n{log()}'
         time.sleep(0.2)
 
-    wait_for(lambda: len(processes.steps(workdir)) >= 3, 240)
+    wait_for(lambda: len(training_processes.steps(workdir)) >= 3, 240)
     run('scontrol', 'requeue', job)
     wait_for(lambda: state() == 'PENDING', 120)
-    saved = len(processes.steps(workdir))
+    saved = len(training_processes.steps(workdir))
     assert 3 <= saved < 30 and f'told to stop; step {saved} is saved' in log()
     run('scontrol', 'update', f'JobId={job}', 'StartTime=now')  # Slurm holds it for two minutes.
     wait_for(lambda: state() == 'COMPLETED', 240)
   assert f'resuming after step {saved}' in log() and '2 x cpu of 2 processes' in log()
-  assert [line['step'] for line in processes.steps(workdir)] == list(range(1, 31))
-  np.testing.assert_allclose(processes.losses(workdir), processes.losses(tmp_path / 'whole'), rtol=1e-3)
+  assert [line['step'] for line in training_processes.steps(workdir)] == list(range(1, 31))
+  np.testing.assert_allclose(
+    training_processes.losses(workdir), training_processes.losses(tmp_path / 'whole'), rtol=1e-3
+  )
 
 
 @pytest.mark.slow
@@ -132,14 +170,23 @@ def test_a_job_that_somebody_cancels_stays_cancelled_and_one_that_fails_is_reque
   slurm = tmp_path / 'slurm'
   slurm.mkdir()
   with cluster(slurm) as environment:
-    run = lambda *words: subprocess.run(words, env=environment | {'PYTHON': str(training)}, capture_output=True, text=True,
-                                        check=False, cwd=ROOT)
-    submitted = run('sbatch', '--nodes=1', '--cpus-per-task=1', '--gres=none', f'--output={tmp_path}/job.log', 'launch/slurm.sbatch')
+
+    def run(*words):
+      return subprocess.run(
+        words, env=environment | {'PYTHON': str(training)}, capture_output=True, text=True, check=False, cwd=ROOT
+      )
+
+    submitted = run(
+      'sbatch', '--nodes=1', '--cpus-per-task=1', '--gres=none', f'--output={tmp_path}/job.log', 'launch/slurm.sbatch'
+    )
     job = re.search(r'\d+', submitted.stdout).group()
-    state = lambda: re.search(r'JobState=(\w+)', run('scontrol', 'show', 'job', job).stdout).group(1)
+
+    def state():
+      return re.search(r'JobState=(\w+)', run('scontrol', 'show', 'job', job).stdout).group(1)
+
     started = tmp_path / 'started'
-    processes.wait_for(lambda: started.exists() and started.read_text().strip(), seconds=60)
+    training_processes.wait_for(lambda: started.exists() and started.read_text().strip(), seconds=60)
     run('scancel', job) if command == 'scancel' else run('kill', '-9', started.read_text().strip())
-    processes.wait_for(lambda: state() == expected, seconds=60)
+    training_processes.wait_for(lambda: state() == expected, seconds=60)
     time.sleep(3)  # What the script does afterwards changes nothing.
     assert state() == expected, (tmp_path / 'job.log').read_text()

@@ -2,9 +2,9 @@
 
 import importlib
 import json
+import math
 import os
 from pathlib import Path
-import math
 import subprocess
 import sys
 
@@ -18,49 +18,69 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 import yaml
 
+from conftest import DATA, TINY_MODEL
 import lrm_jax
-from configs import triposr as triposr_config
-from lrm_jax import checkpoint, export, loop as train_lib, metrics, sources, state
-from lrm_jax.weights import openlrm, triposr
-from tests.conftest import TINY_MODEL
+from lrm_jax import export
+from lrm_jax.configs import triposr as triposr_config
+from lrm_jax.models import registry
+from lrm_jax.storage import checkpoint
+from lrm_jax.training import loop as train_lib
+from lrm_jax.training import metric_writer
+from lrm_jax.weights import openlrm, pretrained, triposr
 from tests.test_vgg import write_legacy
 
-OPENLRM = TINY_MODEL | dict(architecture='openlrm', nerf_width=64, nerf_depth=4, encoder_width=28, encoder_interpolate_offset=0.1)
+OPENLRM = TINY_MODEL | dict(
+  architecture='openlrm', nerf_width=64, nerf_depth=4, encoder_width=28, encoder_interpolate_offset=0.1
+)
 TRIPOSR = {name: value for name, value in TINY_MODEL.items() if name != 'camera_width'} | dict(
-    architecture='triposr', nerf_depth=4, decoder_width=32)
+  architecture='triposr', nerf_depth=4, decoder_width=32
+)
 
 
 def random_run(model_kwargs, directory, seed=0):
   """Writes a run directory of a model with random parameters, float32; returns it."""
   rng = np.random.default_rng(seed)
-  params = state.parameters(state.build_model(model_kwargs, nnx.Rngs(0)))
+  params = registry.parameters(registry.build_model(model_kwargs, nnx.Rngs(0)))
   params = jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), jnp.float32), params)
-  config = ConfigDict({'model': model_kwargs, 'data': {'fov': 50.0}})
+  config = ConfigDict({'model': model_kwargs, 'data': DATA})
   checkpoint.write_model(directory, params, config, step=1, dtype=jnp.float32)
   return directory
 
 
 def arrays(model):
-  return {path: np.asarray(x) for path, x in sources.flat_parameters(model).items()}
+  return {path: np.asarray(x) for path, x in pretrained.flat_parameters(model).items()}
 
 
-@pytest.mark.parametrize('config, count', [
-    ('openlrm_small', 111_390_948), ('openlrm_base', 260_201_972), ('openlrm_large', 452_138_004), ('triposr', 419_275_628)])
+@pytest.mark.parametrize(
+  'config, count',
+  [
+    ('openlrm_small', 111_390_948),
+    ('openlrm_base', 260_201_972),
+    ('openlrm_large', 452_138_004),
+    ('triposr', 419_275_628),
+  ],
+)
 def test_configurations_have_the_published_number_of_parameters(config, count):
-  shapes = sources.shapes(importlib.import_module(f'configs.{config}').get_config())
+  shapes = pretrained.shapes(importlib.import_module(f'lrm_jax.configs.{config}').get_config())
   assert sum(math.prod(shape) for shape in shapes.values()) == count
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('config, tensors, count', [
-    ('openlrm_small', None, 111_390_948), ('openlrm_base', None, 260_201_972), ('openlrm_large', None, 452_138_004),
-    ('triposr', 549, 419_275_628)])
+@pytest.mark.parametrize(
+  'config, tensors, count',
+  [
+    ('openlrm_small', None, 111_390_948),
+    ('openlrm_base', None, 260_201_972),
+    ('openlrm_large', None, 452_138_004),
+    ('triposr', 549, 419_275_628),
+  ],
+)
 def test_full_size_files_of_random_numbers_are_loaded(config, tensors, count, tmp_path):
   """Written in their layout, read by sizes and names, sorted into a model: each number where it belongs."""
-  sizes = importlib.import_module(f'configs.{config}').get_config()
+  sizes = importlib.import_module(f'lrm_jax.configs.{config}').get_config()
   kind = triposr if config == 'triposr' else openlrm
   rng = np.random.default_rng(0)
-  arrays_in = {path: rng.standard_normal(shape, np.float32) for path, shape in sources.shapes(sizes).items()}
+  arrays_in = {path: rng.standard_normal(shape, np.float32) for path, shape in pretrained.shapes(sizes).items()}
   sums = {path: float(x.ravel()[::997].sum()) for path, x in arrays_in.items()}
   kind.write(tmp_path / 'model', sizes.to_dict(), arrays_in)
   del arrays_in
@@ -68,21 +88,36 @@ def test_full_size_files_of_random_numbers_are_loaded(config, tensors, count, tm
     names = list(file.keys())
     assert sum(math.prod(file.get_slice(name).get_shape()) for name in names) == count
   assert tensors is None or len(names) == tensors
-  model, found, _ = sources.load(tmp_path / 'model')
+  model, found, _ = pretrained.load(tmp_path / 'model')
   (tmp_path / 'model/model.safetensors').unlink()  # pytest keeps what three runs leave behind.
   after = arrays(model)
   assert sum(x.size for x in after.values()) == count
   assert {path: float(x.ravel()[::997].sum()) for path, x in after.items()} == sums
-  for name in ('encoder_num_heads', 'encoder_depth', 'decoder_num_heads', 'decoder_depth', 'triplane_channels',
-               'image_size', 'num_samples', 'nerf_depth', 'camera_width'):
+  for name in (
+    'encoder_num_heads',
+    'encoder_depth',
+    'decoder_num_heads',
+    'decoder_depth',
+    'triplane_channels',
+    'image_size',
+    'num_samples',
+    'nerf_depth',
+    'camera_width',
+  ):
     assert found.model.get(name) == sizes.model.get(name), name
 
 
-@pytest.mark.parametrize('format, sizes', [
-    ('openlrm', OPENLRM), ('triposr', TRIPOSR),
+@pytest.mark.parametrize(
+  'format, sizes',
+  [
+    ('openlrm', OPENLRM),
+    ('triposr', TRIPOSR),
     ('openlrm', OPENLRM | dict(encoder='dinov2', encoder_registers=4, encoder_width=32)),
-    ('torch', TINY_MODEL | dict(plane_axes=('xy', 'xz', 'zy'))), ('torch', TRIPOSR),
-], ids=['openlrm', 'triposr', 'openlrm_packed_dinov2', 'torch', 'torch_triposr'])
+    ('torch', TINY_MODEL | dict(plane_axes=('xy', 'xz', 'zy'))),
+    ('torch', TRIPOSR),
+  ],
+  ids=['openlrm', 'triposr', 'openlrm_packed_dinov2', 'torch', 'torch_triposr'],
+)
 def test_out_and_in_again_is_the_same_model(format, sizes, tmp_path, rng):
   run = random_run(sizes, tmp_path / 'run')
   export.export(run, tmp_path / 'out', format=format)
@@ -100,8 +135,14 @@ def test_out_and_in_again_is_the_same_model(format, sizes, tmp_path, rng):
 
 
 def test_a_camera_of_20_numbers_is_folded_into_16(tmp_path, rng):
-  sizes = TINY_MODEL | dict(nerf_width=64, nerf_depth=4, plane_axes=('xy', 'xz', 'zy'), color_padding=0.001,
-                            encoder_interpolate_offset=0.1, encoder_norm_epsilon=1e-12)
+  sizes = TINY_MODEL | dict(
+    nerf_width=64,
+    nerf_depth=4,
+    plane_axes=('xy', 'xz', 'zy'),
+    color_padding=0.001,
+    encoder_interpolate_offset=0.1,
+    encoder_norm_epsilon=1e-12,
+  )
   export.export(random_run(sizes, tmp_path / 'run'), tmp_path / 'out', format='openlrm')
   before, after = lrm_jax.from_pretrained(tmp_path / 'run'), lrm_jax.from_pretrained(tmp_path / 'out')
   images = rng.uniform(size=(2, 16, 16, 3)).astype(np.float32)
@@ -144,8 +185,11 @@ def test_openlrm_1_0_has_two_other_names(tmp_path):
   run = random_run(OPENLRM, tmp_path / 'run')
   out = export.export(run, tmp_path / 'out', format='openlrm')
   expected = arrays(lrm_jax.from_pretrained(out).model)
-  other = {'pos_embed': 'transformer.pos_embed', 'upsampler.weight': 'transformer.deconv.weight',
-           'upsampler.bias': 'transformer.deconv.bias'}
+  other = {
+    'pos_embed': 'transformer.pos_embed',
+    'upsampler.weight': 'transformer.deconv.weight',
+    'upsampler.bias': 'transformer.deconv.bias',
+  }
   tensors = load_file(out / 'model.safetensors')
   save_file({other.get(name, name): tensor for name, tensor in tensors.items()}, out / 'model.safetensors')
   for path, array in arrays(lrm_jax.from_pretrained(out).model).items():
@@ -159,7 +203,7 @@ def test_openlrm_trains_with_its_losses_and_its_two_passes(tiny_config, tmp_path
   config.data.background = (0.0, 0.5, 1.0)
   config.loss.update(dict(mask_weight=0.0, total_variation_weight=5e-4))
   train_lib.train(config, tmp_path / 'run')
-  lines = metrics.read(tmp_path / 'run')
+  lines = metric_writer.read(tmp_path / 'run')
   assert all(np.isfinite(line['loss']) and line['total_variation'] > 0 for line in lines)
   assert lines[-1]['grad_norm'] > 0
 
@@ -200,8 +244,11 @@ def test_what_is_on_the_hub_is_read_from_its_cache(triposr_directory, tmp_path, 
   (repository / 'snapshots').mkdir()
   triposr_directory.rename(repository / 'snapshots' / commit)
   original = huggingface_hub.snapshot_download
-  monkeypatch.setattr(huggingface_hub, 'snapshot_download',
-                      lambda name, **kwargs: original(name, cache_dir=tmp_path / 'hub', local_files_only=True, **kwargs))
+  monkeypatch.setattr(
+    huggingface_hub,
+    'snapshot_download',
+    lambda name, **kwargs: original(name, cache_dir=tmp_path / 'hub', local_files_only=True, **kwargs),
+  )
   assert lrm_jax.from_pretrained('hf://somebody/triposr').half_size == 0.87
   with pytest.raises(ValueError, match='hf://somebody/other could not be had'):
     lrm_jax.from_pretrained('hf://somebody/other')
@@ -211,8 +258,9 @@ def test_what_is_on_the_hub_is_read_from_its_cache(triposr_directory, tmp_path, 
 def test_triposr_is_trained_on_from_its_weights(triposr_directory, dataset, tmp_path):
   config = triposr_config.get_config()
   config.model.update({name: value for name, value in TRIPOSR.items()})
-  config.data.update(dict(path=dataset, window=8, resize_min=8, resize_max=12, eval_objects=2, eval_size=16,
-                          num_workers=0))
+  config.data.update(
+    dict(path=dataset, window=8, resize_min=8, resize_max=12, eval_objects=2, eval_size=16, num_workers=0)
+  )
   config.update(dict(num_train_steps=4, batch_size=4, log_every=1, checkpoint_every=4, eval_every=4))
   config.init_from = str(triposr_directory)
   config.loss.lpips_weight = 0.0
@@ -236,37 +284,45 @@ def test_triposr_is_trained_on_from_its_weights(triposr_directory, dataset, tmp_
 @pytest.mark.slow
 def test_a_run_is_read_straight_to_where_its_arrays_are_wanted(dataset, tmp_path):
   """On eight devices: each array comes back cut as the rule says, and is what was saved."""
-  code = '''
+  code = """
 import sys
 from flax import traverse_util
 import jax, numpy as np
 import lrm_jax
-from configs import quickstart
-from lrm_jax import loop as train_lib, sources
+from lrm_jax.configs import quickstart
+from lrm_jax.training import loop as train_lib
+from lrm_jax.weights import pretrained
 config = quickstart.get_config()
 config.data.path, config.mesh.data, config.mesh.fsdp, config.batch_size = sys.argv[2], 1, 8, 8
 config.init_from = sys.argv[1]
 trainer = train_lib.Trainer(config, lpips=None)
 given = trainer.read_weights()
 wanted = traverse_util.flatten_dict(trainer.abstract_on_devices["params"], sep="/")
-saved = sources.flat_parameters(lrm_jax.from_pretrained(sys.argv[1]).model)
+saved = pretrained.flat_parameters(lrm_jax.from_pretrained(sys.argv[1]).model)
 assert given.keys() == wanted.keys() == saved.keys()
 assert all(given[path].sharding == wanted[path].sharding for path in wanted)
 assert any(not x.sharding.is_fully_replicated for x in given.values())
 state = trainer.first_state(given)
 for path, array in traverse_util.flatten_dict(state["params"], sep="/").items():
   np.testing.assert_array_equal(array, saved[path])
-'''
+"""
   done = subprocess.run(
-      [sys.executable, '-c', code, str(sources.find('quickstart')), str(dataset)], capture_output=True, text=True, check=False,
-      cwd=Path(__file__).parents[1], env={**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=8', 'JAX_PLATFORMS': 'cpu'})
+    [sys.executable, '-c', code, str(pretrained.find('quickstart')), str(dataset)],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=Path(__file__).parents[1],
+    env={**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=8', 'JAX_PLATFORMS': 'cpu'},
+  )
   assert done.returncode == 0, done.stderr
 
 
 def test_the_command_writes_and_refuses(tmp_path):
   run = random_run(OPENLRM, tmp_path / 'run')
-  call = lambda *args: subprocess.run(
-      [sys.executable, '-m', 'lrm_jax.export', *args], capture_output=True, text=True, check=False)
+
+  def call(*args):
+    return subprocess.run([sys.executable, '-m', 'lrm_jax.export', *args], capture_output=True, text=True, check=False)
+
   result = call(f'--checkpoint={run}', f'--out={tmp_path / "out"}', '--format=openlrm')
   assert result.returncode == 0, result.stderr
   assert json.loads((tmp_path / 'out/config.json').read_text())['transformer_dim'] == 32
@@ -280,4 +336,6 @@ def test_the_camera_is_folded_exactly(rng):
   folded = openlrm.fold_camera(dict(zip(names, (kernel, bias))))
   feature = rng.normal(size=20)
   feature[12:16] = 0, 0, 0, 1
-  np.testing.assert_allclose(np.delete(feature, slice(12, 16)) @ folded[names[0]] + folded[names[1]], feature @ kernel + bias)
+  np.testing.assert_allclose(
+    np.delete(feature, slice(12, 16)) @ folded[names[0]] + folded[names[1]], feature @ kernel + bias
+  )

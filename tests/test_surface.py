@@ -1,12 +1,15 @@
 """The surface that is found coarse to fine is the dense one to the bit, closed, whatever the slabs it is cut from."""
 
-import lrm_jax
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 import trimesh
 
-from lrm_jax import images, input_pipeline, mesh as mesh_lib, surface
+import lrm_jax
+from lrm_jax.datasets.records import open_split
+from lrm_jax.geometry import images
+from lrm_jax.reconstruction import mesh as mesh_lib
+from lrm_jax.reconstruction import surface
 
 EMBEDDED = 'data/embedded/object_views/1.0.0'
 
@@ -94,7 +97,10 @@ def test_nothing_is_an_empty_surface():
 
 def test_what_the_small_grid_misses_altogether_is_found_by_the_dense_one():
   place = np.linspace(-1, 1, 128, dtype=np.float32)[65]  # The small grid has 63 and 67.
-  ball = lambda points: (np.maximum(20 + 1000 * (0.012 - np.linalg.norm(points - place, axis=-1)), 0).astype(np.float32), points)
+
+  def ball(points):
+    return (np.maximum(20 + 1000 * (0.012 - np.linalg.norm(points - place, axis=-1)), 0).astype(np.float32), points)
+
   assert as_set(*extract(ball, 128)) == as_set(*extract(ball, 128, dense=True)) != []
 
 
@@ -105,7 +111,7 @@ def model():
 
 @pytest.fixture(scope='module')
 def planes(model):
-  source = input_pipeline.open_split(EMBEDDED, 'test')
+  source = open_split(EMBEDDED, 'test')
   pictures = [images.resize(images.decode(source[i]['views'][0]), model.image_size) for i in (0, 5)]
   return model.encode(images.over(np.stack(pictures), 1.0))
 

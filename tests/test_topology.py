@@ -10,54 +10,75 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrm_jax import compiled, topology
+from lrm_jax import extras
+from lrm_jax.distributed import accelerators, backend, collectives
 from lrm_jax.models import attention, renderer
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize('name, expected, devices', [
-    ('v5e:4x4', ('v5e', (4, 4)), 16), ('V5P:2x2x1', ('v5p', (2, 2, 1)), 4), ('h100:8', ('h100', (1, 8)), 8),
-    ('h100:2', ('h100', (1, 2)), 2), ('a100:128', ('a100', (16, 8)), 128), ('a100:4x4', ('a100', (4, 4)), 16)])
+@pytest.mark.parametrize(
+  'name, expected, devices',
+  [
+    ('v5e:4x4', ('v5e', (4, 4)), 16),
+    ('V5P:2x2x1', ('v5p', (2, 2, 1)), 4),
+    ('h100:8', ('h100', (1, 8)), 8),
+    ('h100:2', ('h100', (1, 2)), 2),
+    ('a100:128', ('a100', (16, 8)), 128),
+    ('a100:4x4', ('a100', (4, 4)), 16),
+  ],
+)
 def test_names(name, expected, devices):
-  assert topology.parse(name) == expected and topology.count(name) == devices
+  assert accelerators.parse(name) == expected and accelerators.count(name) == devices
 
 
 @pytest.mark.parametrize('name', ['h100', 'v5e:', 'v5e:4x', 'b900:8', 'h100:12', 'h100:0', 'v5e:4x-4', ''])
 def test_what_is_no_topology_is_told_with_its_value(name):
   with pytest.raises(ValueError, match='topology = ') as caught:
-    topology.parse(name)
+    accelerators.parse(name)
   assert repr(name) in str(caught.value)
 
 
 def test_what_compiles_is_told_where_it_is_missing(monkeypatch):
-  monkeypatch.setattr(topology, '_missing', lambda module: True)
-  with pytest.raises(topology.MissingCompilerError, match=f'jax-cuda12-plugin=={jax.__version__}'):
-    topology.devices('h100:8')
-  with pytest.raises(topology.MissingCompilerError, match='jax.tpu'):
-    topology.devices('v5e:4x4')
+  monkeypatch.setattr(extras, 'installed', lambda module: False)
+  with pytest.raises(accelerators.MissingCompilerError, match=f'jax-cuda12-plugin=={jax.__version__}'):
+    accelerators.devices('h100:8')
+  with pytest.raises(accelerators.MissingCompilerError, match='jax.tpu'):
+    accelerators.devices('v5e:4x4')
 
 
-@pytest.mark.parametrize('kind, name', [
-    ('NVIDIA H100 80GB HBM3', 'h100'), ('NVIDIA A100-SXM4-40GB', 'a100'), ('NVIDIA A100-SXM4-80GB', 'a100-80'),
-    ('NVIDIA H200', 'h200'), ('TPU v5 lite', 'v5e'), ('TPU v5', 'v5p'), ('TPU v6 lite', 'v6e'), ('cpu', None)])
+@pytest.mark.parametrize(
+  'kind, name',
+  [
+    ('NVIDIA H100 80GB HBM3', 'h100'),
+    ('NVIDIA A100-SXM4-40GB', 'a100'),
+    ('NVIDIA A100-SXM4-80GB', 'a100-80'),
+    ('NVIDIA H200', 'h200'),
+    ('TPU v5 lite', 'v5e'),
+    ('TPU v5', 'v5p'),
+    ('TPU v6 lite', 'v6e'),
+    ('cpu', None),
+  ],
+)
 def test_devices_are_known_by_the_names_they_give_themselves(kind, name):
-  assert topology.accelerator(kind) == (name and topology.ACCELERATORS[name])
+  assert accelerators.accelerator(kind) == (name and accelerators.ACCELERATORS[name])
 
 
 def test_rays_in_flight_follow_the_memory(monkeypatch):
-  monkeypatch.setattr(topology, 'memory', lambda: 40e9)
-  few, many = (renderer._rays_in_memory(objects, 128 * 2112) for objects in (8, 1))
+  few, many = (renderer.rays_that_fit(40e9, objects, 128 * 2112) for objects in (8, 1))
   assert few % 128 == 0 and 0.15 * 40e9 < 8 * few * 128 * 2112 < 0.21 * 40e9 and many > 7 * few
-  monkeypatch.setattr(topology, 'memory', lambda: None)
-  assert renderer._rays_in_memory(8, 128 * 2112) == 4096
+  assert renderer.rays_that_fit(None, 8, 128 * 2112) == 4096
+  monkeypatch.setattr(backend, 'platform', lambda: 'tpu')
+  assert renderer.rays_that_fit(40e9, 8, 128 * 2112) == few // 2 // 128 * 128
 
 
 @pytest.mark.parametrize('lengths', [(256, 256), (192, 130)])
 def test_the_kernel_for_tpus_is_attention(lengths):
   """Interpreted: forward and backward, lengths that are no multiples of its tiles."""
   keys = jax.random.split(jax.random.key(0), 4)
-  q, k, v, g = (jax.random.normal(key, (2, n, 2, 64)) for key, n in zip(keys, (lengths[0], *lengths[1:] * 2, lengths[0])))
+  q, k, v, g = (
+    jax.random.normal(key, (2, n, 2, 64)) for key, n in zip(keys, (lengths[0], *lengths[1:] * 2, lengths[0]))
+  )
 
   def both(attend):
     return jax.value_and_grad(lambda *x: jnp.sum(attend(*x) * g), argnums=(0, 1, 2))(q, k, v)
@@ -66,7 +87,7 @@ def test_the_kernel_for_tpus_is_attention(lengths):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
 
 
-PROGRAM = '''HloModule jit_f
+PROGRAM = """HloModule jit_f
 %add (a: f32[], b: f32[]) -> f32[] {
   ROOT %sum = f32[] add(%a, %b)
 }
@@ -83,24 +104,29 @@ ENTRY %main (p: f32[8]) -> f32[8] {
   %done = f32[80]{0} all-gather-done(%begun)
   ROOT %reduced = f32[8]{0} all-reduce(%w), to_apply=%add
 }
-'''
+"""
 
 
 def test_collectives_are_counted_as_often_as_loops_run_them():
   """A TPU's program does not say how often: its condition does."""
-  assert compiled.collectives(PROGRAM) == {
-      'all-gather': (13, 12 * 16 * 64 * 2 + 320), 'reduce-scatter': (12, 12 * 4 * 64 * 4 * 4), 'all-reduce': (1, 32)}
+  assert collectives.collectives(PROGRAM) == {
+    'all-gather': (13, 12 * 16 * 64 * 2 + 320),
+    'reduce-scatter': (12, 12 * 4 * 64 * 4 * 4),
+    'all-reduce': (1, 32),
+  }
   untold = PROGRAM.replace(', backend_config={"known_trip_count":{"n":"12"}}', '').replace(
-      '  ROOT %less', '  %n = s32[]{:T(128)} constant(12)\n  ROOT %less')
-  assert untold != PROGRAM and compiled.collectives(untold) == compiled.collectives(PROGRAM)
+    '  ROOT %less', '  %n = s32[]{:T(128)} constant(12)\n  ROOT %less'
+  )
+  assert untold != PROGRAM and collectives.collectives(untold) == collectives.collectives(PROGRAM)
 
 
 @pytest.mark.slow
 def test_a_step_on_eight_devices_exchanges_parameters_and_no_activations():
   """What is gathered is as large as the parameters, twice (forward, backward), whatever the number of objects."""
-  code = '''
-from configs import quickstart
-from lrm_jax import dry_run, sources
+  code = """
+from lrm_jax.configs import quickstart
+from lrm_jax.training import dry_run
+from lrm_jax.weights import pretrained
 import math
 for objects in (8, 32):
   config = quickstart.get_config()
@@ -108,10 +134,16 @@ for objects in (8, 32):
   config.mesh.update(dict(data=1, fsdp=8))
   found = dry_run.compile_step(config).collectives
   print(sum(size for kind, (number, size) in found.items() if kind in ('all-gather', 'all-to-all', 'collective-permute')),
-        4 * sum(map(math.prod, sources.shapes(config).values())))
-'''
-  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=False, env={
-      **os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=8'})
+        4 * sum(map(math.prod, pretrained.shapes(config).values())))
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=8'},
+  )
   assert done.returncode == 0, done.stderr
   (few, parameters), (many, _) = (map(int, line.split()) for line in done.stdout.split('\n')[-3:-1])
   assert few == many and few < 4 * parameters

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import lrm_jax
-from lrm_jax import cameras
 from lrm_jax.export import export
+from lrm_jax.geometry import cameras
 from tests.conftest import TINY_MODEL, load_torch_lrm
 from tests.test_sources import OPENLRM, TRIPOSR, random_run
 
@@ -21,15 +21,15 @@ torch = pytest.importorskip('torch', reason="PyTorch is not installed: pip insta
 
 DINOV2 = dict(encoder='dinov2', encoder_width=32)
 MODELS = {  # TINY_MODEL has pictures of 16 px and patches of 8: 2 x 2, of a table that is made for 2 x 2.
-    'lrm': TINY_MODEL,
-    'lrm_table_up': TINY_MODEL | dict(image_size=40, encoder_interpolate_offset=0.1, encoder_norm_epsilon=1e-12),
-    'lrm_table_down': TINY_MODEL | dict(encoder_table_size=5, density_scale=3.0, color_padding=0.01,
-                                        plane_axes=('xy', 'xz', 'zy'), nerf_depth=4),
-    'lrm_dinov2': TINY_MODEL | DINOV2 | dict(encoder_table_size=5),
-    'lrm_dinov2_registers': TINY_MODEL | DINOV2 | dict(encoder_table_size=5, encoder_registers=4),
-    'openlrm': OPENLRM | dict(num_samples=16, image_size=24),
-    'openlrm_dinov2': OPENLRM | DINOV2 | dict(encoder_registers=4, encoder_table_size=3),
-    'triposr': TRIPOSR | dict(image_size=24),
+  'lrm': TINY_MODEL,
+  'lrm_table_up': TINY_MODEL | dict(image_size=40, encoder_interpolate_offset=0.1, encoder_norm_epsilon=1e-12),
+  'lrm_table_down': TINY_MODEL
+  | dict(encoder_table_size=5, density_scale=3.0, color_padding=0.01, plane_axes=('xy', 'xz', 'zy'), nerf_depth=4),
+  'lrm_dinov2': TINY_MODEL | DINOV2 | dict(encoder_table_size=5),
+  'lrm_dinov2_registers': TINY_MODEL | DINOV2 | dict(encoder_table_size=5, encoder_registers=4),
+  'openlrm': OPENLRM | dict(num_samples=16, image_size=24),
+  'openlrm_dinov2': OPENLRM | DINOV2 | dict(encoder_registers=4, encoder_table_size=3),
+  'triposr': TRIPOSR | dict(image_size=24),
 }
 
 
@@ -97,7 +97,7 @@ def test_jitter_is_noise_around_the_same_picture_and_all_parameters_learn(pair, 
   planes = theirs.encode(torch.from_numpy(images))
   calm = theirs.render(planes, pose, intrinsics, 12)
   noisy = torch.stack([theirs.render(planes, pose, intrinsics, 12, jitter=True).color for _ in range(4)])
-  assert 0 < (noisy[0] - noisy[1]).abs().max() and (noisy.mean(0) - calm.color).abs().mean() < 0.1
+  assert (noisy[0] - noisy[1]).abs().max() > 0 and (noisy.mean(0) - calm.color).abs().mean() < 0.1
   theirs.zero_grad()
   noisy.square().mean().backward()
   still = [name for name, x in theirs.named_parameters() if x.grad is None or not x.grad.isfinite().all()]
@@ -112,19 +112,25 @@ def test_the_model_that_ships_runs_without_us(tmp_path):
   pose, intrinsics = ours.turntable(3)
   expected = ours.render(ours.encode(picture), pose, intrinsics, size=32)
   code = (
-      'import sys, torch; import torch_lrm\n'
-      'class Refuse:\n'
-      '  def find_spec(self, name, *rest):\n'
-      '    assert name.split(".")[0] not in ("jax", "lrm_jax", "flax", "safetensors"), name\n'
-      'sys.meta_path.insert(0, Refuse())\n'
-      f'model = torch_lrm.load({str(out)!r}); s = model.image_size\n'
-      'picture = torch.linspace(0, 1, s * s * 3).reshape(1, s, s, 3)\n'
-      f'pose, intrinsics = torch.tensor({pose.tolist()}), torch.tensor({intrinsics.tolist()})\n'
-      'with torch.no_grad(): views = model.render(model.encode(picture), pose, intrinsics, 32)\n'
-      'print(" ".join(f"{x:.6f}" for x in views.color.flatten()))\n')
+    'import sys, torch; import torch_lrm\n'
+    'class Refuse:\n'
+    '  def find_spec(self, name, *rest):\n'
+    '    assert name.split(".")[0] not in ("jax", "lrm_jax", "flax", "safetensors"), name\n'
+    'sys.meta_path.insert(0, Refuse())\n'
+    f'model = torch_lrm.load({str(out)!r}); s = model.image_size\n'
+    'picture = torch.linspace(0, 1, s * s * 3).reshape(1, s, s, 3)\n'
+    f'pose, intrinsics = torch.tensor({pose.tolist()}), torch.tensor({intrinsics.tolist()})\n'
+    'with torch.no_grad(): views = model.render(model.encode(picture), pose, intrinsics, 32)\n'
+    'print(" ".join(f"{x:.6f}" for x in views.color.flatten()))\n'
+  )
   result = subprocess.run(
-      [sys.executable, '-c', code], cwd=out, env=os.environ | {'PYTHONPATH': str(out)}, capture_output=True, text=True,
-      check=False)
+    [sys.executable, '-c', code],
+    cwd=out,
+    env=os.environ | {'PYTHONPATH': str(out)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   assert result.returncode == 0, result.stderr
   views = np.array(result.stdout.split(), np.float32).reshape(expected.color.shape)
   np.testing.assert_allclose(views, expected.color, atol=1e-4)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from conftest import TINY_MODEL
-import processes
-from lrm_jax import checkpoint, loop as train_lib, state as state_lib
 from lrm_jax.export import export
-from lrm_jax.metrics import read
-from lrm_jax.models import lpips, renderer
+from lrm_jax.models import lpips, registry, renderer
+from lrm_jax.storage import checkpoint
+from lrm_jax.training import loop as train_lib
+from lrm_jax.training.metric_writer import read
+import training_processes
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,8 +48,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(config, tmp_path):
   train_lib.train(config, tmp_path / 'pieces')
   assert losses(tmp_path / 'pieces') == losses(tmp_path / 'whole')
   assert [line['step'] for line in read(tmp_path / 'pieces') if 'loss' in line] == list(range(1, 7))
-  whole, pieces = (
-      state_lib.parameters(checkpoint.restore(tmp_path / name)[0]) for name in ('whole', 'pieces'))
+  whole, pieces = (registry.parameters(checkpoint.restore(tmp_path / name)[0]) for name in ('whole', 'pieces'))
   jax.tree.map(np.testing.assert_array_equal, whole, pieces)
 
 
@@ -65,8 +65,10 @@ def test_what_was_trained_can_be_read_from_the_run(config, tmp_path):
   assert all({'step', 'loss'} <= line.keys() for line in read(tmp_path))
   assert list((tmp_path / 'images').glob('eval_*.png')) and list((tmp_path / 'tensorboard').iterdir())
   # Another model or optimizer does not go on from it, and leaves what is there.
-  for change, words in (({'model.decoder_width': 16}, r'another model.*kernel is \(2, '),
-                        ({'optimizer.muon': True}, 'opt_state is of another model or optimizer')):
+  for change, words in (
+    ({'model.decoder_width': 16}, r'another model.*kernel is \(2, '),
+    ({'optimizer.muon': True}, 'opt_state is of another model or optimizer'),
+  ):
     other = config.copy_and_resolve_references()
     other.update_from_flattened_dict(change)
     with pytest.raises(ValueError, match=words):
@@ -79,7 +81,7 @@ def test_an_exported_model_is_the_trained_one_in_half_the_precision(config, tmp_
   export(tmp_path / 'run', tmp_path / 'new' / 'out')
   (model, restored, step), small = checkpoint.restore(tmp_path / 'run'), checkpoint.restore(tmp_path / 'new' / 'out')
   assert small[1:] == (restored, step)
-  for a, b in zip(jax.tree.leaves(state_lib.parameters(small[0])), jax.tree.leaves(state_lib.parameters(model))):
+  for a, b in zip(jax.tree.leaves(registry.parameters(small[0])), jax.tree.leaves(registry.parameters(model))):
     assert a.dtype == np.float32
     np.testing.assert_allclose(a, b, rtol=2**-8)
   assert read(tmp_path / 'new' / 'out') == read(tmp_path / 'run')
@@ -121,7 +123,7 @@ def test_the_clock_can_move_the_schedule(config, tmp_path):
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
   config.max_skipped_steps = 0
-  make, calls = train_lib.input_pipeline.make_dataset, []
+  make, calls = train_lib.pipeline.make_dataset, []
 
   class Poisoned:
     def __init__(self, batches):
@@ -137,17 +139,26 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
       calls.append('closed')
       self.batches.close()
 
-  monkeypatch.setattr(train_lib.input_pipeline, 'make_dataset', lambda *args, **kwargs: Poisoned(make(*args, **kwargs)))
+  monkeypatch.setattr(train_lib.pipeline, 'make_dataset', lambda *args, **kwargs: Poisoned(make(*args, **kwargs)))
   with pytest.raises(train_lib.DivergedError, match='step 5'):
     train_lib.train(config, tmp_path)
   assert checkpoint.restore(tmp_path)[2] == 3 and calls == ['closed']
 
 
-@pytest.mark.parametrize('change, words', [
-    ({'batch_size': 3, 'gradient_accumulation': 2}, 'multiple'), ({'num_train_steps': 0}, 'num_train_steps = 0'),
-    ({'data.path': ''}, 'data.path'), ({'data.resize_min': 4}, 'window'), ({'loss.lpips_weight': 1.0}, 'lpips_weights'),
-    ({'mesh.fsdp': 3, 'mesh.data': 2}, 'devices'), ({'optimizer.warmup_steps': 99}, 'warmup_steps'),
-    ({'data.path': 'nowhere'}, 'nowhere'), ({'data.num_side_views': 9}, 'views')])
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    ({'batch_size': 3, 'gradient_accumulation': 2}, 'multiple'),
+    ({'num_train_steps': 0}, 'num_train_steps = 0'),
+    ({'data.path': ''}, 'data.path'),
+    ({'data.resize_min': 4}, 'window'),
+    ({'loss.lpips_weight': 1.0}, 'lpips_network'),
+    ({'mesh.fsdp': 3, 'mesh.data': 2}, 'devices'),
+    ({'optimizer.warmup_steps': 99}, 'warmup_steps'),
+    ({'data.path': 'nowhere'}, 'nowhere'),
+    ({'data.num_side_views': 9}, 'views'),
+  ],
+)
 def test_bad_values_are_told_in_one_sentence(config, tmp_path, change, words):
   config.update_from_flattened_dict(change)
   with pytest.raises((ValueError, FileNotFoundError), match=words):
@@ -157,16 +168,24 @@ def test_bad_values_are_told_in_one_sentence(config, tmp_path, change, words):
 
 def run_command(*arguments, **environment):
   return subprocess.run(
-      [sys.executable, '-m', 'lrm_jax.train', *arguments], cwd=ROOT, capture_output=True, text=True,
-      env={**os.environ, **environment}, check=False)
+    [sys.executable, '-m', 'lrm_jax.train', *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    env={**os.environ, **environment},
+    check=False,
+  )
 
 
-@pytest.mark.parametrize('arguments, words', [
+@pytest.mark.parametrize(
+  'arguments, words',
+  [
     ([], '--config'),
     (['--config=configs/nothing.py'], 'nothing.py'),
     (['--config=configs/quickstart.py', '--config.batch_sizes=3'], 'batch_sizes'),
     (['--config=configs/quickstart.py', '--config.batch_size=many'], 'many'),
-])
+  ],
+)
 def test_the_command_line_tells_what_is_wrong(arguments, words):
   result = run_command(*arguments)
   assert result.returncode == 2, result.stderr
@@ -194,10 +213,12 @@ def test_a_step_with_lpips(config, tmp_path):
       weights[f'features.{i}.bias'], last = np.zeros(width), i
     weights[f'lin{k}.model.1.weight'] = rng.uniform(size=(1, width, 1, 1)) / width
   np.savez(tmp_path / 'vgg.npz', **weights)
-  config.loss.update(dict(lpips_weight=2.0, lpips_weights=str(tmp_path / 'vgg.npz')))
+  config.loss.update(dict(lpips_weight=2.0, lpips_network=str(tmp_path / 'vgg.npz')))
   config.data.update(dict(window=16, resize_min=16, resize_max=20))
   config.num_train_steps = 3
-  processes.train(processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run', processes=2)
+  training_processes.train(
+    training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run', processes=2
+  )
   lines = [line for line in read(tmp_path / 'run') if 'loss' in line]
   for line in lines:
     np.testing.assert_allclose(line['loss'], line['mse'] + 2 * line['lpips'] + 0.1 * line['mask'], rtol=1e-5)

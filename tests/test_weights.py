@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lrm_jax import loop as train_lib
 from lrm_jax.models.dinov2 import DINOv2
 from lrm_jax.models.encoder import ViT
+from lrm_jax.training import loop as train_lib
 from lrm_jax.weights import dino, files, pytorch, tables
 
-GOLDEN = Path(__file__).parents[2] / 'shared/golden/openlrm_dinov1.safetensors'
+GOLDEN = Path(__file__).parent / 'golden/openlrm_dinov1.safetensors'
 SIZES = dict(patch_size=8, width=24, depth=3, num_heads=2, table_size=3)
 
 
@@ -46,10 +46,10 @@ def with_parameters(model, arrays):
 def random_vit(rng):
   model = vit(**SIZES)
   return with_parameters(
-      model, {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes(model).items()})
+    model, {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes(model).items()}
+  )
 
 
-@pytest.mark.skipif(not GOLDEN.is_file(), reason='the golden numbers are not beside this checkout')
 def test_tokens_are_those_of_hugging_faces_vit():
   golden = load_file(GOLDEN)
   prefix = 'state/encoder.model.'
@@ -78,8 +78,7 @@ def test_out_and_in_again_is_the_same_to_the_bit(rows, random_vit):
 def test_patches_are_the_convolution(rng):
   """A convolution that steps by its own size, as PyTorch has it: [D, 3, p, q] over [B, 3, H, W]."""
   kernel, image = rng.normal(size=(5, 3, 4, 4)).astype(np.float32), rng.uniform(size=(2, 12, 12, 3)).astype(np.float32)
-  truth = jax.lax.conv_general_dilated(
-      jnp.transpose(image, (0, 3, 1, 2)), kernel, (4, 4), 'VALID', precision='highest')
+  truth = jax.lax.conv_general_dilated(jnp.transpose(image, (0, 3, 1, 2)), kernel, (4, 4), 'VALID', precision='highest')
   model = vit(**SIZES | dict(patch_size=4, width=4))
   patches = image.reshape(2, 3, 4, 3, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2, 9, 48)
   flat = patches @ tables.PATCHES.to_ours(kernel)
@@ -87,9 +86,15 @@ def test_patches_are_the_convolution(rng):
   assert model.patch_embedding.kernel.shape == (48, 4)
 
 
-@pytest.mark.parametrize('rows, before', [
-    (dino.OFFICIAL, ''), (dino.OFFICIAL, 'teacher.backbone.'), (dino.HUGGING_FACE, 'encoder.model.'),
-    (dino.HUGGING_FACE, '')])
+@pytest.mark.parametrize(
+  'rows, before',
+  [
+    (dino.OFFICIAL, ''),
+    (dino.OFFICIAL, 'teacher.backbone.'),
+    (dino.HUGGING_FACE, 'encoder.model.'),
+    (dino.HUGGING_FACE, ''),
+  ],
+)
 def test_what_stands_before_the_names_is_found_out(rows, before, random_vit, tmp_path):
   tensors = {before + name: x for name, x in dict(tables.save(rows, parameters(random_vit))).items()}
   tensors |= {before + 'pooler.dense.weight': np.ones((24, 24), np.float32)}  # What the tokens do not pass.
@@ -110,8 +115,13 @@ def test_all_that_does_not_fit_is_told_at_once(random_vit, tmp_path):
   with pytest.raises(ValueError) as info:
     dino.load(tmp_path / 'vit.safetensors', shapes(random_vit))
   text = str(info.value)
-  for words in ('vit.safetensors', 'pos_embed is missing', 'blocks.1.mlp.fc1.bias is missing',
-                'extra (1, 5) is unexpected', 'norm.weight makes (7,), and the model has norm/scale of (24,)'):
+  for words in (
+    'vit.safetensors',
+    'pos_embed is missing',
+    'blocks.1.mlp.fc1.bias is missing',
+    'extra (1, 5) is unexpected',
+    'norm.weight makes (7,), and the model has norm/scale of (24,)',
+  ):
     assert words in text, text
 
 
@@ -124,9 +134,14 @@ def test_what_is_no_vit_is_told(tmp_path):
 def test_a_pytorch_file_is_read_without_pytorch():
   tensors = files.read(Path(__file__).parent / 'pytorch/tensors.pth')
   expected = {
-      'plain': np.arange(6.0).reshape(2, 3), 'shared': np.arange(4.0, 12.0).reshape(4, 2),
-      'turned': np.arange(6.0).reshape(2, 3).T, 'half': np.array([1.5, -2.0]), 'count': np.array(7),
-      'parameter': np.full((2, 2), 0.25), 'empty': np.zeros((0, 3))}
+    'plain': np.arange(6.0).reshape(2, 3),
+    'shared': np.arange(4.0, 12.0).reshape(4, 2),
+    'turned': np.arange(6.0).reshape(2, 3).T,
+    'half': np.array([1.5, -2.0]),
+    'count': np.array(7),
+    'parameter': np.full((2, 2), 0.25),
+    'empty': np.zeros((0, 3)),
+  }
   assert tensors.keys() == {f'teacher.{name}' for name in expected}
   for name, value in expected.items():
     np.testing.assert_array_equal(np.asarray(tensors[f'teacher.{name}']).astype(np.float64), value)
@@ -152,8 +167,10 @@ def test_a_malicious_pickle_is_refused_and_does_nothing(tmp_path):
   assert os.path.exists(trap)  # It would have.
 
 
-@pytest.mark.parametrize('offset, shape, strides', [
-    (0, (3,), (3,)), (7, (1,), (1,)), (-1, (1,), (1,)), (0, (2, 2), (-4, 5)), (0, (2, -1), (1, 1)), (0, (2,), (1, 1))])
+@pytest.mark.parametrize(
+  'offset, shape, strides',
+  [(0, (3,), (3,)), (7, (1,), (1,)), (-1, (1,), (1,)), (0, (2, 2), (-4, 5)), (0, (2, -1), (1, 1)), (0, (2,), (1, 1))],
+)
 def test_no_tensor_reads_beyond_its_storage(offset, shape, strides):
   with pytest.raises(pickle.UnpicklingError, match='reaches beyond its 6 numbers'):
     pytorch.view(np.arange(6.0), offset, shape, strides)
@@ -170,7 +187,7 @@ def test_a_storage_that_is_shorter_than_told_is_not_read_beyond(tmp_path):
       archive.writestr(name, content[:4] if name == member.filename else content)
   lying = bytearray((tmp_path / 'lying.pth').read_bytes())
   place = lying.rindex(member.filename.encode()) - 46  # Of the directory at the end: there the true size is told.
-  lying[place + 24:place + 28] = member.file_size.to_bytes(4, 'little')
+  lying[place + 24 : place + 28] = member.file_size.to_bytes(4, 'little')
   (tmp_path / 'lying.pth').write_bytes(lying)
   assert len(lying) < len(whole)
   with pytest.raises(ValueError, match='damaged'):
@@ -191,7 +208,8 @@ def test_dinov2_comes_in_by_both_families_of_names(rows, registers, rng, tmp_pat
     np.testing.assert_array_equal(array, wanted[path])
   told = dino.sizes(tensors, 'here')
   assert told == dict(encoder='dinov2', patch_size=8, encoder_width=24, encoder_depth=3, encoder_table_size=3) | (
-      {'encoder_registers': 4} if registers else {})
+    {'encoder_registers': 4} if registers else {}
+  )
   with pytest.raises(ValueError, match="kind 'dinov2', and config.model.encoder is 'dino'"):
     dino.load(tmp_path / 'vit.safetensors', shapes(vit(**SIZES)))
 
@@ -208,7 +226,7 @@ def test_registers_take_part_and_are_dropped(rng):
 
 def test_damaged_and_unknown_files_are_told(tmp_path):
   whole = (Path(__file__).parent / 'pytorch/tensors.pth').read_bytes()
-  (tmp_path / 'cut.pth').write_bytes(whole[:len(whole) // 2])
+  (tmp_path / 'cut.pth').write_bytes(whole[: len(whole) // 2])
   (tmp_path / 'text.bin').write_text('no tensors')
   (tmp_path / 'cut.safetensors').write_bytes(b'\x08\0\0\0\0\0\0\0{"a":')
   with zipfile.ZipFile(tmp_path / 'other.pth', 'w') as archive:
@@ -223,8 +241,10 @@ def test_damaged_and_unknown_files_are_told(tmp_path):
 def test_training_starts_from_the_encoder_it_is_given(tiny_config, tmp_path, rng):
   config = tiny_config
   trainer = train_lib.Trainer(config, lpips=None)
-  wanted = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(
-      trainer.abstract_state['params']['encoder'], sep='/').items()}
+  wanted = {
+    path: leaf.shape
+    for path, leaf in traverse_util.flatten_dict(trainer.abstract_state['params']['encoder'], sep='/').items()
+  }
   arrays = {path: rng.normal(size=shape).astype(np.float32) for path, shape in wanted.items()}
   save_file(dict(tables.save(dino.OFFICIAL, arrays)), tmp_path / 'vit.safetensors')
   config.encoder_weights = str(tmp_path / 'vit.safetensors')

@@ -12,8 +12,8 @@ from mathutils import bvhtree
 import numpy as np
 from PIL import Image
 
-from data.rendering.presets import Light
-from data.rendering.scene import Geometry
+from .presets import Light
+from .scene import Geometry
 
 
 class Cycles:
@@ -29,8 +29,12 @@ class Cycles:
   def load(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
     with _quiet():
       bpy.ops.wm.read_factory_settings(use_empty=True)
-      load = {'.glb': bpy.ops.import_scene.gltf, '.gltf': bpy.ops.import_scene.gltf, '.obj': bpy.ops.wm.obj_import,
-              '.fbx': bpy.ops.import_scene.fbx}[path.suffix.lower()]
+      load = {
+        '.glb': bpy.ops.import_scene.gltf,
+        '.gltf': bpy.ops.import_scene.gltf,
+        '.obj': bpy.ops.wm.obj_import,
+        '.fbx': bpy.ops.import_scene.fbx,
+      }[path.suffix.lower()]
       load(filepath=str(path))
     for image in bpy.data.images:
       if image.source == 'FILE' and 0 in image.size[:]:

@@ -30,8 +30,13 @@ class EngineError(RuntimeError):
 
 
 def render_all(
-    objects: Sequence[tuple[str, Path]], out: Path, settings: dict, command: Sequence[str], *, workers: int,
-    timeout: float,
+  objects: Sequence[tuple[str, Path]],
+  out: Path,
+  settings: dict,
+  command: Sequence[str],
+  *,
+  workers: int,
+  timeout: float,
 ) -> Iterator[Result]:
   """Yields the results of objects (uid, file) as they come, rendered into out/<uid> by `workers` processes.
 
@@ -90,8 +95,13 @@ class Worker:
     mine, theirs = os.pipe()
     # In a group of its own: ^C reaches us, and we end it.
     self._process = subprocess.Popen(
-        [*command, json.dumps(settings), str(theirs)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[theirs],
-        text=True, start_new_session=True)
+      [*command, json.dumps(settings), str(theirs)],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.DEVNULL,
+      pass_fds=[theirs],
+      text=True,
+      start_new_session=True,
+    )
     os.close(theirs)
     self._replies, self._buffer = mine, b''
     try:

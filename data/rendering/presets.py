@@ -1,6 +1,6 @@
 """Presets: where cameras stand around an object, what they see, and what light falls on it.
 
-World (lrm_jax/cameras.py): z up, the object's bounding box centred in the origin, its vertices within OBJECT_RADIUS, so
+World (lrm_jax/geometry/cameras.py): z up, the object's bounding box centred in the origin, its vertices within OBJECT_RADIUS, so
 that every camera of every preset sees all of it. View 0 is frontal. All cameras look at the origin.
 """
 
@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from lrm_jax import cameras
+from lrm_jax.geometry import cameras
 
 OBJECT_RADIUS = 1.5 * np.sin(np.deg2rad(25))
 RADIUS, HEIGHT = (1.5, 3.0), (-0.75, 1.60)  # world units, of the paper's cameras
@@ -79,14 +79,19 @@ def triposr_like(num_views: int, fov: float | None, rng: np.random.Generator) ->
   height = np.sin(np.deg2rad(rng.uniform(-15, 60, num_views)))
   poses = cameras.look_at(distance[:, None] * _directions(height, rng))
   poses[0] = cameras.look_at([0, -distance[0], 0])
-  suns = [(tuple(_directions(rng.uniform(0.2, 0.9, 1), rng)[0].tolist()), float(rng.uniform(0.1, 0.25)))
-          for _ in range(rng.integers(0, 3))]
+  suns = [
+    (tuple(_directions(rng.uniform(0.2, 0.9, 1), rng)[0].tolist()), float(rng.uniform(0.1, 0.25)))
+    for _ in range(rng.integers(0, 3))
+  ]
   return Setup(poses, fovs, Light(float(rng.uniform(0.5, 1.0 - sum(s for _, s in suns))), tuple(suns)))
 
 
 # With the field of view where none is asked for; None: it varies.
 PRESETS: dict[str, tuple[Callable, float | None]] = {
-    'paper': (paper, 50.0), 'openlrm': (openlrm, OPENLRM_FOV), 'triposr-like': (triposr_like, None)}
+  'paper': (paper, 50.0),
+  'openlrm': (openlrm, OPENLRM_FOV),
+  'triposr-like': (triposr_like, None),
+}
 
 
 def make(name: str, num_views: int, fov: float | None, rng: np.random.Generator) -> Setup:

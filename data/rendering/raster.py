@@ -12,15 +12,15 @@ import moderngl
 import numpy as np
 import trimesh
 
-from data.rendering import textures
-from data.rendering.presets import Light
-from data.rendering.scene import Y_UP_TO_Z_UP, Geometry
+from . import textures
+from .presets import Light
+from .scene import Y_UP_TO_Z_UP, Geometry
 
 _SUPER, _SAMPLES = 2, 4
 _SRGB8_ALPHA8 = 0x8C43
 _MAX_SUNS = 4
 
-_VERTEX = '''
+_VERTEX = """
 #version 330
 uniform mat4 to_clip;
 in vec3 position; in vec3 normal; in vec2 uv; in vec4 color;
@@ -29,8 +29,8 @@ void main() {
   place = position; facing = normal; at = uv; tint = color;
   gl_Position = to_clip * vec4(position, 1.0);
 }
-'''
-_ALPHA = '''
+"""
+_ALPHA = """
 uniform sampler2D texture_; uniform vec4 factor; uniform float cutoff; uniform vec3 eye;
 in vec3 place; in vec3 facing; in vec2 at; in vec4 tint;
 vec4 base() {
@@ -38,8 +38,11 @@ vec4 base() {
   if (color.a < cutoff) discard;
   return color;
 }
-'''
-_COLOR = '#version 330\n' + _ALPHA + '''
+"""
+_COLOR = (
+  '#version 330\n'
+  + _ALPHA
+  + """
 uniform sampler2D surface; uniform float metallic; uniform float roughness;
 uniform sampler2D glow; uniform vec3 emission;
 uniform float ambient; uniform int num_suns; uniform vec4 suns[4]; uniform bool opaque;
@@ -61,8 +64,12 @@ void main() {
   vec3 shines = emission * texture(glow, at).rgb;
   result = vec4((matt * light + mirrored * ambient + shines) * alpha, alpha);
 }
-'''
-_GEOMETRY = '#version 330\n' + _ALPHA + '''
+"""
+)
+_GEOMETRY = (
+  '#version 330\n'
+  + _ALPHA
+  + """
 out vec4 result;
 void main() {
   if (base().a < 0.5) discard;
@@ -70,7 +77,8 @@ void main() {
   vec3 n = normalize(cross(dFdx(place), dFdy(place)));
   result = vec4(dot(n, to_eye) < 0.0 ? -n : n, length(to_eye));
 }
-'''
+"""
+)
 
 
 class Raster:
@@ -83,8 +91,10 @@ class Raster:
     try:
       self._gl = moderngl.create_context(standalone=True, backend='egl')
     except Exception as error:  # It raises Exception itself.
-      raise ValueError(f'there is no OpenGL through EGL here ({error}): install Mesa (Debian: libegl1 libegl-mesa0 '
-                       'libgl1-mesa-dri libgl1), or take --engine=cycles') from error
+      raise ValueError(
+        f'there is no OpenGL through EGL here ({error}): install Mesa (Debian: libegl1 libegl-mesa0 '
+        'libgl1-mesa-dri libgl1), or take --engine=cycles'
+      ) from error
     self._programs = [self._gl.program(_VERTEX, fragment) for fragment in (_COLOR, _GEOMETRY)]
     self._white = self._texture(np.full((1, 1, 4), 255, np.uint8), srgb=False)
     self._parts, self._targets, self._light = [], {}, Light()
@@ -160,8 +170,14 @@ class Raster:
   def _camera(self, program, pose, fov):
     extent = max(part.extent for part in self._parts) if self._parts else 1.0
     near, far, focal = 0.01 * extent, 100.0 * extent, 1 / np.tan(np.deg2rad(fov) / 2)
-    projection = np.array([[focal, 0, 0, 0], [0, focal, 0, 0], [0, 0, (far + near) / (near - far),
-                           2 * far * near / (near - far)], [0, 0, -1, 0]])
+    projection = np.array(
+      [
+        [focal, 0, 0, 0],
+        [0, focal, 0, 0],
+        [0, 0, (far + near) / (near - far), 2 * far * near / (near - far)],
+        [0, 0, -1, 0],
+      ]
+    )
     program['to_clip'].write((projection @ np.linalg.inv(pose)).T.astype('f4').tobytes())
     program['eye'] = tuple(pose[:3, 3])
 
@@ -169,19 +185,22 @@ class Raster:
     """Returns framebuffers: drawn to (many samples), resolved, and of the geometry (one sample a pixel)."""
     if size not in self._targets:
       large = (_SUPER * size,) * 2
-      drawn = self._gl.framebuffer(self._gl.renderbuffer(large, 4, samples=_SAMPLES, dtype='f2'),
-                                   self._gl.depth_renderbuffer(large, samples=_SAMPLES))
+      drawn = self._gl.framebuffer(
+        self._gl.renderbuffer(large, 4, samples=_SAMPLES, dtype='f2'),
+        self._gl.depth_renderbuffer(large, samples=_SAMPLES),
+      )
       resolved = self._gl.framebuffer(self._gl.renderbuffer(large, 4, dtype='f2'))
-      plain = self._gl.framebuffer(self._gl.renderbuffer((size, size), 4, dtype='f4'),
-                                   self._gl.depth_renderbuffer((size, size)))
+      plain = self._gl.framebuffer(
+        self._gl.renderbuffer((size, size), 4, dtype='f4'), self._gl.depth_renderbuffer((size, size))
+      )
       self._targets[size] = drawn, resolved, plain
     return self._targets[size]
 
   def _texture(self, pixels: np.ndarray, *, srgb: bool):
     height, width = pixels.shape[:2]
     texture = self._gl.texture(
-        (width, height), 4, np.ascontiguousarray(pixels[::-1]).tobytes(),
-        internal_format=_SRGB8_ALPHA8 if srgb else None)
+      (width, height), 4, np.ascontiguousarray(pixels[::-1]).tobytes(), internal_format=_SRGB8_ALPHA8 if srgb else None
+    )
     texture.build_mipmaps()
     return texture
 
@@ -193,15 +212,20 @@ class _Part:
     self._raster, material = raster, getattr(mesh.visual, 'material', None)
     if hasattr(material, 'to_pbr'):
       material = material.to_pbr()
-    get = lambda name, default: default if (value := getattr(material, name, None)) is None else value
+
+    def get(name, default):
+      return default if (value := getattr(material, name, None)) is None else value
+
     self.factor = np.asarray(get('baseColorFactor', (255,) * 4), float)
     self.factor = self.factor / 255 if self.factor.max() > 1 else self.factor
     self.factor = np.pad(self.factor, (0, 4 - len(self.factor)), constant_values=1.0)
     mode = get('alphaMode', 'OPAQUE')
     self.blended, self._opaque = mode == 'BLEND', mode == 'OPAQUE'
     self._cutoff = float(get('alphaCutoff', 0.5)) if mode == 'MASK' else 0.0
-    self._metallic, self._roughness = float(get('metallicFactor', 1.0 if material is not None else 0.0)), float(
-        get('roughnessFactor', 1.0))
+    self._metallic, self._roughness = (
+      float(get('metallicFactor', 1.0 if material is not None else 0.0)),
+      float(get('roughnessFactor', 1.0)),
+    )
     self._base = self._map(get('baseColorTexture', None), srgb=True)
     self._surface = self._map(get('metallicRoughnessTexture', None), srgb=False)
     self._glow = self._map(get('emissiveTexture', None), srgb=True)
@@ -226,13 +250,21 @@ class _Part:
       names = [('3f', 'position'), ('3f', 'normal'), ('2f', 'uv'), ('4f', 'color')]
       layout = ' '.join(form if name in program else f'{int(form[0]) * 4}x' for form, name in names)
       self._arrays[program] = self._raster._gl.vertex_array(  # pylint: disable=protected-access
-          program, [(self._buffer, layout, *(name for _, name in names if name in program))], self._indices)
-    for name, value in (('factor', tuple(self.factor)), ('cutoff', self._cutoff), ('metallic', self._metallic),
-                        ('roughness', self._roughness), ('emission', self._emission),
-                        ('opaque', self._opaque or self._cutoff > 0)):
+        program, [(self._buffer, layout, *(name for _, name in names if name in program))], self._indices
+      )
+    for name, value in (
+      ('factor', tuple(self.factor)),
+      ('cutoff', self._cutoff),
+      ('metallic', self._metallic),
+      ('roughness', self._roughness),
+      ('emission', self._emission),
+      ('opaque', self._opaque or self._cutoff > 0),
+    ):
       if name in program:
         program[name] = value
-    for place, (name, texture) in enumerate((('texture_', self._base), ('surface', self._surface), ('glow', self._glow))):
+    for place, (name, texture) in enumerate(
+      (('texture_', self._base), ('surface', self._surface), ('glow', self._glow))
+    ):
       if name in program:
         program[name] = place
         texture.use(place)
@@ -263,8 +295,11 @@ class _Part:
   @staticmethod
   def _tint(mesh, count) -> np.ndarray:
     """Returns vertex colours [K, 4], linear, white where there are none."""
-    colors = getattr(mesh.visual, 'vertex_colors', None) if mesh.visual.kind == 'vertex' else (
-        getattr(mesh.visual, 'vertex_attributes', {}) or {}).get('color')
+    colors = (
+      getattr(mesh.visual, 'vertex_colors', None)
+      if mesh.visual.kind == 'vertex'
+      else (getattr(mesh.visual, 'vertex_attributes', {}) or {}).get('color')
+    )
     if colors is None or len(colors) != count:
       return np.ones((count, 4))
     colors = np.asarray(colors)

@@ -9,8 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from data.rendering.presets import OBJECT_RADIUS, Light
-from lrm_jax import cameras
+from lrm_jax.geometry import cameras
+
+from .presets import OBJECT_RADIUS, Light
 
 Y_UP_TO_Z_UP = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
 
@@ -78,7 +79,11 @@ def check_views(views: list[np.ndarray], vertices: np.ndarray, poses: np.ndarray
   """
   for number, view in enumerate(views):
     if view[..., 3].max() < 16:
-      raise ValueError('all of it is transparent' if all(v[..., 3].max() < 16 for v in views) else f'view {number} is empty')
+      raise ValueError(
+        'all of it is transparent' if all(v[..., 3].max() < 16 for v in views) else f'view {number} is empty'
+      )
     pixels, distance = cameras.project(vertices, poses[number], intrinsics[number])
     if distance.min() <= 0 or np.abs(pixels - 0.5).max() > 0.5 + 1 / len(view):
-      raise ValueError(f'view {number} cuts the object off: it leaves the picture by {np.abs(pixels - 0.5).max() - 0.5:.0%}')
+      raise ValueError(
+        f'view {number} cuts the object off: it leaves the picture by {np.abs(pixels - 0.5).max() - 0.5:.0%}'
+      )

@@ -33,7 +33,7 @@ def _read(path: Path) -> tuple[dict, bytes]:
     if magic != _GLB or total > len(data):
       raise ValueError('it is no whole GLB file')
     start = 20 + length
-    return json.loads(data[20:start]), data[start + 8:]
+    return json.loads(data[20:start]), data[start + 8 :]
   except (struct.error, UnicodeDecodeError, json.JSONDecodeError) as error:
     raise ValueError(f'it is no glTF file ({error})') from error
 
@@ -43,7 +43,7 @@ def _source(image: dict, document: dict, binary: bytes, path: Path):
     view = document['bufferViews'][image['bufferView']]
     if document['buffers'][view['buffer']].get('uri') is None:
       start = view.get('byteOffset', 0)
-      return io.BytesIO(binary[start:start + view['byteLength']])
+      return io.BytesIO(binary[start : start + view['byteLength']])
     return None  # In a file beside it, which its loader reads.
   uri = image.get('uri', '')
   if uri.startswith('data:'):

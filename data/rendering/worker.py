@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 # Not the folder of this script, where Python looks first: Blender has modules with names of its own.
-sys.path[:] = [str(Path(__file__).resolve().parents[2])] + [x for x in sys.path if Path(x) != Path(__file__).parent]
-from data.rendering import presets, scene  # pylint: disable=wrong-import-position
+sys.path[:] = [str(Path(__file__).resolve().parents[1])] + [x for x in sys.path if Path(x) != Path(__file__).parent]
+from rendering import presets, scene  # pylint: disable=wrong-import-position
 
 NUM_SURFACE_POINTS = 4096
 DEPTH_RANGE = 8.0  # world units that 65535 stands for
@@ -45,20 +45,40 @@ def render_object(engine, path: Path, out: Path, uid: str, settings: dict) -> No
     pixels = engine.render(moved, float(fov), settings['size'])
     pixels[pixels[..., 3] == 0] = 0
     pictures.append(pixels)
-    Image.fromarray(pixels).save(folder / f'views/{view:03d}.webp', lossless=True, exact=True, method=settings['method'])
+    Image.fromarray(pixels).save(
+      folder / f'views/{view:03d}.webp', lossless=True, exact=True, method=settings['method']
+    )
     if settings['depth'] or settings['normals']:
       _write_geometry(engine.geometry(moved, float(fov), settings['size']), scale, folder, view, settings)
   scene.check_views(pictures, (vertices - centre) * scale, setup.poses, setup.intrinsics)
   points = scene.surface_points(vertices, triangles, NUM_SURFACE_POINTS, rng) * scale - scale * centre
   np.save(folder / 'surface.npy', points.astype(np.float32))
   source_axes = np.eye(4) if path.suffix.lower() == '.fbx' else scene.Y_UP_TO_Z_UP
-  np.savez(folder / 'cameras.npz', camera_to_world=setup.poses, intrinsics=setup.intrinsics,
-           object_to_world=to_world @ source_axes)
-  (folder / 'object.json').write_text(json.dumps({
-      'uid': uid, 'file': path.name, 'sha256': hashlib.sha256(path.read_bytes()).hexdigest(), 'engine': engine.name,
-      'preset': settings['preset'], 'size': settings['size'], 'seed': settings['seed'],
-      'fov': sorted(set(np.round(setup.fovs, 4).tolist())), 'ambient': setup.light.ambient, 'suns': setup.light.suns,
-      **engine.describe()}, indent=2) + '\n')
+  np.savez(
+    folder / 'cameras.npz',
+    camera_to_world=setup.poses,
+    intrinsics=setup.intrinsics,
+    object_to_world=to_world @ source_axes,
+  )
+  (folder / 'object.json').write_text(
+    json.dumps(
+      {
+        'uid': uid,
+        'file': path.name,
+        'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
+        'engine': engine.name,
+        'preset': settings['preset'],
+        'size': settings['size'],
+        'seed': settings['seed'],
+        'fov': sorted(set(np.round(setup.fovs, 4).tolist())),
+        'ambient': setup.light.ambient,
+        'suns': setup.light.suns,
+        **engine.describe(),
+      },
+      indent=2,
+    )
+    + '\n'
+  )
   folder.rename(out)
 
 
@@ -75,18 +95,21 @@ def _write_geometry(geometry, scale, folder, view, settings) -> None:
 def make_engine(settings: dict):
   """Returns the engine that the settings name; each is imported where it is asked for."""
   if settings['engine'] == 'raster':
-    from data.rendering.raster import Raster  # pylint: disable=import-outside-toplevel
+    from rendering.raster import Raster  # pylint: disable=import-outside-toplevel
 
     return Raster()
-  from data.rendering.blender import Cycles  # pylint: disable=import-outside-toplevel
+  from rendering.blender import Cycles  # pylint: disable=import-outside-toplevel
 
   return Cycles(samples=settings['samples'], threads=settings['threads'], seed=settings['seed'])
 
 
 def main() -> None:
-  arguments = sys.argv[sys.argv.index('--') + 1:] if '--' in sys.argv else sys.argv[1:]
+  arguments = sys.argv[sys.argv.index('--') + 1 :] if '--' in sys.argv else sys.argv[1:]
   settings, replies = json.loads(arguments[0]), os.fdopen(int(arguments[1]), 'w')
-  reply = lambda error: print(json.dumps({'error': error}), file=replies, flush=True)
+
+  def reply(error):
+    return print(json.dumps({'error': error}), file=replies, flush=True)
+
   try:
     engine = make_engine(settings)
   except (ImportError, ValueError) as error:

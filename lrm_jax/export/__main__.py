@@ -7,14 +7,14 @@ of them back.
 import argparse
 from pathlib import Path
 
-from lrm_jax import sources
-from lrm_jax.errors import run_main
+from lrm_jax.command_line import run_main
 from lrm_jax.export import FORMATS, export
+from lrm_jax.weights import pretrained
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(prog='lrm_jax.export', description=__doc__.splitlines()[0])
-  parser.add_argument('--checkpoint', required=True, help=sources.HELP)
+  parser.add_argument('--checkpoint', required=True, help=pretrained.HELP)
   parser.add_argument('--out', type=Path, required=True, help='a directory that is new or empty')
   parser.add_argument('--step', type=int, help='of the checkpoint (default: the last)')
   parser.add_argument('--format', default='lrm_jax', help=f'one of {", ".join(FORMATS)} (default: lrm_jax)')

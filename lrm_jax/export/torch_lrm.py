@@ -171,7 +171,17 @@ class Encoder(nn.Module):
   """
 
   def __init__(
-      self, kind, *, patch_size, width, depth, num_heads, table_size, num_registers=0, interpolate_offset=0.0, epsilon=1e-6
+    self,
+    kind,
+    *,
+    patch_size,
+    width,
+    depth,
+    num_heads,
+    table_size,
+    num_registers=0,
+    interpolate_offset=0.0,
+    epsilon=1e-6,
   ):
     super().__init__()
     self.kind, self.patch_size, self.table_size, self.num_registers = kind, patch_size, table_size, num_registers
@@ -182,7 +192,8 @@ class Encoder(nn.Module):
     if num_registers:
       self.registers = nn.Parameter(torch.empty(1, num_registers, width))
     self.blocks = nn.ModuleList(
-        EncoderBlock(width, num_heads, epsilon=epsilon, scaled=kind == 'dinov2') for _ in range(depth))
+      EncoderBlock(width, num_heads, epsilon=epsilon, scaled=kind == 'dinov2') for _ in range(depth)
+    )
     self.norm = nn.LayerNorm(width, eps=epsilon)
 
   def forward(self, image):
@@ -200,7 +211,7 @@ class Encoder(nn.Module):
     for block in self.blocks:
       x = block(x)
     x = self.norm(x)
-    return torch.cat([x[:, :1], x[:, 1 + self.num_registers:]], dim=1)
+    return torch.cat([x[:, :1], x[:, 1 + self.num_registers :]], dim=1)
 
   def positions(self, size):
     table = self.position_embedding
@@ -240,7 +251,7 @@ class Decoder(nn.Module):
   """LRM's: learned tokens attend to the picture's and to each other; the first `pose_rows` rows of a pose are told."""
 
   def __init__(
-      self, *, context_width, camera_width, width, depth, num_heads, resolution, upsample, channels, pose_rows
+    self, *, context_width, camera_width, width, depth, num_heads, resolution, upsample, channels, pose_rows
   ):
     super().__init__()
     self.resolution, self.upsample, self.pose_rows = resolution, upsample, pose_rows
@@ -252,7 +263,7 @@ class Decoder(nn.Module):
     self.upsampler_bias = nn.Parameter(torch.empty(channels))
 
   def forward(self, context, camera_to_world, intrinsics):
-    camera = self.camera_embedding(torch.cat([camera_to_world[:, :self.pose_rows].flatten(1), intrinsics], dim=-1))
+    camera = self.camera_embedding(torch.cat([camera_to_world[:, : self.pose_rows].flatten(1), intrinsics], dim=-1))
     x = self.tokens.expand(len(context), -1, -1)
     for block in self.blocks:
       x = block(x, context, camera)
@@ -334,7 +345,9 @@ class TriplaneModel(nn.Module):
   fov = 50.0
   input_background = 1.0
 
-  def forward(self, image, camera_to_world, intrinsics, target_camera_to_world, target_intrinsics, size, background=1.0):
+  def forward(
+    self, image, camera_to_world, intrinsics, target_camera_to_world, target_intrinsics, size, background=1.0
+  ):
     """Returns the `Pixels` of the target views of pictures; see `encode` and `render`."""
     planes = self.encode(image, camera_to_world, intrinsics)
     return self.render(planes, target_camera_to_world, target_intrinsics, size, background)
@@ -398,11 +411,33 @@ class LRM(TriplaneModel):
   """Arguments are those of the section `model` of lrm_jax's configurations."""
 
   def __init__(
-      self, *, image_size, patch_size, encoder_width, encoder_depth, encoder_num_heads, encoder_table_size, camera_width,
-      decoder_width, decoder_depth, decoder_num_heads, triplane_resolution, triplane_upsample, triplane_channels,
-      nerf_width, nerf_depth, num_samples, encoder='dino', encoder_registers=0, encoder_interpolate_offset=0.0,
-      encoder_norm_epsilon=1e-6, pose_rows=4, plane_axes=('xy', 'xz', 'yz'), density_scale=1.0, color_padding=0.0,
-      **unused,  # Of training: how memory is saved, the type it computed in, how tables began.
+    self,
+    *,
+    image_size,
+    patch_size,
+    encoder_width,
+    encoder_depth,
+    encoder_num_heads,
+    encoder_table_size,
+    camera_width,
+    decoder_width,
+    decoder_depth,
+    decoder_num_heads,
+    triplane_resolution,
+    triplane_upsample,
+    triplane_channels,
+    nerf_width,
+    nerf_depth,
+    num_samples,
+    encoder='dino',
+    encoder_registers=0,
+    encoder_interpolate_offset=0.0,
+    encoder_norm_epsilon=1e-6,
+    pose_rows=4,
+    plane_axes=('xy', 'xz', 'yz'),
+    density_scale=1.0,
+    color_padding=0.0,
+    **unused,  # Of training: how memory is saved, the type it computed in, how tables began.
   ):
     super().__init__()
     self.image_size, self.num_samples, self.density_scale = image_size, num_samples, density_scale
@@ -412,12 +447,25 @@ class LRM(TriplaneModel):
     else:
       special = dict(interpolate_offset=encoder_interpolate_offset, epsilon=encoder_norm_epsilon)
     self.encoder = Encoder(
-        encoder, patch_size=patch_size, width=encoder_width, depth=encoder_depth, num_heads=encoder_num_heads,
-        table_size=encoder_table_size, **special)
+      encoder,
+      patch_size=patch_size,
+      width=encoder_width,
+      depth=encoder_depth,
+      num_heads=encoder_num_heads,
+      table_size=encoder_table_size,
+      **special,
+    )
     self.decoder = Decoder(
-        context_width=encoder_width, camera_width=camera_width, width=decoder_width, depth=decoder_depth,
-        num_heads=decoder_num_heads, resolution=triplane_resolution, upsample=triplane_upsample,
-        channels=triplane_channels, pose_rows=pose_rows)
+      context_width=encoder_width,
+      camera_width=camera_width,
+      width=decoder_width,
+      depth=decoder_depth,
+      num_heads=decoder_num_heads,
+      resolution=triplane_resolution,
+      upsample=triplane_upsample,
+      channels=triplane_channels,
+      pose_rows=pose_rows,
+    )
     self.nerf = NeRFMLP(triplane_channels, nerf_width, nerf_depth, activation=F.relu, color_padding=color_padding)
 
   def encode(self, image, camera_to_world=None, intrinsics=None):
@@ -466,7 +514,9 @@ class OpenLRM(LRM):
     points = origins[..., None, :] + distances[..., None] * directions[..., None, :]
     raw, color = self._field(table, points)
     inside = (points.abs() <= 1).all(dim=-1)
-    return torch.where(inside, raw, raw.new_tensor(_EMPTY)), torch.where(inside[..., None], color, color.new_tensor(0.0))
+    return torch.where(inside, raw, raw.new_tensor(_EMPTY)), torch.where(
+      inside[..., None], color, color.new_tensor(0.0)
+    )
 
 
 class TripoSR(TriplaneModel):
@@ -476,19 +526,48 @@ class TripoSR(TriplaneModel):
   plane_axes = ((0, 1), (0, 2), (1, 2))
 
   def __init__(
-      self, *, image_size, patch_size, encoder_width, encoder_depth, encoder_num_heads, encoder_table_size,
-      decoder_width, decoder_depth, decoder_num_heads, triplane_resolution, triplane_upsample, triplane_channels,
-      nerf_width, nerf_depth, num_samples, radius=0.87, **unused,
+    self,
+    *,
+    image_size,
+    patch_size,
+    encoder_width,
+    encoder_depth,
+    encoder_num_heads,
+    encoder_table_size,
+    decoder_width,
+    decoder_depth,
+    decoder_num_heads,
+    triplane_resolution,
+    triplane_upsample,
+    triplane_channels,
+    nerf_width,
+    nerf_depth,
+    num_samples,
+    radius=0.87,
+    **unused,
   ):
     super().__init__()
     self.image_size, self.num_samples, self.half_size = image_size, num_samples, radius
     self.encoder = Encoder(
-        'dino', patch_size=patch_size, width=encoder_width, depth=encoder_depth, num_heads=encoder_num_heads,
-        table_size=encoder_table_size, interpolate_offset=0.1, epsilon=1e-12)
+      'dino',
+      patch_size=patch_size,
+      width=encoder_width,
+      depth=encoder_depth,
+      num_heads=encoder_num_heads,
+      table_size=encoder_table_size,
+      interpolate_offset=0.1,
+      epsilon=1e-12,
+    )
     self.pooler = nn.Linear(encoder_width, encoder_width)  # No token passes it; its files have it.
     self.decoder = TripoSRDecoder(
-        context_width=encoder_width, width=decoder_width, depth=decoder_depth, num_heads=decoder_num_heads,
-        resolution=triplane_resolution, upsample=triplane_upsample, channels=triplane_channels)
+      context_width=encoder_width,
+      width=decoder_width,
+      depth=decoder_depth,
+      num_heads=decoder_num_heads,
+      resolution=triplane_resolution,
+      upsample=triplane_upsample,
+      channels=triplane_channels,
+    )
     self.nerf = NeRFMLP(triplane_channels, nerf_width, nerf_depth, activation=F.silu)
 
   def encode(self, image, camera_to_world=None, intrinsics=None):

@@ -1,0 +1,1 @@
+"""Flax modules: encoders, decoders, NeRF and ray marcher, and the models that they make up."""

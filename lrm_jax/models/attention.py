@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrm_jax import sharding
+from lrm_jax.distributed import backend, sharding
 
 # Scores of one block of queries on the CPU: small enough for its caches, large enough for its matrix units.
 _CPU_SCORES = 2**21
@@ -16,33 +16,32 @@ _SPLASH_SCORES = 2**18  # Below, XLA's own is as good.
 
 
 def attend(
-    q: Float[Array, 'B N H d'], k: Float[Array, 'B M H d'], v: Float[Array, 'B M H d']
+  q: Float[Array, 'B N H d'], k: Float[Array, 'B M H d'], v: Float[Array, 'B M H d']
 ) -> Float[Array, 'B N H d']:
   """Returns the attention of each query to all keys, in the dtype of `q`; softmax in float32."""
-  target = sharding.platform()
-  if target == 'gpu' and q.dtype in (jnp.bfloat16, jnp.float16) and _has_cudnn():
+  form = backend.current().attention
+  if form == 'cudnn' and q.dtype in (jnp.bfloat16, jnp.float16):
     return _cudnn(q, k, v)
-  if target == 'tpu' and _spread(len(q)) and q.shape[1] * k.shape[1] >= _SPLASH_SCORES:
+  if form == 'splash' and _spread(len(q)) and q.shape[1] * k.shape[1] >= _SPLASH_SCORES:
     return _over_devices(_splash)(q, k, v)
-  if target == 'cpu':
+  if form == 'blocks':
     return (_over_devices(_blocks) if _spread(len(q)) else _blocks)(q, k, v)
   return jax.nn.dot_product_attention(q, k, v)
 
 
-def _has_cudnn() -> bool:
-  """NVIDIA, not ROCm, which JAX calls 'gpu' as well; and a generation that cuDNN's fused attention is for."""
-  there, meant = jax.devices()[0], jax.sharding.get_abstract_mesh().abstract_device
-  kind = there.device_kind if meant is None else meant.device_kind
-  return 'NVIDIA' in kind.upper() and float(getattr(there, 'compute_capability', 8)) >= 8
-
-
 def _cudnn(q, k, v):
-  """cuDNN's fused attention wants lengths that are even: pad to a multiple of 8 and pass the true ones."""
+  """CuDNN's fused attention wants lengths that are even: pad to a multiple of 8 and pass the true ones."""
   queries, keys = q.shape[1], k.shape[1]
-  pad = lambda x: jnp.pad(x, ((0, 0), (0, -x.shape[1] % 8), (0, 0), (0, 0)))
+
+  def pad(x):
+    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % 8), (0, 0), (0, 0)))
+
   lengths = {}
   if queries % 8 or keys % 8:
-    full = lambda n: jnp.full((q.shape[0],), n, jnp.int32)
+
+    def full(n):
+      return jnp.full((q.shape[0],), n, jnp.int32)
+
     lengths = dict(query_seq_lengths=full(queries), key_value_seq_lengths=full(keys))
   out = jax.nn.dot_product_attention(pad(q), pad(k), pad(v), implementation='cudnn', **lengths)
   return out[:, :queries]
@@ -55,15 +54,27 @@ def _splash(q, k, v, interpret=False):
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
   queries, keys = q.shape[1], k.shape[1]
-  heads_first = lambda x: jnp.pad(x, ((0, 0), (0, -x.shape[1] % _TILE), (0, 0), (0, 0))).swapaxes(1, 2)
+
+  def heads_first(x):
+    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % _TILE), (0, 0), (0, 0))).swapaxes(1, 2)
+
   scaled, k, v = heads_first(q * q.shape[-1] ** -0.5), heads_first(k), heads_first(v)
   rows, columns = scaled.shape[2], k.shape[2]
   block_q, block_kv = (max(size for size in range(_TILE, 1025, _TILE) if n % size == 0) for n in (rows, columns))
   kernel = splash.make_splash_mha(
-      splash_mask.MultiHeadMask([splash_mask.FullMask((rows, columns))] * q.shape[2]), head_shards=1, q_seq_shards=1,
-      interpret=interpret, block_sizes=splash.BlockSizes(
-          block_q=block_q, block_kv=block_kv, block_q_dkv=block_q, block_kv_dkv=block_kv, block_q_dq=block_q,
-          block_kv_dq=block_kv))
+    splash_mask.MultiHeadMask([splash_mask.FullMask((rows, columns))] * q.shape[2]),
+    head_shards=1,
+    q_seq_shards=1,
+    interpret=interpret,
+    block_sizes=splash.BlockSizes(
+      block_q=block_q,
+      block_kv=block_kv,
+      block_q_dkv=block_q,
+      block_kv_dkv=block_kv,
+      block_q_dq=block_q,
+      block_kv_dq=block_kv,
+    ),
+  )
   segments = None
   if columns > keys:
     segments = splash.SegmentIds(q=jnp.zeros(rows, jnp.int32), kv=(jnp.arange(columns) >= keys).astype(jnp.int32))
@@ -92,7 +103,9 @@ def _blocks(q, k, v):
   batch, queries, heads, _ = q.shape
   rows = max(1, _CPU_SCORES // (heads * k.shape[1]))
   block = next(size for size in range(min(rows, queries), 0, -1) if queries % size == 0)
-  if queries * batch <= rows or 4 * block < min(rows, queries):  # All fits, or the blocks would be tiny: a prime length.
+  if queries * batch <= rows or 4 * block < min(
+    rows, queries
+  ):  # All fits, or the blocks would be tiny: a prime length.
     return _plain(q, k, v)
   q = q.reshape(batch, queries // block, block, heads, -1).swapaxes(0, 1)
   k, v = k[:, None], v[:, None]

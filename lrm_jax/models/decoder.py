@@ -19,7 +19,7 @@ from lrm_jax.models.triplane import PLANE_AXES, PlaneAxes
 
 
 def camera_feature(
-    camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4'], rows: int = 4
+  camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4'], rows: int = 4
 ) -> Float[Array, 'B F']:
   """Returns the numbers that tell a camera: the first `rows` rows of its pose, then fx, fy, cx, cy; F = 4 rows + 4."""
   return jnp.concatenate([rearrange(camera_to_world[:, :rows], 'b i j -> b (i j)'), intrinsics], axis=-1)
@@ -29,7 +29,9 @@ class Block(nnx.Module):
   """Cross-attention, self-attention, MLP; before each a modulated norm, around each a residual."""
 
   def __init__(self, width: int, context_width: int, camera_width: int, num_heads: int, *, dtype, rngs: nnx.Rngs):
-    norm = lambda: layers.ModulatedLayerNorm(width, camera_width, dtype=dtype, rngs=rngs)
+    def norm():
+      return layers.ModulatedLayerNorm(width, camera_width, dtype=dtype, rngs=rngs)
+
     self.norm1 = norm()
     self.cross_attention = layers.CrossAttention(width, context_width, num_heads, bias=False, dtype=dtype, rngs=rngs)
     self.norm2 = norm()
@@ -38,7 +40,7 @@ class Block(nnx.Module):
     self.mlp = layers.MLP(width, 4 * width, activation=layers.exact_gelu, dtype=dtype, rngs=rngs)
 
   def __call__(
-      self, x: Float[Array, 'B N D'], context: Float[Array, 'B M E'], camera: Float[Array, 'B K']
+    self, x: Float[Array, 'B N D'], context: Float[Array, 'B M E'], camera: Float[Array, 'B K']
   ) -> Float[Array, 'B N D']:
     x = x + self.cross_attention(self.norm1(x, camera), context)
     x = x + self.self_attention(self.norm2(x, camera))
@@ -55,25 +57,40 @@ class TriplaneDecoder(nnx.Module):
   """
 
   def __init__(
-      self, *, context_width: int, camera_width: int, width: int, depth: int, num_heads: int, resolution: int,
-      upsample: int, channels: int, pose_rows: int = 4, plane_axes: PlaneAxes = PLANE_AXES,
-      sinusoidal_tokens: bool = False, remat: str, dtype, rngs: nnx.Rngs,
+    self,
+    *,
+    context_width: int,
+    camera_width: int,
+    width: int,
+    depth: int,
+    num_heads: int,
+    resolution: int,
+    upsample: int,
+    channels: int,
+    pose_rows: int = 4,
+    plane_axes: PlaneAxes = PLANE_AXES,
+    sinusoidal_tokens: bool = False,
+    remat: str,
+    dtype,
+    rngs: nnx.Rngs,
   ):
     self.resolution, self.upsample, self.remat, self.dtype = resolution, upsample, remat, dtype
     self.pose_rows = pose_rows
     self.camera_embedding = layers.MLP(
-        4 * pose_rows + 4, camera_width, camera_width, activation=nnx.silu, dtype=dtype, rngs=rngs)
+      4 * pose_rows + 4, camera_width, camera_width, activation=nnx.silu, dtype=dtype, rngs=rngs
+    )
     noise = jax.random.normal(rngs.params(), (1, 3 * resolution**2, width)) * width**-0.5
     self.tokens = nnx.Param(noise + _where_texels_lie(resolution, width, plane_axes) if sinusoidal_tokens else noise)
     self.blocks = layers.stack(
-        depth, lambda rngs: Block(width, context_width, camera_width, num_heads, dtype=dtype, rngs=rngs), rngs=rngs)
+      depth, lambda rngs: Block(width, context_width, camera_width, num_heads, dtype=dtype, rngs=rngs), rngs=rngs
+    )
     self.norm = layers.LayerNorm(width, rngs=rngs)
     # With kernel = stride no two tokens touch the same texel: the transposed convolution is one linear map.
     self.upsampler = nnx.Linear(width, upsample**2 * channels, use_bias=False, dtype=dtype, rngs=rngs)
     self.upsampler_bias = nnx.Param(jnp.zeros(channels))
 
   def __call__(
-      self, context: Float[Array, 'B M E'], camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4']
+    self, context: Float[Array, 'B M E'], camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4']
   ) -> Float[Array, 'B 3 P P C']:
     """Returns the planes [B, plane, row, column, channel], float32."""
     x = self.transform(context, self.embed_camera(camera_to_world, intrinsics))
@@ -81,7 +98,7 @@ class TriplaneDecoder(nnx.Module):
     return to_planes(x, self.resolution, self.upsample) + self.upsampler_bias[...]
 
   def embed_camera(
-      self, camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4']
+    self, camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4']
   ) -> Float[Array, 'B K']:
     """Returns the camera embedding."""
     return self.camera_embedding(camera_feature(camera_to_world, intrinsics, self.pose_rows).astype(self.dtype))
@@ -94,8 +111,7 @@ class TriplaneDecoder(nnx.Module):
 
 def to_planes(x: Float[Array, 'B N T'], resolution: int, upsample: int) -> Float[Array, 'B 3 P P C']:
   """Returns the planes of tokens that each hold the texels of their place, row by row, T = upsample^2 C."""
-  return rearrange(
-      x, 'b (plane h w) (p q c) -> b plane (h p) (w q) c', plane=3, h=resolution, p=upsample, q=upsample)
+  return rearrange(x, 'b (plane h w) (p q c) -> b plane (h p) (w q) c', plane=3, h=resolution, p=upsample, q=upsample)
 
 
 def _where_texels_lie(resolution: int, width: int, plane_axes: PlaneAxes) -> np.ndarray:

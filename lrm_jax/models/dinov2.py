@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from lrm_jax.models import layers
 from lrm_jax.models.encoder import patches, resized, with_class_token
-from lrm_jax.resize import antialiased_cubic_matrix, cubic_matrix
+from lrm_jax.models.position_tables import antialiased_cubic_matrix, cubic_matrix
 
 
 class Block(nnx.Module):
@@ -27,7 +27,9 @@ class Block(nnx.Module):
     self.scale2 = nnx.Param(jnp.full(width, 1e-5))
 
   def __call__(self, x: Float[Array, 'B N D']) -> Float[Array, 'B N D']:
-    scaled = lambda scale, branch: scale[...].astype(x.dtype) * branch
+    def scaled(scale, branch):
+      return scale[...].astype(x.dtype) * branch
+
     x = x + scaled(self.scale1, self.attention(self.norm1(x).astype(x.dtype)))
     return x + scaled(self.scale2, self.mlp(self.norm2(x).astype(x.dtype)))
 
@@ -41,8 +43,17 @@ class DINOv2(nnx.Module):
   """
 
   def __init__(
-      self, *, patch_size: int, width: int, depth: int, num_heads: int, table_size: int, num_registers: int,
-      remat: str, dtype, rngs: nnx.Rngs,
+    self,
+    *,
+    patch_size: int,
+    width: int,
+    depth: int,
+    num_heads: int,
+    table_size: int,
+    num_registers: int,
+    remat: str,
+    dtype,
+    rngs: nnx.Rngs,
   ):
     self.patch_size, self.table_size, self.num_registers = patch_size, table_size, num_registers
     self.remat, self.dtype = remat, dtype
@@ -64,7 +75,7 @@ class DINOv2(nnx.Module):
       x = jnp.concatenate([x[:, :1], registers, x[:, 1:]], axis=1)
     x = layers.scan(self.blocks, x.astype(self.dtype), remat=self.remat)
     x = self.norm(x).astype(self.dtype)
-    return jnp.concatenate([x[:, :1], x[:, 1 + self.num_registers:]], axis=1)
+    return jnp.concatenate([x[:, :1], x[:, 1 + self.num_registers :]], axis=1)
 
   def positions(self, size: int) -> Float[Array, '1 N D']:
     """Returns the position embeddings for size x size patches: the table, resized by bicubic interpolation."""

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 import numpy as np
 
 from lrm_jax.models import layers
-from lrm_jax.resize import cubic_matrix
+from lrm_jax.models.position_tables import cubic_matrix
 
 # ImageNet's statistics, which DINO was trained with.
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -44,9 +44,19 @@ class ViT(nnx.Module):
   """
 
   def __init__(
-      self, *, patch_size: int, width: int, depth: int, num_heads: int, table_size: int,
-      interpolate_offset: float = 0.0, norm_epsilon: float = 1e-6, sinusoidal_positions: bool = False, remat: str,
-      dtype, rngs: nnx.Rngs,
+    self,
+    *,
+    patch_size: int,
+    width: int,
+    depth: int,
+    num_heads: int,
+    table_size: int,
+    interpolate_offset: float = 0.0,
+    norm_epsilon: float = 1e-6,
+    sinusoidal_positions: bool = False,
+    remat: str,
+    dtype,
+    rngs: nnx.Rngs,
   ):
     self.patch_size, self.table_size, self.remat = patch_size, table_size, remat
     self.interpolate_offset, self.dtype = interpolate_offset, dtype
@@ -54,9 +64,12 @@ class ViT(nnx.Module):
     self.patch_embedding = nnx.Linear(3 * patch_size**2, width, dtype=dtype, rngs=rngs)
     self.class_token = nnx.Param(small(rngs.params(), (1, 1, width)))
     table = small(rngs.params(), (1, 1 + table_size**2, width))
-    self.position_embedding = nnx.Param(table + _where_patches_lie(table_size, width) if sinusoidal_positions else table)
+    self.position_embedding = nnx.Param(
+      table + _where_patches_lie(table_size, width) if sinusoidal_positions else table
+    )
     self.blocks = layers.stack(
-        depth, lambda rngs: Block(width, num_heads, norm_epsilon=norm_epsilon, dtype=dtype, rngs=rngs), rngs=rngs)
+      depth, lambda rngs: Block(width, num_heads, norm_epsilon=norm_epsilon, dtype=dtype, rngs=rngs), rngs=rngs
+    )
     self.norm = layers.LayerNorm(width, epsilon=norm_epsilon, rngs=rngs)
 
   def __call__(self, image: Float[Array, 'B H W 3']) -> Float[Array, 'B N D']:

@@ -13,16 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lrm_jax.distributed.sharding import on_batch
 from lrm_jax.models.attention import attend
-from lrm_jax.sharding import on_batch
 
 
 class SelfAttention(nnx.Module):
   """Multi-head attention of tokens to each other."""
 
-  def __init__(
-      self, width: int, num_heads: int, *, bias: bool, out_bias: bool | None = None, dtype, rngs: nnx.Rngs
-  ):
+  def __init__(self, width: int, num_heads: int, *, bias: bool, out_bias: bool | None = None, dtype, rngs: nnx.Rngs):
     self.num_heads = num_heads
     self.qkv = nnx.Linear(width, 3 * width, use_bias=bias, dtype=dtype, rngs=rngs)
     self.out = nnx.Linear(width, width, use_bias=bias if out_bias is None else out_bias, dtype=dtype, rngs=rngs)
@@ -36,8 +34,15 @@ class CrossAttention(nnx.Module):
   """Multi-head attention of tokens to a context of another width."""
 
   def __init__(
-      self, width: int, context_width: int, num_heads: int, *, bias: bool, out_bias: bool | None = None, dtype,
-      rngs: nnx.Rngs,
+    self,
+    width: int,
+    context_width: int,
+    num_heads: int,
+    *,
+    bias: bool,
+    out_bias: bool | None = None,
+    dtype,
+    rngs: nnx.Rngs,
   ):
     self.num_heads = num_heads
     self.q = nnx.Linear(width, width, use_bias=bias, dtype=dtype, rngs=rngs)
@@ -98,15 +103,14 @@ def stack(depth: int, build: Callable[[nnx.Rngs], nnx.Module], *, rngs: nnx.Rngs
 
 # What of a layer is kept for the backward pass beside its input; the rest is computed again.
 REMAT = {
-    'none': None,  # Everything is kept.
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # Products with weights; not attention's.
-    'full': jax.checkpoint_policies.nothing_saveable,
+  'none': None,  # Everything is kept.
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # Products with weights; not attention's.
+  'full': jax.checkpoint_policies.nothing_saveable,
 }
 
 
-def remat_policy(name: str | bool) -> str:
-  """Returns the name of a rule of REMAT; runs of before had True and False. Raises ValueError for another."""
-  name = {True: 'full', False: 'none'}.get(name, name) if isinstance(name, bool) else name
+def remat_policy(name: str) -> str:
+  """Returns the name of a policy of REMAT. Raises ValueError for another."""
   if name not in REMAT:
     raise ValueError(f'config.model.remat = {name!r} is unknown: one of {", ".join(REMAT)}')
   return name

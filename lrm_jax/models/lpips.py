@@ -34,8 +34,12 @@ class LPIPS(nnx.Module):
   """
 
   def __init__(self, weights: Mapping[str, np.ndarray], *, mean: Sequence[float] | np.ndarray = MEAN, source: str = ''):
-    kernel = lambda i: np.transpose(weights[f'features.{i}.weight'], (2, 3, 1, 0))
-    array = lambda x: nnx.Variable(jnp.asarray(x, jnp.float32))
+    def kernel(i):
+      return np.transpose(weights[f'features.{i}.weight'], (2, 3, 1, 0))
+
+    def array(x):
+      return nnx.Variable(jnp.asarray(x, jnp.float32))
+
     self.source = source
     self.mean = array(mean)
     self.kernels = nnx.List([nnx.List([array(kernel(i)) for i in stage]) for stage in STAGES])
@@ -64,7 +68,8 @@ class LPIPS(nnx.Module):
         x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), 'VALID')
       for kernel, bias in zip(kernels, biases):
         x = jax.lax.conv_general_dilated(
-            x, _frozen(kernel, x.dtype), (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+          x, _frozen(kernel, x.dtype), (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+        )
         x = jax.nn.relu(x + _frozen(bias, x.dtype))
       result.append(x)
     return result

@@ -1,7 +1,7 @@
 """The Large Reconstruction Model: one picture of an object -> a triplane -> the object from anywhere.
 
 What is done with planes once they are there, looking at them and asking them, is in lrm_jax/models/triplane_model.py.
-Source: LRM (arXiv 2311.04400). Conventions: lrm_jax/cameras.py.
+Source: LRM (arXiv 2311.04400). Conventions: lrm_jax/geometry/cameras.py.
 Legend: B batch, H W image, P texels along a plane's side, C channels, S samples, R rays.
 """
 
@@ -9,16 +9,15 @@ from collections.abc import Sequence
 
 from flax import nnx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
+from lrm_jax.distributed.sharding import on_batch
 from lrm_jax.models import layers, renderer, triplane
 from lrm_jax.models.decoder import TriplaneDecoder
 from lrm_jax.models.dinov2 import DINOv2
 from lrm_jax.models.encoder import ViT
 from lrm_jax.models.nerf import NeRFMLP
 from lrm_jax.models.triplane_model import TriplaneModel, check_sizes
-from lrm_jax.sharding import on_batch
-from lrm_jax.types import Key
 
 
 class LRM(TriplaneModel):
@@ -31,47 +30,99 @@ class LRM(TriplaneModel):
   """
 
   def __init__(
-      self, *, image_size: int, patch_size: int, encoder_width: int, encoder_depth: int, encoder_num_heads: int,
-      encoder_table_size: int, camera_width: int, decoder_width: int, decoder_depth: int, decoder_num_heads: int,
-      triplane_resolution: int, triplane_upsample: int, triplane_channels: int, nerf_width: int, nerf_depth: int,
-      num_samples: int, rays_per_chunk: int, encoder: str = 'dino', encoder_registers: int = 0,
-      encoder_interpolate_offset: float = 0.0, encoder_norm_epsilon: float = 1e-6, pose_rows: int = 4,
-      plane_axes: Sequence[str] = ('xy', 'xz', 'yz'), density_scale: float = 1.0, color_padding: float = 0.0,
-      sinusoidal_positions: bool = False, remat: str | bool = 'none', dtype: str = 'float32', rngs: nnx.Rngs,
+    self,
+    *,
+    image_size: int,
+    patch_size: int,
+    encoder_width: int,
+    encoder_depth: int,
+    encoder_num_heads: int,
+    encoder_table_size: int,
+    camera_width: int,
+    decoder_width: int,
+    decoder_depth: int,
+    decoder_num_heads: int,
+    triplane_resolution: int,
+    triplane_upsample: int,
+    triplane_channels: int,
+    nerf_width: int,
+    nerf_depth: int,
+    num_samples: int,
+    encoder: str = 'dino',
+    encoder_registers: int = 0,
+    encoder_interpolate_offset: float = 0.0,
+    encoder_norm_epsilon: float = 1e-6,
+    pose_rows: int = 4,
+    plane_axes: Sequence[str] = ('xy', 'xz', 'yz'),
+    density_scale: float = 1.0,
+    color_padding: float = 0.0,
+    sinusoidal_positions: bool = False,
+    remat: str = 'none',
+    dtype: str = 'float32',
+    rngs: nnx.Rngs,
   ):
-    check_sizes(image_size, patch_size, encoder=(encoder_width, encoder_num_heads),
-                decoder=(decoder_width, decoder_num_heads))
-    self.image_size, self.num_samples, self.rays_per_chunk = image_size, num_samples, rays_per_chunk
+    check_sizes(
+      image_size, patch_size, encoder=(encoder_width, encoder_num_heads), decoder=(decoder_width, decoder_num_heads)
+    )
+    self.image_size, self.num_samples = image_size, num_samples
     self.plane_axes = triplane.plane_axes(plane_axes)
     dtype, remat = jnp.dtype(dtype), layers.remat_policy(remat)
-    common = dict(patch_size=patch_size, width=encoder_width, depth=encoder_depth, num_heads=encoder_num_heads,
-                  table_size=encoder_table_size, remat=remat, dtype=dtype, rngs=rngs)
+    common = dict(
+      patch_size=patch_size,
+      width=encoder_width,
+      depth=encoder_depth,
+      num_heads=encoder_num_heads,
+      table_size=encoder_table_size,
+      remat=remat,
+      dtype=dtype,
+      rngs=rngs,
+    )
     if encoder == 'dino':
       self.encoder = ViT(
-          **common, interpolate_offset=encoder_interpolate_offset, norm_epsilon=encoder_norm_epsilon,
-          sinusoidal_positions=sinusoidal_positions)
+        **common,
+        interpolate_offset=encoder_interpolate_offset,
+        norm_epsilon=encoder_norm_epsilon,
+        sinusoidal_positions=sinusoidal_positions,
+      )
     elif encoder == 'dinov2':
       self.encoder = DINOv2(**common, num_registers=encoder_registers)
     else:
       raise ValueError(f"config.model.{encoder=} is unknown: 'dino' or 'dinov2'")
     self.decoder = TriplaneDecoder(
-        context_width=encoder_width, camera_width=camera_width, width=decoder_width, depth=decoder_depth,
-        num_heads=decoder_num_heads, resolution=triplane_resolution, upsample=triplane_upsample,
-        channels=triplane_channels, pose_rows=pose_rows, plane_axes=self.plane_axes,
-        sinusoidal_tokens=sinusoidal_positions, remat=remat, dtype=dtype, rngs=rngs)
+      context_width=encoder_width,
+      camera_width=camera_width,
+      width=decoder_width,
+      depth=decoder_depth,
+      num_heads=decoder_num_heads,
+      resolution=triplane_resolution,
+      upsample=triplane_upsample,
+      channels=triplane_channels,
+      pose_rows=pose_rows,
+      plane_axes=self.plane_axes,
+      sinusoidal_tokens=sinusoidal_positions,
+      remat=remat,
+      dtype=dtype,
+      rngs=rngs,
+    )
     self.nerf = NeRFMLP(
-        triplane_channels, nerf_width, nerf_depth, density_scale=density_scale, color_padding=color_padding, dtype=dtype,
-        rngs=rngs)
+      triplane_channels,
+      nerf_width,
+      nerf_depth,
+      density_scale=density_scale,
+      color_padding=color_padding,
+      dtype=dtype,
+      rngs=rngs,
+    )
 
   def encode(
-      self, image: Float[Array, 'B H W 3'], camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4']
+    self, image: Float[Array, 'B H W 3'], camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4']
   ) -> Float[Array, 'B 3 P P C']:
     """Returns the planes of pictures in 0..1, of `image_size`, taken by these cameras."""
     tokens = on_batch(self.encoder(image))
     return on_batch(self.decoder(tokens, camera_to_world, intrinsics))
 
   def samples(
-      self, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key | None
+    self, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key[Array, 'R'] | None
   ) -> tuple[Float[Array, 'R S'], Float[Array, 'R 1']]:
     """Returns (distances, delta) of the samples along rays."""
     return renderer.bins(origins, directions, keys, num_samples=self.num_samples)

@@ -26,9 +26,17 @@ class NeRFMLP(nnx.Module):
   """
 
   def __init__(
-      self, channels: int, width: int, depth: int, *, activation: Callable = jax.nn.relu,
-      density_activation: Callable = jax.nn.softplus, density_scale: float = 1.0, color_padding: float = 0.0, dtype,
-      rngs: nnx.Rngs,
+    self,
+    channels: int,
+    width: int,
+    depth: int,
+    *,
+    activation: Callable = jax.nn.relu,
+    density_activation: Callable = jax.nn.softplus,
+    density_scale: float = 1.0,
+    color_padding: float = 0.0,
+    dtype,
+    rngs: nnx.Rngs,
   ):
     if depth < 3:
       raise ValueError(f'nerf_{depth=} must be at least 3: a first layer, hidden ones, and one that puts out 4 numbers')
@@ -37,7 +45,8 @@ class NeRFMLP(nnx.Module):
     self.density_scale, self.color_padding, self.dtype = density_scale, color_padding, dtype
     self.first = nnx.Linear(3 * channels, width, kernel_init=he, dtype=dtype, rngs=rngs)
     self.hidden = layers.stack(
-        depth - 2, lambda rngs: nnx.Linear(width, width, kernel_init=he, dtype=dtype, rngs=rngs), rngs=rngs)
+      depth - 2, lambda rngs: nnx.Linear(width, width, kernel_init=he, dtype=dtype, rngs=rngs), rngs=rngs
+    )
     self.depth = depth
     self.last = nnx.Linear(width, 4, dtype=jnp.float32, rngs=rngs)
 

@@ -5,12 +5,11 @@ Legend: R rays, P texels, F channels of the folded planes.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from lrm_jax import rays, volume
+from lrm_jax.geometry import rays, volume
 from lrm_jax.models import renderer
 from lrm_jax.models.lrm import LRM
-from lrm_jax.types import Key
 
 
 class OpenLRM(LRM):
@@ -22,15 +21,16 @@ class OpenLRM(LRM):
 
   def __init__(self, *, num_samples: int, **sizes):
     if num_samples % 2 or num_samples < 8:
-      raise ValueError(f'{num_samples=} must be even, and at least 8: half of them are taken evenly, half where those hit')
-    super().__init__(
-        num_samples=num_samples, pose_rows=3, plane_axes=('xy', 'xz', 'zy'), color_padding=0.001, **sizes)
+      raise ValueError(
+        f'{num_samples=} must be even, and at least 8: half of them are taken evenly, half where those hit'
+      )
+    super().__init__(num_samples=num_samples, pose_rows=3, plane_axes=('xy', 'xz', 'zy'), color_padding=0.001, **sizes)
 
   @staticmethod
   def pixel_rays(
-      camera_to_world: Float[Array, '*b 4 4'], intrinsics: Float[Array, '*b 4'], size: int
+    camera_to_world: Float[Array, '*b 4 4'], intrinsics: Float[Array, '*b 4'], size: int
   ) -> tuple[Float[Array, '*b size size 3'], Float[Array, '*b size size 3']]:
-    """Returns what lrm_jax.rays.pixel_rays does, rounded as OpenLRM's are: the point a step ahead, minus the origin.
+    """Returns what lrm_jax.geometry.rays.pixel_rays does, rounded as OpenLRM's are: the point a step ahead, minus the origin.
 
     The first and the last sample of a ray lie on faces of the cube, and count where they are inside: the last bit of the
     direction decides whether a whole interval is empty, and shows in its pictures.
@@ -51,9 +51,15 @@ class OpenLRM(LRM):
     return jnp.broadcast_to(origin, direction.shape), direction
 
   def trace(
-      self, folded: Float[Array, '3 P P F'], origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'],
-      keys: Key | None,
+    self,
+    folded: Float[Array, '3 P P F'],
+    origins: Float[Array, 'R 3'],
+    directions: Float[Array, 'R 3'],
+    keys: Key[Array, 'R'] | None,
   ) -> volume.Pixels:
     """Returns the pixels [R] over black of rays through one object's folded planes."""
-    field = lambda points: self.nerf.raw_after_first(self.features(folded, points))
+
+    def field(points):
+      return self.nerf.raw_after_first(self.features(folded, points))
+
     return renderer.march_twice(field, self.nerf.density, origins, directions, keys, num_samples=self.num_samples)

@@ -11,10 +11,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from lrm_jax import rays, sharding, topology, volume
-from lrm_jax.types import Key
+from lrm_jax.distributed import backend
+from lrm_jax.geometry import rays, volume
 
 # Of rays that a CPU computes at once: 16,384 x 64 numbers of a layer are 4 MB. 128 x 128 rays of 128 samples take 0.35 s so,
 # 0.70 in chunks of 4,096 rays; forward and backward 4.0 and 5.3 (2 cores, 2026-11-25).
@@ -25,16 +25,23 @@ _EMPTY = -float(jnp.finfo(jnp.float32).max) / 8  # A density before its activati
 
 
 def bins(
-    origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key | None, *, num_samples: int
+  origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key[Array, 'R'] | None, *, num_samples: int
 ) -> tuple[Float[Array, 'R S'], Float[Array, 'R 1']]:
   """Returns (distances, delta) of samples in equal bins of each ray's way through the cube [-1, 1]^3."""
-  sample = lambda near, far, key: rays.sample_distances(near, far, num_samples, key)
+
+  def sample(near, far, key):
+    return rays.sample_distances(near, far, num_samples, key)
+
   return jax.vmap(sample)(*rays.intersect_cube(origins, directions), keys)
 
 
 def normalised_bins(
-    origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key | None, *, num_samples: int,
-    half_size: float,
+  origins: Float[Array, 'R 3'],
+  directions: Float[Array, 'R 3'],
+  keys: Key[Array, 'R'] | None,
+  *,
+  num_samples: int,
+  half_size: float,
 ) -> tuple[Float[Array, 'R S'], Float[Array, 'R 1']]:
   """Returns (distances, delta) by TripoSR's rule: each step counts as 1 / num_samples, however long it is.
 
@@ -42,14 +49,20 @@ def normalised_bins(
   Source: SPEC.md.
   """
   near, far = rays.intersect_cube(origins, directions, 0.999 * half_size)
-  sample = lambda near, far, key: rays.sample_distances(near, far, num_samples, key)
+
+  def sample(near, far, key):
+    return rays.sample_distances(near, far, num_samples, key)
+
   distances, _ = jax.vmap(sample)(near, far, keys)
   return distances, jnp.where(far - near > 0.01, 1 / num_samples, 0.0)[:, None]
 
 
 def march(
-    field: Callable, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], distances: Float[Array, 'R S'],
-    delta: Float[Array, 'R 1'],
+  field: Callable,
+  origins: Float[Array, 'R 3'],
+  directions: Float[Array, 'R 3'],
+  distances: Float[Array, 'R S'],
+  delta: Float[Array, 'R 1'],
 ) -> volume.Pixels:
   """Returns the pixels [R] that rays show over black; `field` maps points [R, S, 3] to (density [R, S], colour).
 
@@ -61,8 +74,13 @@ def march(
 
 
 def march_twice(
-    field: Callable, density: Callable, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'],
-    keys: Key | None, *, num_samples: int,
+  field: Callable,
+  density: Callable,
+  origins: Float[Array, 'R 3'],
+  directions: Float[Array, 'R 3'],
+  keys: Key[Array, 'R'] | None,
+  *,
+  num_samples: int,
 ) -> volume.Pixels:
   """Returns the pixels [R] over black by OpenLRM's rule: half of the samples evenly, half where those found something.
 
@@ -72,7 +90,10 @@ def march_twice(
   """
   half = num_samples // 2
   near, far = rays.intersect_cube(origins, directions)
-  evenly = lambda near, far, key: rays.sample_ends(near, far, half, key)
+
+  def evenly(near, far, key):
+    return rays.sample_ends(near, far, half, key)
+
   if keys is None:
     even_keys, uniform = None, jnp.broadcast_to((jnp.arange(half) + 0.5) / half, (len(origins), half))
   else:
@@ -98,52 +119,62 @@ def march_twice(
 
 
 def render_rays(
-    planes: Float[Array, 'B 3 P P F'], trace: Callable, origins: Float[Array, 'B R 3'],
-    directions: Float[Array, 'B R 3'], key: Key | None = None, *, rays_per_chunk: int, num_samples: int,
-    bytes_per_sample: int = 2**12,
+  planes: Float[Array, 'B 3 P P F'],
+  trace: Callable,
+  origins: Float[Array, 'B R 3'],
+  directions: Float[Array, 'B R 3'],
+  key: Key[Array, ''] | None = None,
+  *,
+  rays_per_chunk: int | None,
+  num_samples: int,
 ) -> volume.Pixels:
   """Returns the pixels [B, R] of all rays over black.
 
   `trace` maps (planes of one object, origins [R, 3], directions [R, 3], keys [R] or None) to the pixels of its rays.
-  At most `rays_per_chunk` rays of each object are in flight, with 0 as many as a share of the device's memory holds at
-  `bytes_per_sample`; fewer where a CPU's caches hold no more of their samples. The last chunk is filled up with rays of
-  no length. Stratified with a `key`, deterministic without.
+  At most `rays_per_chunk` rays of each object are computed at once (None: all), fewer where a CPU's caches hold no more
+  of their samples. The last chunk is padded with rays of no length. Stratified with a `key`, deterministic without.
   """
   num_rays = origins.shape[1]
-  chunk = min(rays_per_chunk or _rays_in_memory(len(origins), num_samples * bytes_per_sample), num_rays)
-  if _one_object_at_a_time():
+  chunk = min(rays_per_chunk or num_rays, num_rays)
+  one_at_a_time = backend.current().one_object_at_a_time
+  if one_at_a_time:
     chunk = min(chunk, max(1, _SAMPLES_IN_CACHE // num_samples))
   num_chunks = -(-num_rays // chunk)
   keys = None
   if key is not None:  # One a ray, however they are cut into chunks.
     keys = jax.random.split(key, (len(origins), num_rays))
-    keys = jnp.concatenate([keys, keys[:, :num_chunks * chunk - num_rays]], axis=1).reshape(-1, num_chunks, chunk)
+    keys = jnp.concatenate([keys, keys[:, : num_chunks * chunk - num_rays]], axis=1).reshape(-1, num_chunks, chunk)
 
   def split(x):
     x = jnp.pad(x, ((0, 0), (0, num_chunks * chunk - num_rays), (0, 0)))
     return x.reshape(len(x), num_chunks, chunk, -1)
 
-  one_chunk = lambda planes, rays_and_keys: trace(planes, *rays_and_keys)
+  def one_chunk(planes, rays_and_keys):
+    return trace(planes, *rays_and_keys)
+
   chunks = (split(origins), split(directions), keys)
-  if _one_object_at_a_time():
-    one_object = lambda planes, chunks: jax.lax.map(jax.checkpoint(functools.partial(one_chunk, planes)), chunks)
+  if one_at_a_time:
+
+    def one_object(planes, chunks):
+      return jax.lax.map(jax.checkpoint(functools.partial(one_chunk, planes)), chunks)
+
     pixels = jax.lax.map(lambda inputs: one_object(*inputs), (planes, chunks))
   else:
     all_objects = jax.checkpoint(lambda chunk: jax.vmap(one_chunk)(planes, chunk))
-    by_chunk = lambda tree: jax.tree.map(lambda x: x.swapaxes(0, 1), tree)
+
+    def by_chunk(tree):
+      return jax.tree.map(lambda x: x.swapaxes(0, 1), tree)
+
     pixels = by_chunk(jax.lax.map(all_objects, by_chunk(chunks)))
   return jax.tree.map(lambda x: x.reshape(len(origins), -1, *x.shape[3:])[:, :num_rays], pixels)
 
 
-def _rays_in_memory(num_objects: int, bytes_per_ray: int) -> int:
-  """Rays of each object whose activations fill a share of a device's memory, while all its objects are under way."""
-  objects = -(-num_objects // max(1, jax.sharding.get_abstract_mesh().size))
-  if sharding.platform() == 'tpu':  # 64 numbers take the room of 128 there.
-    bytes_per_ray *= 2
-  memory = topology.memory()
-  return _RAYS if memory is None else max(128, int(_SHARE_OF_MEMORY * memory / (objects * bytes_per_ray)) // 128 * 128)
+def rays_that_fit(memory: float | None, num_objects: int, bytes_per_ray: int) -> int:
+  """Returns how many rays of each of `num_objects` objects on a device may be in flight.
 
-
-def _one_object_at_a_time() -> bool:
-  """A single CPU: the planes of one object, and their gradient, stay in its cache; others want all the rays there are."""
-  return sharding.platform() == 'cpu' and jax.sharding.get_abstract_mesh().size <= 1
+  Their activations fill a share of its `memory`, in bytes; where it is not known (None), a moderate number.
+  """
+  if memory is None:
+    return _RAYS
+  bytes_per_ray *= backend.current().lane_padding
+  return max(128, int(_SHARE_OF_MEMORY * memory / (num_objects * bytes_per_ray)) // 128 * 128)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lrm_jax import volume
+from lrm_jax.geometry import volume
 
 GRID = 64  # cells along a side
 EMPTY_DEPTH = 0.005  # optical depth along the longest ray that may be lost
@@ -34,9 +34,13 @@ def is_occupied(cells: Bool[Array, 'G G G'], points: Float[Array, '*q 3']) -> Bo
   return cells.reshape(-1).at[flat].get(mode='promise_in_bounds') & jnp.all(jnp.abs(points) <= 1, axis=-1)
 
 
-def march(
-    field: Callable, occupied: Callable, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'],
-    distances: Float[Array, 'R S'], delta: Float[Array, 'R 1'],
+def march_skipping(
+  field: Callable,
+  occupied: Callable,
+  origins: Float[Array, 'R 3'],
+  directions: Float[Array, 'R 3'],
+  distances: Float[Array, 'R S'],
+  delta: Float[Array, 'R 1'],
 ) -> volume.Pixels:
   """Returns the pixels [R] of rays over black, as `lrm_jax.models.renderer.march` does, but for what is not seen.
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lrm_jax.sharding import platform
+from lrm_jax.distributed import backend
 
 # Which world axes run along the width and the height of each plane. Weights from elsewhere have other orders.
 PlaneAxes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -36,7 +36,7 @@ def with_frame(planes: Float[Array, '3 P P C']) -> Float[Array, 'T C']:
 
 
 def corners(
-    points: Float[Array, '*q 3'], size: int, axes: PlaneAxes = PLANE_AXES
+  points: Float[Array, '*q 3'], size: int, axes: PlaneAxes = PLANE_AXES
 ) -> list[tuple[Int[Array, '*q'], Float[Array, '*q']]]:
   """Returns (index into the table of `with_frame`, weight) of the 12 texels around each point, 4 a plane.
 
@@ -47,8 +47,12 @@ def corners(
   for plane, (u, v) in enumerate(axes):
     base = (plane * (size + 2) + first[..., v]) * (size + 2) + first[..., u]
     fu, fv = fraction[..., u], fraction[..., v]
-    result += [(base, (1 - fu) * (1 - fv)), (base + 1, fu * (1 - fv)),
-               (base + size + 2, (1 - fu) * fv), (base + size + 3, fu * fv)]
+    result += [
+      (base, (1 - fu) * (1 - fv)),
+      (base + 1, fu * (1 - fv)),
+      (base + size + 2, (1 - fu) * fv),
+      (base + size + 3, fu * fv),
+    ]
   return result
 
 
@@ -61,7 +65,7 @@ def _first_texels(points, size):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def sample_sum(
-    planes: Float[Array, '3 P P C'], points: Float[Array, '*q 3'], axes: PlaneAxes = PLANE_AXES
+  planes: Float[Array, '3 P P C'], points: Float[Array, '*q 3'], axes: PlaneAxes = PLANE_AXES
 ) -> Float[Array, '*q C']:
   """Returns the sum over the three planes of their features at `points`. Differentiable in reverse mode.
 
@@ -85,7 +89,7 @@ def _forward(planes, points, axes):
 
 def _backward(axes, residuals, gradient):
   planes, points = residuals
-  if platform() == 'tpu':  # Its compiler makes a loop over all points of a scatter of windows; rows it scatters at once.
+  if backend.current().plane_gradient == 'rows':
     _, pull = jax.vjp(lambda *inputs: _sample_sum(*inputs, axes), planes.astype(gradient.dtype), points)
     to_planes, to_points = pull(gradient)
     return to_planes.astype(planes.dtype), to_points
@@ -97,8 +101,7 @@ sample_sum.defvjp(_forward, _backward)
 
 
 def scatter_sum(
-    points: Float[Array, '*q 3'], gradient: Float[Array, '*q C'], size: int,
-    axes: PlaneAxes = PLANE_AXES,
+  points: Float[Array, '*q 3'], gradient: Float[Array, '*q C'], size: int, axes: PlaneAxes = PLANE_AXES
 ) -> Float[Array, '3 {size} {size} C']:
   """Returns the planes to which every point has added its `gradient`: the transpose of `sample_sum` in the planes.
 
@@ -108,20 +111,27 @@ def scatter_sum(
   """
   points, gradient = points.reshape(-1, 3), gradient.reshape(-1, gradient.shape[-1])
   windows = jax.lax.ScatterDimensionNumbers(
-      update_window_dims=(1, 2, 3), inserted_window_dims=(), scatter_dims_to_operand_dims=(0, 1))
+    update_window_dims=(1, 2, 3), inserted_window_dims=(), scatter_dims_to_operand_dims=(0, 1)
+  )
   first, fraction = _first_texels(points, size)
   planes = []
   for u, v in axes:
     along_u, along_v = (jnp.stack([1 - fraction[:, axis], fraction[:, axis]], axis=-1) for axis in (u, v))
     weights = along_v[:, :, None, None] * along_u[:, None, :, None]
-    planes.append(jax.lax.scatter_add(
-        jnp.zeros((size + 2, size + 2, gradient.shape[-1]), gradient.dtype), first[:, jnp.array([v, u])],
-        weights.astype(gradient.dtype) * gradient[:, None, None], windows, mode='promise_in_bounds'))
+    planes.append(
+      jax.lax.scatter_add(
+        jnp.zeros((size + 2, size + 2, gradient.shape[-1]), gradient.dtype),
+        first[:, jnp.array([v, u])],
+        weights.astype(gradient.dtype) * gradient[:, None, None],
+        windows,
+        mode='promise_in_bounds',
+      )
+    )
   return jnp.stack(planes)[:, 1:-1, 1:-1]
 
 
 def on_grid(
-    planes: Float[Array, '3 P P C'], coordinates: Float[Array, 'n B'], axes: PlaneAxes = PLANE_AXES
+  planes: Float[Array, '3 P P C'], coordinates: Float[Array, 'n B'], axes: PlaneAxes = PLANE_AXES
 ) -> list[Float[Array, 'n B n B C']]:
   """Returns the features of each plane where the lines of a grid pass it, for its axes x and y, x and z, y and z.
 
@@ -132,8 +142,9 @@ def on_grid(
   tables = {}
   for plane, (u, v) in zip(planes, axes):
     first, second = ('uv', (u, v)) if u < v else ('vu', (v, u))
-    tables[second] = jnp.einsum(f'ia{first[0]},jb{first[1]},vuc->iajbc', matrix, matrix, plane,
-                                precision=jax.lax.Precision.HIGHEST)
+    tables[second] = jnp.einsum(
+      f'ia{first[0]},jb{first[1]},vuc->iajbc', matrix, matrix, plane, precision=jax.lax.Precision.HIGHEST
+    )
   return [tables[pair] for pair in PLANE_AXES]
 
 
@@ -144,7 +155,7 @@ def _hats(coordinates: Float[Array, 'N'], size: int) -> Float[Array, 'N {size}']
 
 
 def sample_concatenated(
-    planes: Float[Array, '3 P P C'], points: Float[Array, '*q 3'], axes: PlaneAxes = PLANE_AXES
+  planes: Float[Array, '3 P P C'], points: Float[Array, '*q 3'], axes: PlaneAxes = PLANE_AXES
 ) -> Float[Array, '*q D']:
   """Returns the features of the three planes at `points` side by side, D = 3 C: plane by plane."""
   table = with_frame(planes)

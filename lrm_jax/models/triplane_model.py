@@ -1,7 +1,7 @@
 """What all our models have in common: a picture becomes planes, and planes are looked at and asked.
 
 A model has an `encoder`, a `decoder` and a `nerf`, and says in `encode` and `trace` how they are used: LRM
-(lrm_jax/models/lrm.py), OpenLRM, TripoSR. Conventions: lrm_jax/cameras.py.
+(lrm_jax/models/lrm.py), OpenLRM, TripoSR. Conventions: lrm_jax/geometry/cameras.py.
 Legend: B batch, V views, H W image, P texels along a plane's side, C channels, F those of folded planes, Q points, R rays.
 """
 
@@ -11,13 +11,13 @@ from einops import rearrange
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from lrm_jax import cameras, rays, volume
+from lrm_jax.distributed import backend
+from lrm_jax.distributed.sharding import on_batch
+from lrm_jax.geometry import cameras, rays, volume
 from lrm_jax.models import skipping, triplane
-from lrm_jax.models.renderer import march, render_rays
-from lrm_jax.sharding import on_batch, platform
-from lrm_jax.types import Key
+from lrm_jax.models.renderer import march, rays_that_fit, render_rays
 
 _GRID_BLOCK = 4  # points along the side of a block
 _POINTS_OF_BLOCKS_IN_CACHE = 2**12
@@ -46,57 +46,95 @@ class TriplaneModel(nnx.Module):
   pixel_rays = staticmethod(rays.pixel_rays)
 
   def __call__(
-      self, image: Float[Array, 'B H W 3'], camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4'],
-      target_camera_to_world: Float[Array, 'B V 4 4'], target_intrinsics: Float[Array, 'B V 4'], size: int,
-      background: Background = 1.0, key: Key | None = None,
+    self,
+    image: Float[Array, 'B H W 3'],
+    camera_to_world: Float[Array, 'B 4 4'],
+    intrinsics: Float[Array, 'B 4'],
+    target_camera_to_world: Float[Array, 'B V 4 4'],
+    target_intrinsics: Float[Array, 'B V 4'],
+    size: int,
+    background: Background = 1.0,
+    key: Key[Array, ''] | None = None,
+    *,
+    rays_per_chunk: int | None = None,
   ) -> volume.Pixels:
     """Returns colour [B, V, size, size, 3], depth and opacity of the target views of pictures in 0..1."""
     planes = self.encode(image, camera_to_world, intrinsics)
-    return self.render(planes, target_camera_to_world, target_intrinsics, size, background, key)
+    return self.render(
+      planes, target_camera_to_world, target_intrinsics, size, background, key, rays_per_chunk=rays_per_chunk
+    )
 
   def encode(
-      self, image: Float[Array, 'B H W 3'], camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4']
+    self, image: Float[Array, 'B H W 3'], camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4']
   ) -> Float[Array, 'B 3 P P C']:
     """Returns the planes of pictures in 0..1, of `image_size`, taken by these cameras."""
     raise NotImplementedError
 
   def render(
-      self, planes: Float[Array, 'B 3 P P C'], camera_to_world: Float[Array, 'B V 4 4'], intrinsics: Float[Array, 'B V 4'],
-      size: int, background: Background = 1.0, key: Key | None = None, *, skip: bool = False,
+    self,
+    planes: Float[Array, 'B 3 P P C'],
+    camera_to_world: Float[Array, 'B V 4 4'],
+    intrinsics: Float[Array, 'B V 4'],
+    size: int,
+    background: Background = 1.0,
+    key: Key[Array, ''] | None = None,
+    *,
+    skip: bool = False,
+    rays_per_chunk: int | None = None,
   ) -> volume.Pixels:
     """Returns colour [B, V, size, size, 3], depth and opacity; stratified with a key, deterministic without.
 
+    At most `rays_per_chunk` rays of each object are computed at once (None: all), which bounds the memory.
     With `skip` (for inference: no gradient passes) samples that are not seen are left out, as
     lrm_jax/models/skipping.py tells; a model whose `longest_ray` is None leaves out none.
     """
     origins, directions = self.pixel_rays(camera_to_world, intrinsics, size)
-    flat = lambda x: on_batch(rearrange(x, 'b v h w c -> b (v h w) c'))
+
+    def flat(x):
+      return on_batch(rearrange(x, 'b v h w c -> b (v h w) c'))
+
     if skip and self.longest_ray is not None:
       inputs = planes, self.nerf.fold(planes), flat(origins), flat(directions)
       pixels = jax.lax.map(lambda one: self._skipping(*one), inputs)
     else:
       pixels = render_rays(
-          self.nerf.fold(planes), self.trace, flat(origins), flat(directions), key, rays_per_chunk=self.rays_per_chunk,
-          num_samples=self.num_samples, bytes_per_sample=self.nerf.bytes_per_sample)
+        self.nerf.fold(planes),
+        self.trace,
+        flat(origins),
+        flat(directions),
+        key,
+        rays_per_chunk=rays_per_chunk,
+        num_samples=self.num_samples,
+      )
     pixels = jax.tree.map(lambda x: x.reshape(origins.shape[:4] + x.shape[2:]), pixels)
     return volume.over(pixels, background if jnp.ndim(background) == 0 else background[:, :, None, None, :])
 
+  def rays_that_fit(self, memory: float | None, num_objects: int) -> int:
+    """Returns how many rays of each of `num_objects` objects fit a device's `memory`, in bytes (None: unknown)."""
+    return rays_that_fit(memory, num_objects, self.num_samples * self.nerf.bytes_per_sample)
+
   def query(
-      self, planes: Float[Array, 'B 3 P P C'], points: Float[Array, 'B Q 3']
+    self, planes: Float[Array, 'B 3 P P C'], points: Float[Array, 'B Q 3']
   ) -> tuple[Float[Array, 'B Q'], Float[Array, 'B Q 3']]:
     """Returns (density >= 0, colour in 0..1) at points of the cube; outside of it as a plane of zeros says."""
     folded, count = self.nerf.fold(planes), points.shape[1]
-    ask = lambda folded, points: self.nerf.after_first(self.features(folded, points))
-    if platform() != 'cpu' or count <= _POINTS_IN_CACHE:
+
+    def ask(folded, points):
+      return self.nerf.after_first(self.features(folded, points))
+
+    if not backend.current().cache_blocking or count <= _POINTS_IN_CACHE:
       return jax.vmap(ask)(folded, points)
     chunks = jnp.pad(points, ((0, 0), (0, -count % _POINTS_IN_CACHE), (0, 0)))
     chunks = rearrange(chunks, 'b (n q) c -> b n q c', q=_POINTS_IN_CACHE)
-    one = lambda inputs: jax.lax.map(functools.partial(ask, inputs[0]), inputs[1])
+
+    def one(inputs):
+      return jax.lax.map(functools.partial(ask, inputs[0]), inputs[1])
+
     density, color = jax.lax.map(one, (folded, chunks))
     return rearrange(density, 'b n q -> b (n q)')[:, :count], rearrange(color, 'b n q c -> b (n q) c')[:, :count]
 
   def grid_tables(
-      self, planes: Float[Array, '3 P P C'], coordinates: Float[Array, 'n B']
+    self, planes: Float[Array, '3 P P C'], coordinates: Float[Array, 'n B']
   ) -> list[Float[Array, 'n n B B F']]:
     """Returns what `block_densities` adds up: the folded planes where the lines of a grid pass them, in blocks.
 
@@ -106,8 +144,11 @@ class TriplaneModel(nnx.Module):
     return [rearrange(table, 'i a j b f -> i j a b f') for table in tables]
 
   def block_densities(
-      self, tables: list[Float[Array, 'n n B B F']], places: Int[Array, 'M 3'], count: Int[Array, ''] | int,
-      face: int | None = None,
+    self,
+    tables: list[Float[Array, 'n n B B F']],
+    places: Int[Array, 'M 3'],
+    count: Int[Array, ''] | int,
+    face: int | None = None,
   ) -> Float[Array, 'M *b']:
     """Returns the densities [M, B, B, B] of the first `count` blocks of a grid, at their places; the others may be zeros.
 
@@ -122,11 +163,13 @@ class TriplaneModel(nnx.Module):
         index = [places[:, axis] for axis in pair] + [0 if axis == face else slice(None) for axis in pair]
         there = [name for axis, name in enumerate('abc') if axis in pair and axis != face]
         part = table[tuple(index)]
-        features += part.reshape(len(places), *[table.shape[2] if name in there else 1 for name in names], part.shape[-1])
+        features += part.reshape(
+          len(places), *[table.shape[2] if name in there else 1 for name in names], part.shape[-1]
+        )
       return self.nerf.after_first(features)[0]
 
     side = tables[0].shape[2]
-    if platform() != 'cpu':
+    if not backend.current().cache_blocking:
       return some(places)
     # A few at a time: what the MLP works on stays in the caches.
     few = _POINTS_OF_BLOCKS_IN_CACHE // side ** len(names)
@@ -137,7 +180,7 @@ class TriplaneModel(nnx.Module):
       return jax.lax.dynamic_update_slice_in_dim(densities, part, i * few, axis=0)
 
     densities = jnp.zeros((len(padded),) + (side,) * len(names))
-    return jax.lax.fori_loop(0, (count + few - 1) // few, one, densities)[:len(places)]
+    return jax.lax.fori_loop(0, (count + few - 1) // few, one, densities)[: len(places)]
 
   def features(self, folded: Float[Array, '3 P P F'], points: Float[Array, '*q 3']) -> Float[Array, '*q F']:
     """Returns the sums of samples of one object's folded planes at points of the world."""
@@ -145,17 +188,23 @@ class TriplaneModel(nnx.Module):
     return triplane.sample_sum(folded, points, self.plane_axes)
 
   def samples(
-      self, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key | None
+    self, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key[Array, 'R'] | None
   ) -> tuple[Float[Array, 'R S'], Float[Array, 'R 1']]:
     """Returns (distances, delta) of the samples along rays, and what each counts in the sum of densities."""
     raise NotImplementedError
 
   def trace(
-      self, folded: Float[Array, '3 P P F'], origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'],
-      keys: Key | None,
+    self,
+    folded: Float[Array, '3 P P F'],
+    origins: Float[Array, 'R 3'],
+    directions: Float[Array, 'R 3'],
+    keys: Key[Array, 'R'] | None,
   ) -> volume.Pixels:
     """Returns the pixels [R] over black of rays through one object's folded planes."""
-    field = lambda points: self.nerf.after_first(self.features(folded, points))
+
+    def field(points):
+      return self.nerf.after_first(self.features(folded, points))
+
     return march(field, origins, directions, *self.samples(origins, directions, keys))
 
   def occupancy(self, planes: Float[Array, '3 P P C']) -> Bool[Array, 'G G G']:
@@ -170,16 +219,20 @@ class TriplaneModel(nnx.Module):
 
   def _skipping(self, planes, folded, origins, directions) -> volume.Pixels:
     cells = self.occupancy(planes)
-    occupied = lambda points: skipping.is_occupied(cells, points / self.half_size)
-    field = lambda points: self.nerf.after_first(self.features(folded, points))
+
+    def occupied(points):
+      return skipping.is_occupied(cells, points / self.half_size)
+
+    def field(points):
+      return self.nerf.after_first(self.features(folded, points))
 
     def one_chunk(rays):
-      return skipping.march(field, occupied, *rays, *self.samples(*rays, None))
+      return skipping.march_skipping(field, occupied, *rays, *self.samples(*rays, None))
 
     chunk = min(_RAYS_AT_ONCE, len(origins))
     chunks = [jnp.pad(x, ((0, -len(x) % chunk), (0, 0))).reshape(-1, chunk, 3) for x in (origins, directions)]
     pixels = jax.lax.map(one_chunk, chunks)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:len(origins)], pixels)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: len(origins)], pixels)
 
 
 def check_sizes(image_size: int, patch_size: int, **networks: tuple[int, int]) -> None:

@@ -8,15 +8,14 @@ Legend: B batch, N triplane tokens (3 R R, plane by plane, row by row), M image 
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
+from lrm_jax.distributed.sharding import on_batch
 from lrm_jax.models import layers, renderer
 from lrm_jax.models.decoder import to_planes
 from lrm_jax.models.encoder import ViT
 from lrm_jax.models.nerf import NeRFMLP
 from lrm_jax.models.triplane_model import TriplaneModel, check_sizes
-from lrm_jax.sharding import on_batch
-from lrm_jax.types import Key
 
 NUM_GROUPS = 32  # Of the decoder's first norm.
 
@@ -37,7 +36,9 @@ class Block(nnx.Module):
   """Self-attention, cross-attention, MLP; before each a norm, around each a residual."""
 
   def __init__(self, width: int, context_width: int, num_heads: int, *, dtype, rngs: nnx.Rngs):
-    norm = lambda: layers.LayerNorm(width, epsilon=1e-5, rngs=rngs)
+    def norm():
+      return layers.LayerNorm(width, epsilon=1e-5, rngs=rngs)
+
     biases = dict(bias=False, out_bias=True)
     self.norm1 = norm()
     self.self_attention = layers.SelfAttention(width, num_heads, **biases, dtype=dtype, rngs=rngs)
@@ -56,18 +57,30 @@ class TripoSRDecoder(nnx.Module):
   """Triplane tokens -> norm, linear, blocks, linear, and the tokens themselves added -> planes."""
 
   def __init__(
-      self, *, context_width: int, width: int, depth: int, num_heads: int, resolution: int, upsample: int,
-      channels: int, remat: str, dtype, rngs: nnx.Rngs,
+    self,
+    *,
+    context_width: int,
+    width: int,
+    depth: int,
+    num_heads: int,
+    resolution: int,
+    upsample: int,
+    channels: int,
+    remat: str,
+    dtype,
+    rngs: nnx.Rngs,
   ):
     if width % NUM_GROUPS:
       raise ValueError(f'decoder_{width=} must be a multiple of {NUM_GROUPS}: its first norm takes so many groups')
     self.resolution, self.upsample, self.remat, self.dtype = resolution, upsample, remat, dtype
     self.tokens = nnx.Param(jax.random.normal(rngs.params(), (1, 3 * resolution**2, width)) * width**-0.5)
     self.norm = nnx.GroupNorm(
-        width, num_groups=NUM_GROUPS, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+      width, num_groups=NUM_GROUPS, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, rngs=rngs
+    )
     self.first = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
     self.blocks = layers.stack(
-        depth, lambda rngs: Block(width, context_width, num_heads, dtype=dtype, rngs=rngs), rngs=rngs)
+      depth, lambda rngs: Block(width, context_width, num_heads, dtype=dtype, rngs=rngs), rngs=rngs
+    )
     self.last = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
     self.upsampler = nnx.Linear(width, upsample**2 * channels, use_bias=False, dtype=dtype, rngs=rngs)
     self.upsampler_bias = nnx.Param(jnp.zeros(channels))
@@ -94,40 +107,81 @@ class TripoSR(TriplaneModel):
   longest_ray = 1.0  # In what its densities count by.
 
   def __init__(
-      self, *, image_size: int, patch_size: int, encoder_width: int, encoder_depth: int, encoder_num_heads: int,
-      encoder_table_size: int, decoder_width: int, decoder_depth: int, decoder_num_heads: int,
-      triplane_resolution: int, triplane_upsample: int, triplane_channels: int, nerf_width: int, nerf_depth: int,
-      num_samples: int, rays_per_chunk: int, radius: float = 0.87, remat: str | bool = 'none', dtype: str = 'float32',
-      rngs: nnx.Rngs,
+    self,
+    *,
+    image_size: int,
+    patch_size: int,
+    encoder_width: int,
+    encoder_depth: int,
+    encoder_num_heads: int,
+    encoder_table_size: int,
+    decoder_width: int,
+    decoder_depth: int,
+    decoder_num_heads: int,
+    triplane_resolution: int,
+    triplane_upsample: int,
+    triplane_channels: int,
+    nerf_width: int,
+    nerf_depth: int,
+    num_samples: int,
+    radius: float = 0.87,
+    remat: str = 'none',
+    dtype: str = 'float32',
+    rngs: nnx.Rngs,
   ):
-    check_sizes(image_size, patch_size, encoder=(encoder_width, encoder_num_heads),
-                decoder=(decoder_width, decoder_num_heads))
-    self.image_size, self.num_samples, self.rays_per_chunk = image_size, num_samples, rays_per_chunk
+    check_sizes(
+      image_size, patch_size, encoder=(encoder_width, encoder_num_heads), decoder=(decoder_width, decoder_num_heads)
+    )
+    self.image_size, self.num_samples = image_size, num_samples
     self.half_size = radius
     dtype, remat = jnp.dtype(dtype), layers.remat_policy(remat)
     self.encoder = ViT(
-        patch_size=patch_size, width=encoder_width, depth=encoder_depth, num_heads=encoder_num_heads,
-        table_size=encoder_table_size, interpolate_offset=0.1, norm_epsilon=1e-12, remat=remat, dtype=dtype, rngs=rngs)
+      patch_size=patch_size,
+      width=encoder_width,
+      depth=encoder_depth,
+      num_heads=encoder_num_heads,
+      table_size=encoder_table_size,
+      interpolate_offset=0.1,
+      norm_epsilon=1e-12,
+      remat=remat,
+      dtype=dtype,
+      rngs=rngs,
+    )
     # Its files have the pooler of the ViT that it began from. No token passes it; it is kept so that none is lost.
     self.pooler = nnx.Linear(encoder_width, encoder_width, rngs=rngs)
     self.decoder = TripoSRDecoder(
-        context_width=encoder_width, width=decoder_width, depth=decoder_depth, num_heads=decoder_num_heads,
-        resolution=triplane_resolution, upsample=triplane_upsample, channels=triplane_channels, remat=remat,
-        dtype=dtype, rngs=rngs)
+      context_width=encoder_width,
+      width=decoder_width,
+      depth=decoder_depth,
+      num_heads=decoder_num_heads,
+      resolution=triplane_resolution,
+      upsample=triplane_upsample,
+      channels=triplane_channels,
+      remat=remat,
+      dtype=dtype,
+      rngs=rngs,
+    )
     self.nerf = NeRFMLP(
-        triplane_channels, nerf_width, nerf_depth, activation=jax.nn.silu, density_activation=jnp.exp, dtype=dtype,
-        rngs=rngs)
+      triplane_channels,
+      nerf_width,
+      nerf_depth,
+      activation=jax.nn.silu,
+      density_activation=jnp.exp,
+      dtype=dtype,
+      rngs=rngs,
+    )
 
   def encode(
-      self, image: Float[Array, 'B H W 3'], camera_to_world: Float[Array, 'B 4 4'] | None = None,
-      intrinsics: Float[Array, 'B 4'] | None = None,
+    self,
+    image: Float[Array, 'B H W 3'],
+    camera_to_world: Float[Array, 'B 4 4'] | None = None,
+    intrinsics: Float[Array, 'B 4'] | None = None,
   ) -> Float[Array, 'B 3 P P C']:
     """Returns the planes of pictures in 0..1, of `image_size`; the camera is not asked for."""
     return on_batch(self.decoder(on_batch(self.encoder(image))))
 
   def samples(
-      self, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key | None
+    self, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key[Array, 'R'] | None
   ) -> tuple[Float[Array, 'R S'], Float[Array, 'R 1']]:
     """Returns (distances, delta) of the samples along rays."""
-    return renderer.normalised_bins(
-        origins, directions, keys, num_samples=self.num_samples, half_size=self.half_size)
+    return renderer.normalised_bins(origins, directions, keys, num_samples=self.num_samples, half_size=self.half_size)

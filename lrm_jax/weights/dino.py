@@ -18,10 +18,16 @@ from lrm_jax.weights.tables import PATCHES, Row, linear, norm
 
 def _rows(*, class_token, table, registers, patches, last_norm, block, qkv, scales, parts) -> tuple[Row, ...]:
   names = zip(('norm1', 'norm2', 'attention/out', 'mlp/expand', 'mlp/contract'), parts)
-  rows = [Row('class_token', (class_token,)), Row('position_embedding', (table,)), Row('registers', (registers,)),
-          Row('patch_embedding/kernel', (f'{patches}.weight',), PATCHES), Row('patch_embedding/bias', (f'{patches}.bias',)),
-          *norm('norm', last_norm), *linear('blocks/attention/qkv', *(f'{block}.{name}' for name in qkv)),
-          *(Row(f'blocks/scale{i}', (f'{block}.{scale}',)) for i, scale in enumerate(scales, start=1))]
+  rows = [
+    Row('class_token', (class_token,)),
+    Row('position_embedding', (table,)),
+    Row('registers', (registers,)),
+    Row('patch_embedding/kernel', (f'{patches}.weight',), PATCHES),
+    Row('patch_embedding/bias', (f'{patches}.bias',)),
+    *norm('norm', last_norm),
+    *linear('blocks/attention/qkv', *(f'{block}.{name}' for name in qkv)),
+    *(Row(f'blocks/scale{i}', (f'{block}.{scale}',)) for i, scale in enumerate(scales, start=1)),
+  ]
   for ours, theirs in names:
     rows += (norm if 'norm' in ours else linear)(f'blocks/{ours}', f'{block}.{theirs}')
   return tuple(rows)
@@ -29,16 +35,30 @@ def _rows(*, class_token, table, registers, patches, last_norm, block, qkv, scal
 
 # One table for DINO and DINOv2: the former has no registers and no scales.
 OFFICIAL = _rows(
-    class_token='cls_token', table='pos_embed', registers='register_tokens', patches='patch_embed.proj', last_norm='norm',
-    block='blocks.{}', qkv=('attn.qkv',), scales=('ls1.gamma', 'ls2.gamma'),
-    parts=('norm1', 'norm2', 'attn.proj', 'mlp.fc1', 'mlp.fc2'))
+  class_token='cls_token',
+  table='pos_embed',
+  registers='register_tokens',
+  patches='patch_embed.proj',
+  last_norm='norm',
+  block='blocks.{}',
+  qkv=('attn.qkv',),
+  scales=('ls1.gamma', 'ls2.gamma'),
+  parts=('norm1', 'norm2', 'attn.proj', 'mlp.fc1', 'mlp.fc2'),
+)
 _HUGGING_FACE = dict(
-    class_token='embeddings.cls_token', table='embeddings.position_embeddings', registers='embeddings.register_tokens',
-    patches='embeddings.patch_embeddings.projection', last_norm='layernorm', block='encoder.layer.{}',
-    qkv=tuple(f'attention.attention.{part}' for part in ('query', 'key', 'value')),
-    scales=('layer_scale1.lambda1', 'layer_scale2.lambda1'))
-HUGGING_FACE = _rows(**_HUGGING_FACE, parts=(
-    'layernorm_before', 'layernorm_after', 'attention.output.dense', 'intermediate.dense', 'output.dense'))
+  class_token='embeddings.cls_token',
+  table='embeddings.position_embeddings',
+  registers='embeddings.register_tokens',
+  patches='embeddings.patch_embeddings.projection',
+  last_norm='layernorm',
+  block='encoder.layer.{}',
+  qkv=tuple(f'attention.attention.{part}' for part in ('query', 'key', 'value')),
+  scales=('layer_scale1.lambda1', 'layer_scale2.lambda1'),
+)
+HUGGING_FACE = _rows(
+  **_HUGGING_FACE,
+  parts=('layernorm_before', 'layernorm_after', 'attention.output.dense', 'intermediate.dense', 'output.dense'),
+)
 HUGGING_FACE_DINOV2 = _rows(**_HUGGING_FACE, parts=('norm1', 'norm2', 'attention.output.dense', 'mlp.fc1', 'mlp.fc2'))
 
 # Of classifiers, poolers and masked training, which the tokens do not pass.
@@ -71,8 +91,9 @@ def recognise(tensors: Mapping[str, np.ndarray], where: str = 'the file') -> tup
   found = [(rows, prefix) for rows, prefix in found if rows is not OFFICIAL or not prefix.endswith('embeddings.')]
   if not found:
     raise ValueError(
-        f'{where} holds no ViT: neither cls_token (the official names, timm) nor embeddings.cls_token (Hugging Face) '
-        f'is among its {len(tensors)} tensors')
+      f'{where} holds no ViT: neither cls_token (the official names, timm) nor embeddings.cls_token (Hugging Face) '
+      f'is among its {len(tensors)} tensors'
+    )
   return next((match for match in found if 'teacher' in match[1]), found[0])
 
 
@@ -90,8 +111,12 @@ def sizes(tensors: Mapping[str, np.ndarray], where: str) -> dict:
   before, after = names['blocks/norm1/scale'].split('{}')
   layers = [name for name in tensors if name.startswith(before) and name.endswith(after)]
   result = dict(
-      encoder='dinov2' if _has_scales(tensors) else 'dino', patch_size=tensors[names['patch_embedding/kernel']].shape[-1],
-      encoder_width=width, encoder_depth=len(layers), encoder_table_size=math.isqrt(table - 1))
+    encoder='dinov2' if _has_scales(tensors) else 'dino',
+    patch_size=tensors[names['patch_embedding/kernel']].shape[-1],
+    encoder_width=width,
+    encoder_depth=len(layers),
+    encoder_table_size=math.isqrt(table - 1),
+  )
   registers = tensors.get(names['registers'])
   return result | ({} if registers is None else {'encoder_registers': registers.shape[1]})
 

@@ -11,16 +11,24 @@ import zipfile
 
 import ml_dtypes
 import numpy as np
-from safetensors import safe_open
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from lrm_jax.weights import pytorch
 from lrm_jax.weights.tensor import Tensor
 
 # Names of types in safetensors files.
 _SAFETENSORS = {
-    'F64': np.float64, 'F32': np.float32, 'F16': np.float16, 'BF16': ml_dtypes.bfloat16, 'I64': np.int64, 'I32': np.int32,
-    'I16': np.int16, 'I8': np.int8, 'U8': np.uint8, 'BOOL': np.bool_}
+  'F64': np.float64,
+  'F32': np.float32,
+  'F16': np.float16,
+  'BF16': ml_dtypes.bfloat16,
+  'I64': np.int64,
+  'I32': np.int32,
+  'I16': np.int16,
+  'I8': np.int8,
+  'U8': np.uint8,
+  'BOOL': np.bool_,
+}
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
@@ -36,7 +44,8 @@ def read(path: str | Path) -> dict[str, Tensor]:
     return _open_safetensors(path)
   if not zipfile.is_zipfile(path) and not pytorch.is_legacy(path):
     raise ValueError(
-        f'{path} is neither .safetensors nor a file of PyTorch: load it with what wrote it, and save it as safetensors')
+      f'{path} is neither .safetensors nor a file of PyTorch: load it with what wrote it, and save it as safetensors'
+    )
   return pytorch.read(path)
 
 
@@ -52,8 +61,11 @@ def write(path: str | Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
       for name, tensor in tensors:
         start = file.tell() - 8 - room
         file.write(tensor.tobytes())
-        header[name] = {'dtype': kinds[tensor.dtype], 'shape': list(tensor.shape),
-                        'data_offsets': [start, file.tell() - 8 - room]}
+        header[name] = {
+          'dtype': kinds[tensor.dtype],
+          'shape': list(tensor.shape),
+          'data_offsets': [start, file.tell() - 8 - room],
+        }
       text = json.dumps(header, separators=(',', ':')).encode()
       if len(text) > room:
         raise ValueError(f'{path}: {len(header) - 1} tensors have more to tell than {room} bytes of header hold')
@@ -74,8 +86,11 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
     with safe_open(path, 'np') as file:
       slices = {name: file.get_slice(name) for name in file.keys()}
       return {
-          name: Tensor(tuple(part.get_shape()), np.dtype(_SAFETENSORS[part.get_dtype()]), lambda name=name: read_one(name))
-          for name, part in slices.items()}
+        name: Tensor(
+          tuple(part.get_shape()), np.dtype(_SAFETENSORS[part.get_dtype()]), lambda name=name: read_one(name)
+        )
+        for name, part in slices.items()
+      }
   except (SafetensorError, OSError) as error:
     raise ValueError(f'{path} is damaged, or no safetensors file: {error}') from error
   except KeyError as error:

@@ -28,27 +28,29 @@ def rows(encoder: tuple[Row, ...], *, version: str = '1.1') -> tuple[Row, ...]:
 
   It has rows for both forms of cross-attention: `pack` and `unpack` go from one to the other.
   """
-  tokens, upsampler = {'1.1': ('pos_embed', 'upsampler'), '1.0': ('transformer.pos_embed', 'transformer.deconv')}[version]
+  tokens, upsampler = {'1.1': ('pos_embed', 'upsampler'), '1.0': ('transformer.pos_embed', 'transformer.deconv')}[
+    version
+  ]
   block, cross = 'transformer.layers.{}', 'transformer.layers.{}.cross_attn'
   result = [
-      *tables.under(encoder, 'encoder/', _ENCODER),
-      *linear('decoder/camera_embedding/expand', 'camera_embedder.mlp.0'),
-      *linear('decoder/camera_embedding/contract', 'camera_embedder.mlp.2'),
-      Row('decoder/tokens', (tokens,)),
-      Row(_PACKED, (f'{cross}.in_proj_weight',), LINEAR),
-      Row('decoder/blocks/cross_attention/q/kernel', (f'{cross}.q_proj_weight',), LINEAR),
-      Row('decoder/blocks/cross_attention/kv/kernel', (f'{cross}.k_proj_weight', f'{cross}.v_proj_weight'), LINEAR),
-      *linear('decoder/blocks/cross_attention/out', f'{cross}.out_proj', bias=False),
-      Row('decoder/blocks/self_attention/qkv/kernel', (f'{block}.self_attn.in_proj_weight',), LINEAR),
-      *linear('decoder/blocks/self_attention/out', f'{block}.self_attn.out_proj', bias=False),
-      *linear('decoder/blocks/mlp/expand', f'{block}.mlp.0'),
-      *linear('decoder/blocks/mlp/contract', f'{block}.mlp.3'),
-      *norm('decoder/norm', 'transformer.norm'),
-      Row('decoder/upsampler/kernel', (f'{upsampler}.weight',), UPSAMPLER),
-      Row('decoder/upsampler_bias', (f'{upsampler}.bias',)),
-      *linear('nerf/first', 'synthesizer.decoder.net.0'),
-      *linear('nerf/hidden', 'synthesizer.decoder.net.{}', first=2, step=2),
-      *linear('nerf/last', 'synthesizer.decoder.net.6'),
+    *tables.under(encoder, 'encoder/', _ENCODER),
+    *linear('decoder/camera_embedding/expand', 'camera_embedder.mlp.0'),
+    *linear('decoder/camera_embedding/contract', 'camera_embedder.mlp.2'),
+    Row('decoder/tokens', (tokens,)),
+    Row(_PACKED, (f'{cross}.in_proj_weight',), LINEAR),
+    Row('decoder/blocks/cross_attention/q/kernel', (f'{cross}.q_proj_weight',), LINEAR),
+    Row('decoder/blocks/cross_attention/kv/kernel', (f'{cross}.k_proj_weight', f'{cross}.v_proj_weight'), LINEAR),
+    *linear('decoder/blocks/cross_attention/out', f'{cross}.out_proj', bias=False),
+    Row('decoder/blocks/self_attention/qkv/kernel', (f'{block}.self_attn.in_proj_weight',), LINEAR),
+    *linear('decoder/blocks/self_attention/out', f'{block}.self_attn.out_proj', bias=False),
+    *linear('decoder/blocks/mlp/expand', f'{block}.mlp.0'),
+    *linear('decoder/blocks/mlp/contract', f'{block}.mlp.3'),
+    *norm('decoder/norm', 'transformer.norm'),
+    Row('decoder/upsampler/kernel', (f'{upsampler}.weight',), UPSAMPLER),
+    Row('decoder/upsampler_bias', (f'{upsampler}.bias',)),
+    *linear('nerf/first', 'synthesizer.decoder.net.0'),
+    *linear('nerf/hidden', 'synthesizer.decoder.net.{}', first=2, step=2),
+    *linear('nerf/last', 'synthesizer.decoder.net.6'),
   ]
   for i in (1, 2, 3):
     result += norm(f'decoder/blocks/norm{i}/norm', f'{block}.norm{i}.norm')
@@ -92,24 +94,42 @@ def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
     config = json.loads(path.read_text())
     heads, num_samples = config['transformer_heads'], config['rendering_samples_per_ray']
   except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-    raise ValueError(f'{path} is no configuration of OpenLRM: {error} (transformer_heads and '
-                     'rendering_samples_per_ray must be in it)') from error
+    raise ValueError(
+      f'{path} is no configuration of OpenLRM: {error} (transformer_heads and rendering_samples_per_ray must be in it)'
+    ) from error
   where = str(directory)
   encoder = dino.sizes(tensors, where)
   prefix = 'transformer.' if 'transformer.pos_embed' in tensors else ''
   tokens, upsampler, camera, nerf = tables.need(
-      tensors, where, f'{prefix}pos_embed', 'transformer.deconv.weight' if prefix else 'upsampler.weight',
-      'camera_embedder.mlp.0.weight', 'synthesizer.decoder.net.0.weight')
-  count = lambda end: sum(name.startswith('transformer.layers.') and name.endswith(end) for name in tensors)
+    tensors,
+    where,
+    f'{prefix}pos_embed',
+    'transformer.deconv.weight' if prefix else 'upsampler.weight',
+    'camera_embedder.mlp.0.weight',
+    'synthesizer.decoder.net.0.weight',
+  )
+
+  def count(end):
+    return sum(name.startswith('transformer.layers.') and name.endswith(end) for name in tensors)
+
   patch, width = encoder['patch_size'], tokens[-1]
   size = config.get('source_image_res') or _IMAGE_SIZES.get(width, encoder['encoder_table_size'] * patch)
   model = encoder | dict(
-      architecture='openlrm', image_size=size // patch * patch,
-      encoder_num_heads=dino.num_heads(config, encoder['encoder_width']),
-      camera_width=camera[0], decoder_width=width, decoder_depth=count('.norm1.norm.weight'), decoder_num_heads=heads,
-      triplane_resolution=math.isqrt(tokens[1] // 3), triplane_upsample=upsampler[-1], triplane_channels=upsampler[1],
-      nerf_width=nerf[0], nerf_depth=sum(name.startswith('synthesizer.decoder.net.') for name in tensors) // 2,
-      num_samples=num_samples, rays_per_chunk=4096, dtype='float32')
+    architecture='openlrm',
+    image_size=size // patch * patch,
+    encoder_num_heads=dino.num_heads(config, encoder['encoder_width']),
+    camera_width=camera[0],
+    decoder_width=width,
+    decoder_depth=count('.norm1.norm.weight'),
+    decoder_num_heads=heads,
+    triplane_resolution=math.isqrt(tokens[1] // 3),
+    triplane_upsample=upsampler[-1],
+    triplane_channels=upsampler[1],
+    nerf_width=nerf[0],
+    nerf_depth=sum(name.startswith('synthesizer.decoder.net.') for name in tensors) // 2,
+    num_samples=num_samples,
+    dtype='float32',
+  )
   if model['encoder'] == 'dino':  # The Hugging Face library of its time.
     model |= dict(encoder_interpolate_offset=0.1, encoder_norm_epsilon=1e-12)
   return {'model': model, 'data': dict(fov=FOV, fill=FILL, input_background=1.0)}
@@ -120,16 +140,29 @@ def write(directory: Path, config: Mapping, parameters: Mapping[str, np.ndarray]
   model, parameters = config['model'], dict(parameters)
   widths = model['encoder_width'], model['decoder_width']
   kind = model.get('encoder', 'dino')
-  published = {('dinov2', 384): 'vits14', ('dinov2', 768): 'vitb14', ('dinov2', 1024): 'vitl14',
-               ('dino', 384): 'vits', ('dino', 768): 'vitb'}.get((kind, widths[0]), f'vit_{widths[0]}')
+  published = {
+    ('dinov2', 384): 'vits14',
+    ('dinov2', 768): 'vitb14',
+    ('dinov2', 1024): 'vitl14',
+    ('dino', 384): 'vits',
+    ('dino', 768): 'vitb',
+  }.get((kind, widths[0]), f'vit_{widths[0]}')
   registers = '_reg' if model.get('encoder_registers', 0) else ''
   name = f'dinov2_{published}{registers}' if kind == 'dinov2' else f'facebook/dino-{published}{model["patch_size"]}'
   theirs = dict(
-      camera_embed_dim=model['camera_width'], rendering_samples_per_ray=model['num_samples'],
-      transformer_dim=widths[1], transformer_layers=model['decoder_depth'], transformer_heads=model['decoder_num_heads'],
-      triplane_low_res=model['triplane_resolution'],
-      triplane_high_res=model['triplane_resolution'] * model['triplane_upsample'], triplane_dim=model['triplane_channels'],
-      encoder_freeze=False, encoder_type=kind, encoder_model_name=name, encoder_feat_dim=widths[0])
+    camera_embed_dim=model['camera_width'],
+    rendering_samples_per_ray=model['num_samples'],
+    transformer_dim=widths[1],
+    transformer_layers=model['decoder_depth'],
+    transformer_heads=model['decoder_num_heads'],
+    triplane_low_res=model['triplane_resolution'],
+    triplane_high_res=model['triplane_resolution'] * model['triplane_upsample'],
+    triplane_dim=model['triplane_channels'],
+    encoder_freeze=False,
+    encoder_type=kind,
+    encoder_model_name=name,
+    encoder_feat_dim=widths[0],
+  )
   if model['encoder_num_heads'] * 64 != widths[0]:
     theirs['encoder_num_heads'] = model['encoder_num_heads']
   directory.mkdir(parents=True, exist_ok=True)
@@ -150,24 +183,36 @@ def fold_camera(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   if len(weights) == 16:
     return dict(parameters)
   return dict(parameters) | {
-      kernel: np.concatenate([weights[:12], weights[16:]]), bias: np.asarray(parameters[bias]) + weights[15]}
+    kernel: np.concatenate([weights[:12], weights[16:]]),
+    bias: np.asarray(parameters[bias]) + weights[15],
+  }
 
 
 def refusal(config: Mapping) -> list[str]:
   """Returns what OpenLRM's architecture cannot express of a model of ours, by the names of its configuration."""
   model = config['model']
-  value = lambda name, default: model.get(name, default)
-  wanted = {'triplane_upsample': (model['triplane_upsample'], 2), 'nerf_depth': (model['nerf_depth'], 4),
-            'nerf_width': (model['nerf_width'], 64)}
+
+  def value(name, default):
+    return model.get(name, default)
+
+  wanted = {
+    'triplane_upsample': (model['triplane_upsample'], 2),
+    'nerf_depth': (model['nerf_depth'], 4),
+    'nerf_width': (model['nerf_width'], 64),
+  }
   if value('architecture', 'lrm') != 'openlrm':
     wanted |= {
-        'architecture': (value('architecture', 'lrm'), 'lrm'),
-        'plane_axes': (tuple(value('plane_axes', ('xy', 'xz', 'yz'))), ('xy', 'xz', 'zy')),
-        'density_scale': (value('density_scale', 1.0), 1.0), 'color_padding': (value('color_padding', 0.0), 0.001)}
+      'architecture': (value('architecture', 'lrm'), 'lrm'),
+      'plane_axes': (tuple(value('plane_axes', ('xy', 'xz', 'yz'))), ('xy', 'xz', 'zy')),
+      'density_scale': (value('density_scale', 1.0), 1.0),
+      'color_padding': (value('color_padding', 0.0), 0.001),
+    }
   stretched = model['encoder_table_size'] * model['patch_size'] != model['image_size']
   if value('encoder', 'dino') == 'dino' and stretched:
     wanted['encoder_interpolate_offset'] = (value('encoder_interpolate_offset', 0.0), 0.1)
-  problems = [f'config.model.{name} is {is_!r}, and it has {must!r}' for name, (is_, must) in wanted.items() if is_ != must]
+  problems = [
+    f'config.model.{name} is {is_!r}, and it has {must!r}' for name, (is_, must) in wanted.items() if is_ != must
+  ]
   if value('encoder', 'dino') == 'dinov2' and value('encoder_registers', 0) not in (0, 4):
     problems.append(f'config.model.encoder_registers is {model["encoder_registers"]}, and it has 0 or 4')
   if model['num_samples'] % 2:

@@ -42,8 +42,9 @@ def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
     config = json.loads(path.read_text())
     config['model'], config['data']['fov']  # pylint: disable=pointless-statement
   except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-    raise ValueError(f'{path} is no configuration of ours: {error} (model and data.fov must be in it): '
-                     'export the model again') from error
+    raise ValueError(
+      f'{path} is no configuration of ours: {error} (model and data.fov must be in it): export the model again'
+    ) from error
   return config
 
 

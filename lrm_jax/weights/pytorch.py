@@ -21,13 +21,29 @@ import numpy as np
 from lrm_jax.weights.tensor import Tensor
 
 _DTYPES = {
-    'DoubleStorage': np.float64, 'FloatStorage': np.float32, 'HalfStorage': np.float16,
-    'BFloat16Storage': ml_dtypes.bfloat16, 'LongStorage': np.int64, 'IntStorage': np.int32, 'ShortStorage': np.int16,
-    'CharStorage': np.int8, 'ByteStorage': np.uint8, 'BoolStorage': np.bool_}
+  'DoubleStorage': np.float64,
+  'FloatStorage': np.float32,
+  'HalfStorage': np.float16,
+  'BFloat16Storage': ml_dtypes.bfloat16,
+  'LongStorage': np.int64,
+  'IntStorage': np.int32,
+  'ShortStorage': np.int16,
+  'CharStorage': np.int8,
+  'ByteStorage': np.uint8,
+  'BoolStorage': np.bool_,
+}
 _MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 _LEGACY_VERSION = 1001
-_DAMAGE = (zipfile.BadZipFile, EOFError, KeyError, pickle.UnpicklingError, IndexError, TypeError, AttributeError,
-           UnicodeDecodeError)
+_DAMAGE = (
+  zipfile.BadZipFile,
+  EOFError,
+  KeyError,
+  pickle.UnpicklingError,
+  IndexError,
+  TypeError,
+  AttributeError,
+  UnicodeDecodeError,
+)
 
 
 def is_legacy(path: Path) -> bool:
@@ -105,11 +121,14 @@ def view(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[
   """Returns a view into a storage; strides count numbers, as PyTorch's do."""
   last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides))
   # Nothing outside of the storage may be read, whatever the file says: PyTorch has no negative strides.
-  inside = 0 <= offset and min((*shape, *strides), default=0) >= 0 and (not math.prod(shape) or last < len(storage))
+  inside = offset >= 0 and min((*shape, *strides), default=0) >= 0 and (not math.prod(shape) or last < len(storage))
   if len(shape) != len(strides) or not inside:
     raise pickle.UnpicklingError(f'a tensor of {shape}, strides {strides}, reaches beyond its {len(storage)} numbers')
   steps = [stride * storage.dtype.itemsize for stride in strides]
-  read_view = lambda: np.lib.stride_tricks.as_strided(storage.numbers()[offset:], shape, steps)
+
+  def read_view():
+    return np.lib.stride_tricks.as_strided(storage.numbers()[offset:], shape, steps)
+
   return Tensor(tuple(shape), storage.dtype, read_view)
 
 
@@ -121,17 +140,20 @@ class _Unpickler(pickle.Unpickler):
     self._path = path
 
   def find_class(self, module, name):
-    known = {('collections', 'OrderedDict'): collections.OrderedDict,
-             ('torch._utils', '_rebuild_tensor_v2'): view,
-             ('torch._utils', '_rebuild_tensor'): view,
-             ('torch._utils', '_rebuild_parameter'): lambda data, requires_grad, hooks: data,
-             ('torch', 'Size'): tuple}
+    known = {
+      ('collections', 'OrderedDict'): collections.OrderedDict,
+      ('torch._utils', '_rebuild_tensor_v2'): view,
+      ('torch._utils', '_rebuild_tensor'): view,
+      ('torch._utils', '_rebuild_parameter'): lambda data, requires_grad, hooks: data,
+      ('torch', 'Size'): tuple,
+    }
     if module == 'torch' and name in _DTYPES:
       return name
     if (module, name) not in known:
       raise ValueError(
-          f'{self._path} wants to run {module}.{name}, which is no part of a tensor: it was not opened further; if '
-          'you trust it, load it with PyTorch and save its tensors alone, best as safetensors')
+        f'{self._path} wants to run {module}.{name}, which is no part of a tensor: it was not opened further; if '
+        'you trust it, load it with PyTorch and save its tensors alone, best as safetensors'
+      )
     return known[module, name]
 
   def persistent_load(self, pid):
@@ -175,7 +197,10 @@ class _LegacyUnpickler(_Unpickler):
     start, length = (0, count) if view is None else view[1:]
     if not 0 <= start <= start + length <= count:
       raise pickle.UnpicklingError(f'a view of storage {key} reaches beyond its {count} numbers')
-    read_numbers = lambda: np.fromfile(self._path, dtype, count, offset=self.places[key])[start:start + length]
+
+    def read_numbers():
+      return np.fromfile(self._path, dtype, count, offset=self.places[key])[start : start + length]
+
     return _Storage(length, dtype, read_numbers)
 
   def place(self, key: str) -> None:

@@ -23,14 +23,16 @@ class Layout:
 SAME = Layout(lambda x: x, lambda x: x)
 LINEAR = Layout(np.transpose, np.transpose)  # [out, in] <-> [in, out]
 PATCHES = Layout(  # A convolution [D, 3, p, q] that steps by its own size <-> a linear map of flat patches.
-    lambda x: rearrange(x, 'd c p q -> (p q c) d'),
-    lambda x: rearrange(x, '(p q c) d -> d c p q', c=3, p=math.isqrt(len(x) // 3)))
+  lambda x: rearrange(x, 'd c p q -> (p q c) d'),
+  lambda x: rearrange(x, '(p q c) d -> d c p q', c=3, p=math.isqrt(len(x) // 3)),
+)
 UPSAMPLER = Layout(  # A transposed convolution [D, C, 2, 2] of stride 2 <-> a linear map to 2 x 2 texels.
-    lambda x: rearrange(x, 'd c p q -> d (p q c)'),
-    lambda x: rearrange(x, 'd (p q c) -> d c p q', p=2, q=2))
+  lambda x: rearrange(x, 'd c p q -> d (p q c)'), lambda x: rearrange(x, 'd (p q c) -> d c p q', p=2, q=2)
+)
 PLANES = Layout(  # Tokens of three planes, channels first <-> in a row.
-    lambda x: rearrange(x, 'plane d h w -> 1 (plane h w) d'),
-    lambda x: rearrange(x, '1 (plane h w) d -> plane d h w', plane=3, h=math.isqrt(x.shape[1] // 3)))
+  lambda x: rearrange(x, 'plane d h w -> 1 (plane h w) d'),
+  lambda x: rearrange(x, '1 (plane h w) d -> plane d h w', plane=3, h=math.isqrt(x.shape[1] // 3)),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +70,17 @@ def norm(ours: str, theirs: str) -> tuple[Row, ...]:
 def under(rows: Iterable[Row], ours: str, theirs: str) -> tuple[Row, ...]:
   """Returns the rows of a part that lies under `ours` in our tree, and whose names with them begin with `theirs`."""
   return tuple(
-      dataclasses.replace(row, ours=ours + row.ours, theirs=tuple(theirs + name for name in row.theirs)) for row in rows)
+    dataclasses.replace(row, ours=ours + row.ours, theirs=tuple(theirs + name for name in row.theirs)) for row in rows
+  )
 
 
 def load(
-    rows: Iterable[Row], tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], *,
-    unused: tuple[str, ...] = (), where: str = 'the file',
+  rows: Iterable[Row],
+  tensors: Mapping[str, np.ndarray],
+  shapes: Mapping[str, tuple[int, ...]],
+  *,
+  unused: tuple[str, ...] = (),
+  where: str = 'the file',
 ) -> dict[str, np.ndarray]:
   """Returns {our path: array, float32} of a table, for parameters of these shapes.
 

@@ -21,24 +21,24 @@ def rows(nerf_depth: int) -> tuple[Row, ...]:
   """Returns the table of a whole model whose NeRF has this many linear layers."""
   block = 'backbone.transformer_blocks.{}'
   result = [
-      *tables.under(dino.HUGGING_FACE, 'encoder/', _ENCODER),
-      *linear('pooler', f'{_ENCODER}pooler.dense'),
-      Row('decoder/tokens', ('tokenizer.embeddings',), PLANES),
-      *norm('decoder/norm', 'backbone.norm'),
-      *linear('decoder/first', 'backbone.proj_in'),
-      *linear('decoder/blocks/self_attention/qkv', *(f'{block}.attn1.to_{x}' for x in 'qkv'), bias=False),
-      *linear('decoder/blocks/self_attention/out', f'{block}.attn1.to_out.0'),
-      *linear('decoder/blocks/cross_attention/q', f'{block}.attn2.to_q', bias=False),
-      *linear('decoder/blocks/cross_attention/kv', *(f'{block}.attn2.to_{x}' for x in 'kv'), bias=False),
-      *linear('decoder/blocks/cross_attention/out', f'{block}.attn2.to_out.0'),
-      *linear('decoder/blocks/mlp/expand', f'{block}.ff.net.0.proj'),
-      *linear('decoder/blocks/mlp/contract', f'{block}.ff.net.2'),
-      *linear('decoder/last', 'backbone.proj_out'),
-      Row('decoder/upsampler/kernel', ('post_processor.upsample.weight',), UPSAMPLER),
-      Row('decoder/upsampler_bias', ('post_processor.upsample.bias',)),
-      *linear('nerf/first', 'decoder.layers.0'),
-      *linear('nerf/hidden', 'decoder.layers.{}', first=2, step=2),
-      *linear('nerf/last', f'decoder.layers.{2 * (nerf_depth - 1)}'),
+    *tables.under(dino.HUGGING_FACE, 'encoder/', _ENCODER),
+    *linear('pooler', f'{_ENCODER}pooler.dense'),
+    Row('decoder/tokens', ('tokenizer.embeddings',), PLANES),
+    *norm('decoder/norm', 'backbone.norm'),
+    *linear('decoder/first', 'backbone.proj_in'),
+    *linear('decoder/blocks/self_attention/qkv', *(f'{block}.attn1.to_{x}' for x in 'qkv'), bias=False),
+    *linear('decoder/blocks/self_attention/out', f'{block}.attn1.to_out.0'),
+    *linear('decoder/blocks/cross_attention/q', f'{block}.attn2.to_q', bias=False),
+    *linear('decoder/blocks/cross_attention/kv', *(f'{block}.attn2.to_{x}' for x in 'kv'), bias=False),
+    *linear('decoder/blocks/cross_attention/out', f'{block}.attn2.to_out.0'),
+    *linear('decoder/blocks/mlp/expand', f'{block}.ff.net.0.proj'),
+    *linear('decoder/blocks/mlp/contract', f'{block}.ff.net.2'),
+    *linear('decoder/last', 'backbone.proj_out'),
+    Row('decoder/upsampler/kernel', ('post_processor.upsample.weight',), UPSAMPLER),
+    Row('decoder/upsampler_bias', ('post_processor.upsample.bias',)),
+    *linear('nerf/first', 'decoder.layers.0'),
+    *linear('nerf/hidden', 'decoder.layers.{}', first=2, step=2),
+    *linear('nerf/last', f'decoder.layers.{2 * (nerf_depth - 1)}'),
   ]
   for i in (1, 2, 3):
     result += norm(f'decoder/blocks/norm{i}', f'{block}.norm{i}')
@@ -62,26 +62,40 @@ def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
     heads = config['backbone']['num_attention_heads']
     num_samples, radius = renderer['num_samples_per_ray'], renderer['radius']
   except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-    raise ValueError(f'{path} is no configuration of TripoSR: {" ".join(str(error).split())} (cond_image_size, '
-                     'backbone.num_attention_heads, renderer.num_samples_per_ray and radius must be in it)') from error
-  known = {'renderer.density_activation': (renderer.get('density_activation', 'trunc_exp'), ('exp', 'trunc_exp')),
-           'renderer.density_bias': (renderer.get('density_bias', -1.0), (-1.0,)),
-           'renderer.feature_reduction': (renderer.get('feature_reduction', 'concat'), ('concat',)),
-           'decoder.activation': (config.get('decoder', {}).get('activation', 'silu'), ('silu',))}
+    raise ValueError(
+      f'{path} is no configuration of TripoSR: {" ".join(str(error).split())} (cond_image_size, '
+      'backbone.num_attention_heads, renderer.num_samples_per_ray and radius must be in it)'
+    ) from error
+  known = {
+    'renderer.density_activation': (renderer.get('density_activation', 'trunc_exp'), ('exp', 'trunc_exp')),
+    'renderer.density_bias': (renderer.get('density_bias', -1.0), (-1.0,)),
+    'renderer.feature_reduction': (renderer.get('feature_reduction', 'concat'), ('concat',)),
+    'decoder.activation': (config.get('decoder', {}).get('activation', 'silu'), ('silu',)),
+  }
   for name, (is_, may) in known.items():
     if is_ not in may:
       raise ValueError(f'{path} has {name} = {is_!r}, and known is {" or ".join(map(repr, may))} alone')
   encoder = dino.sizes(tensors, where)
   encoder.pop('encoder')
   tokens, upsampler, nerf = tables.need(
-      tensors, where, 'tokenizer.embeddings', 'post_processor.upsample.weight', 'decoder.layers.0.weight')
+    tensors, where, 'tokenizer.embeddings', 'post_processor.upsample.weight', 'decoder.layers.0.weight'
+  )
   model = encoder | dict(
-      architecture='triposr', image_size=image_size, encoder_num_heads=dino.num_heads(config, encoder['encoder_width']),
-      decoder_width=tokens[1], decoder_num_heads=heads,
-      decoder_depth=sum(name.startswith('backbone.') and name.endswith('.norm1.weight') for name in tensors),
-      triplane_resolution=tokens[-1], triplane_upsample=upsampler[-1], triplane_channels=upsampler[1],
-      nerf_width=nerf[0], nerf_depth=sum(name.startswith('decoder.layers.') for name in tensors) // 2,
-      num_samples=num_samples, rays_per_chunk=4096, radius=radius, dtype='float32')
+    architecture='triposr',
+    image_size=image_size,
+    encoder_num_heads=dino.num_heads(config, encoder['encoder_width']),
+    decoder_width=tokens[1],
+    decoder_num_heads=heads,
+    decoder_depth=sum(name.startswith('backbone.') and name.endswith('.norm1.weight') for name in tensors),
+    triplane_resolution=tokens[-1],
+    triplane_upsample=upsampler[-1],
+    triplane_channels=upsampler[1],
+    nerf_width=nerf[0],
+    nerf_depth=sum(name.startswith('decoder.layers.') for name in tensors) // 2,
+    num_samples=num_samples,
+    radius=radius,
+    dtype='float32',
+  )
   return {'model': model, 'data': dict(fov=FOV, fill=FILL, input_background=INPUT_BACKGROUND)}
 
 
@@ -90,23 +104,37 @@ def write(directory: Path, config: Mapping, parameters: Mapping[str, np.ndarray]
   model = config['model']
   width, channels, tsr = model['decoder_width'], model['triplane_channels'], 'tsr.models.'
   theirs = dict(
-      cond_image_size=model['image_size'],
-      image_tokenizer_cls=tsr + 'tokenizers.image.DINOSingleImageTokenizer',
-      image_tokenizer={'pretrained_model_name_or_path': f'facebook/dino-vitb{model["patch_size"]}'},
-      tokenizer_cls=tsr + 'tokenizers.triplane.Triplane1DTokenizer',
-      tokenizer={'plane_size': model['triplane_resolution'], 'num_channels': width},
-      backbone_cls=tsr + 'transformer.transformer_1d.Transformer1D',
-      backbone={'in_channels': width, 'num_attention_heads': model['decoder_num_heads'],
-                'attention_head_dim': width // model['decoder_num_heads'], 'num_layers': model['decoder_depth'],
-                'cross_attention_dim': model['encoder_width']},
-      post_processor_cls=tsr + 'network_utils.TriplaneUpsampleNetwork',
-      post_processor={'in_channels': width, 'out_channels': channels},
-      decoder_cls=tsr + 'network_utils.NeRFMLP',
-      decoder={'in_channels': 3 * channels, 'n_neurons': model['nerf_width'], 'n_hidden_layers': model['nerf_depth'] - 1,
-               'activation': 'silu'},
-      renderer_cls=tsr + 'nerf_renderer.TriplaneNeRFRenderer',
-      renderer={'radius': model.get('radius', 0.87), 'feature_reduction': 'concat', 'density_activation': 'exp',
-                'density_bias': -1.0, 'num_samples_per_ray': model['num_samples']})
+    cond_image_size=model['image_size'],
+    image_tokenizer_cls=tsr + 'tokenizers.image.DINOSingleImageTokenizer',
+    image_tokenizer={'pretrained_model_name_or_path': f'facebook/dino-vitb{model["patch_size"]}'},
+    tokenizer_cls=tsr + 'tokenizers.triplane.Triplane1DTokenizer',
+    tokenizer={'plane_size': model['triplane_resolution'], 'num_channels': width},
+    backbone_cls=tsr + 'transformer.transformer_1d.Transformer1D',
+    backbone={
+      'in_channels': width,
+      'num_attention_heads': model['decoder_num_heads'],
+      'attention_head_dim': width // model['decoder_num_heads'],
+      'num_layers': model['decoder_depth'],
+      'cross_attention_dim': model['encoder_width'],
+    },
+    post_processor_cls=tsr + 'network_utils.TriplaneUpsampleNetwork',
+    post_processor={'in_channels': width, 'out_channels': channels},
+    decoder_cls=tsr + 'network_utils.NeRFMLP',
+    decoder={
+      'in_channels': 3 * channels,
+      'n_neurons': model['nerf_width'],
+      'n_hidden_layers': model['nerf_depth'] - 1,
+      'activation': 'silu',
+    },
+    renderer_cls=tsr + 'nerf_renderer.TriplaneNeRFRenderer',
+    renderer={
+      'radius': model.get('radius', 0.87),
+      'feature_reduction': 'concat',
+      'density_activation': 'exp',
+      'density_bias': -1.0,
+      'num_samples_per_ray': model['num_samples'],
+    },
+  )
   if model['encoder_num_heads'] * 64 != model['encoder_width']:
     theirs['encoder_num_heads'] = model['encoder_num_heads']
   directory.mkdir(parents=True, exist_ok=True)

@@ -58,8 +58,10 @@ def convolutions(weight: str, bias: str, first: Layout = SAME, others: Layout = 
   for block, stage in enumerate(lpips.STAGES, start=1):
     for number, index in enumerate(stage, start=1):
       place = dict(block=block, number=number, index=index, layer=f'block{block}_conv{number}')
-      rows += [Row(f'features.{index}.weight', (weight.format(**place),), others if rows else first),
-               Row(f'features.{index}.bias', (bias.format(**place),))]
+      rows += [
+        Row(f'features.{index}.weight', (weight.format(**place),), others if rows else first),
+        Row(f'features.{index}.bias', (bias.format(**place),)),
+      ]
   return tuple(rows)
 
 
@@ -67,13 +69,19 @@ TORCHVISION = Family('torchvision', convolutions('features.{index}.weight', 'fea
 LPIPS_PACKAGE = Family('lpips', convolutions('net.slice{block}.{index}.weight', 'net.slice{block}.{index}.bias'))
 # As Keras 3 says them, as Keras 2 does, and as files of Keras 2 and 1 do, with their groups and without.
 KERAS = tuple(
-    Family('Keras', convolutions('{layer}' + kernel, '{layer}' + bias, _HWIO_BGR, _HWIO), CAFFE_MEAN)
-    for kernel, bias in (
-        ('/kernel', '/bias'), ('/kernel:0', '/bias:0'), ('/{layer}/kernel:0', '/{layer}/bias:0'),
-        ('/{layer}_W_1:0', '/{layer}_b_1:0'), ('_W_1:0', '_b_1:0')))
+  Family('Keras', convolutions('{layer}' + kernel, '{layer}' + bias, _HWIO_BGR, _HWIO), CAFFE_MEAN)
+  for kernel, bias in (
+    ('/kernel', '/bias'),
+    ('/kernel:0', '/bias:0'),
+    ('/{layer}/kernel:0', '/{layer}/bias:0'),
+    ('/{layer}_W_1:0', '/{layer}_b_1:0'),
+    ('_W_1:0', '_b_1:0'),
+  )
+)
 CAFFE = tuple(
-    Family('Caffe', convolutions('conv{block}_{number}' + weight, 'conv{block}_{number}' + bias, BGR), CAFFE_MEAN)
-    for weight, bias in (('.weight', '.bias'), ('_w', '_b')))
+  Family('Caffe', convolutions('conv{block}_{number}' + weight, 'conv{block}_{number}' + bias, BGR), CAFFE_MEAN)
+  for weight, bias in (('.weight', '.bias'), ('_w', '_b'))
+)
 HEADS = Family('LPIPS heads', tuple(Row(name, (name,)) for name in lpips.shapes() if name.startswith('lin')))
 TRUNKS = (TORCHVISION, LPIPS_PACKAGE, *KERAS, *CAFFE)
 
@@ -87,9 +95,10 @@ def load_lpips(paths: str | Path) -> lpips.LPIPS:
   names = [str(paths)] if Path(paths).is_file() else [name.strip() for name in str(paths).split(',')]
   if missing := [name for name in names if not Path(name).is_file()]:
     raise ValueError(
-        f'LPIPS needs VGG16 weights, and there are none at {", ".join(map(repr, missing))}: docs/weights.md tells '
-        'where to get them; give the path (--config.loss.lpips_weights=FILE in training), or do without '
-        '(--config.loss.lpips_weight=0)')
+      f'LPIPS needs VGG16 weights, and there are none at {", ".join(map(repr, missing))}: docs/weights.md tells '
+      'where to get them; give the path (--config.loss.lpips_network=FILE in training), or do without '
+      '(--config.loss.lpips_weight=0)'
+    )
   weights, mean, sources, holder = {}, lpips.MEAN, [], {}
   for path in map(Path, names):
     tensors, own_mean, source = read(path)
@@ -107,8 +116,9 @@ def load_lpips(paths: str | Path) -> lpips.LPIPS:
   for what, name in (("VGG16's convolutions", 'features.0.weight'), ("LPIPS' heads", 'lin0.model.1.weight')):
     if name not in weights:
       raise ValueError(
-          f'{", ".join(names)} lacks {what} (as {name}): give the file that has them too, joined by a comma; '
-          'docs/weights.md tells where to get it')
+        f'{", ".join(names)} lacks {what} (as {name}): give the file that has them too, joined by a comma; '
+        'docs/weights.md tells where to get it'
+      )
   return lpips.LPIPS(weights, mean=mean, source='; '.join(sources))
 
 
@@ -139,9 +149,10 @@ def recognise(tensors: Mapping[str, np.ndarray], where: str = 'the file') -> lis
         found[family, tensor[:start]] += 1
   if not found:
     raise ValueError(
-        f"{where} holds neither VGG16's convolutions nor LPIPS heads: none of {TORCHVISION.rows[0].theirs[0]} "
-        f'(torchvision), {LPIPS_PACKAGE.rows[0].theirs[0]} (lpips), {KERAS[0].rows[0].theirs[0]} (Keras), '
-        f'{CAFFE[0].rows[0].theirs[0]} (Caffe) and {HEADS.rows[0].theirs[0]} is among its {len(tensors)} tensors')
+      f"{where} holds neither VGG16's convolutions nor LPIPS heads: none of {TORCHVISION.rows[0].theirs[0]} "
+      f'(torchvision), {LPIPS_PACKAGE.rows[0].theirs[0]} (lpips), {KERAS[0].rows[0].theirs[0]} (Keras), '
+      f'{CAFFE[0].rows[0].theirs[0]} (Caffe) and {HEADS.rows[0].theirs[0]} is among its {len(tensors)} tensors'
+    )
   ordered = [part for part, _ in found.most_common()]
   trunks, heads = ([part for part in ordered if (part[0] is HEADS) == wanted] for wanted in (False, True))
   return trunks[:1] + heads[:1]
@@ -159,6 +170,6 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray | None, str]:
   except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError) as error:
     raise ValueError(f'{path} is damaged, or no .npz file of arrays: {error}') from error
   mean, source = tensors.pop('input_mean', None), tensors.pop('source', '')
-  if mean is not None and not (mean.shape == (3,) and mean.dtype.kind == 'f' and np.all((0 <= mean) & (mean <= 1))):
+  if mean is not None and not (mean.shape == (3,) and mean.dtype.kind == 'f' and np.all((mean >= 0) & (mean <= 1))):
     raise ValueError(f'{path}: input_mean must be red, green, blue in 0..1, not {np.array2string(mean, threshold=3)}')
   return tensors, mean, str(source)

@@ -1,0 +1,5 @@
+"""Datasets of views: records on disk, training batches, views for evaluation, and what is wrong with them."""
+
+from lrm_jax import extras
+
+extras.require('data', 'grain', 'tensorflow_datasets', purpose='reading datasets')

@@ -1,0 +1,161 @@
+"""COLMAP's sparse models, text and binary: cameras and poses. Source: COLMAP's documentation of its output format.
+
+cameras: id, model, width, height, parameters (pixels). images: id, quaternion (w, x, y, z) and translation of
+world-to-camera, OpenCV axes (x right, y down, looking along +z), id of the camera, name.
+"""
+
+import dataclasses
+from pathlib import Path
+import struct
+
+import numpy as np
+
+# Model: number, name, parameters, and whether they are focal lengths and a centre alone.
+_MODELS = {
+  0: ('SIMPLE_PINHOLE', 3),
+  1: ('PINHOLE', 4),
+  2: ('SIMPLE_RADIAL', 4),
+  3: ('RADIAL', 5),
+  4: ('OPENCV', 8),
+  5: ('OPENCV_FISHEYE', 8),
+  6: ('FULL_OPENCV', 12),
+  7: ('FOV', 5),
+  8: ('SIMPLE_RADIAL_FISHEYE', 4),
+  9: ('RADIAL_FISHEYE', 5),
+  10: ('THIN_PRISM_FISHEYE', 12),
+}
+_KNOWN = ('SIMPLE_PINHOLE', 'PINHOLE', 'SIMPLE_RADIAL', 'RADIAL', 'OPENCV')
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """`camera_to_world` [4, 4] with OpenGL axes; focal and centre in pixels [2]; `distortion` (k1, k2, p1, p2)."""
+
+  name: str
+  camera_to_world: np.ndarray
+  focal: np.ndarray
+  centre: np.ndarray
+  distortion: np.ndarray
+  size: tuple[int, int]  # width, height
+
+
+def read(directory: Path) -> list[View]:
+  """Returns the views of a sparse model, by their names; ValueError where it cannot be read, or has no camera of ours."""
+  binary = (directory / 'cameras.bin').is_file()
+  try:
+    cameras = (_cameras_binary if binary else _cameras_text)(directory)
+    images = (_images_binary if binary else _images_text)(directory)
+  except FileNotFoundError as error:
+    raise ValueError(f'{Path(error.filename).name} is missing in {directory}') from error
+  except (struct.error, IndexError, UnicodeDecodeError) as error:
+    raise ValueError(f'{directory} holds a damaged COLMAP model ({error}): export it again') from error
+  if unknown := {number for _, _, number, _ in images} - cameras.keys():
+    raise ValueError(f'{directory}: images are of camera {min(unknown)}, which cameras does not have')
+  return sorted(
+    (View(name, _pose(quaternion, translation), *cameras[number]) for quaternion, translation, number, name in images),
+    key=lambda view: view.name,
+  )
+
+
+def _pose(quaternion, translation) -> np.ndarray:
+  length = np.linalg.norm(quaternion)
+  if not (np.isfinite(length) and length > 0 and np.all(np.isfinite(translation))):
+    raise ValueError(f'a pose of the COLMAP model has values that are no rotation: {quaternion}, {translation}')
+  w, x, y, z = np.asarray(quaternion) / length
+  rotation = np.array(
+    [
+      [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+      [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+      [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+  )
+  pose = np.eye(4)
+  pose[:3, :3] = rotation.T * [1, -1, -1]
+  pose[:3, 3] = -rotation.T @ translation
+  return pose
+
+
+def _camera(model: str, width: int, height: int, values):
+  """Returns (focal [2], centre [2], distortion [4], size) of a camera."""
+  values = np.asarray(values, float)
+  if model not in _KNOWN:
+    raise ValueError(
+      f'cameras of the model {model} are not taken, those of {", ".join(_KNOWN)} are: undistort the pictures '
+      '(colmap image_undistorter)'
+    )
+  if model.startswith(('SIMPLE', 'RADIAL')):
+    focal, centre, rest = values[[0, 0]], values[1:3], values[3:]
+  else:
+    focal, centre, rest = values[:2], values[2:4], values[4:]
+  return focal, centre, np.pad(rest, (0, 4 - len(rest))), (width, height)
+
+
+def _cameras_text(directory):
+  cameras = {}
+  for line in _lines(directory / 'cameras.txt'):
+    if line:
+      number, model, width, height, *values = line.split()
+      cameras[int(number)] = _camera(model, int(width), int(height), values)
+  return cameras
+
+
+def _images_text(directory):
+  lines = _lines(directory / 'images.txt')
+  images = []
+  for line in lines[::2]:  # Every second line has the points that an image shows.
+    if line:
+      _, *pose, number, name = line.split(maxsplit=9)
+      images.append((np.array(pose[:4], float), np.array(pose[4:], float), int(number), name))
+  return images
+
+
+def _lines(path):
+  lines = [line.strip() for line in path.read_text().splitlines()]
+  first = next((i for i, line in enumerate(lines) if line and not line.startswith('#')), len(lines))
+  return lines[first:]
+
+
+class _Reader:
+  """A file of little-endian numbers."""
+
+  def __init__(self, path: Path):
+    self.data, self.place = path.read_bytes(), 0
+
+  def take(self, form: str):
+    values = struct.unpack_from('<' + form, self.data, self.place)
+    self.place += struct.calcsize('<' + form)
+    return values
+
+  def skip(self, count: int) -> None:
+    self.place += count
+    if self.place > len(self.data):
+      raise struct.error(f'{len(self.data)} bytes end before {self.place}')
+
+  def text(self) -> str:
+    end = self.data.find(b'\0', self.place)
+    if end < 0:
+      raise struct.error('a name has no end')
+    text, self.place = self.data[self.place : end].decode(), end + 1
+    return text
+
+
+def _cameras_binary(directory):
+  reader, cameras = _Reader(directory / 'cameras.bin'), {}
+  for _ in range(*reader.take('Q')):
+    number, model, width, height = reader.take('iiQQ')
+    if model not in _MODELS:
+      raise ValueError(f'{directory}/cameras.bin has a camera of the unknown model {model}')
+    name, count = _MODELS[model]
+    cameras[number] = _camera(name, width, height, reader.take(f'{count}d'))
+  return cameras
+
+
+def _images_binary(directory):
+  reader, images = _Reader(directory / 'images.bin'), []
+  for _ in range(*reader.take('Q')):
+    values = reader.take('i7di')
+    name = reader.text()
+    (points,) = reader.take('Q')
+    reader.skip(points * 24)  # x, y, id of a point in space.
+    images.append((np.array(values[1:5]), np.array(values[5:8]), values[8], name))
+  return images

@@ -1,0 +1,83 @@
+"""Which layout a folder has, which objects are in it, and the record of one."""
+
+from collections.abc import Callable
+import dataclasses
+from pathlib import Path
+
+from lrm_jax.datasets.folders import nerf, openlrm, rendered, video
+from lrm_jax.datasets.folders.pictures import Options
+from lrm_jax.datasets.records import BrokenRecordError, check_cameras, decode
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """`holds` says whether a folder is one object's, `read` makes its record; `looks_like` is told where none is found."""
+
+  looks_like: str
+  holds: Callable[[Path], bool]
+  read: Callable[[Path, Options], dict]
+
+
+LAYOUTS = {
+  'rendered': Layout('UID/cameras.npz + views/ (data/render.py)', rendered.holds, rendered.read),
+  'openlrm': Layout('UID/intrinsics.npy + rgba/ + pose/ (OpenLRM)', openlrm.holds, openlrm.read),
+  'nerf': Layout('UID/transforms.json or transforms_train.json (NeRF)', nerf.holds, nerf.read),
+  'video': Layout('UID/sparse/0/cameras.bin or .txt + images/ + masks/ (COLMAP, MVImgNet)', video.holds, video.read),
+}
+
+
+def recognise(directory: str | Path) -> str:
+  """Returns the name of the layout of a folder of objects, or of one object; ValueError where it is none."""
+  for folder in (Path(directory), *_folders_below(Path(directory))):
+    for name, layout in LAYOUTS.items():
+      if layout.holds(folder):
+        return name
+  raise ValueError(
+    f'{directory} holds no views that are known; looked for: '
+    f'{"; ".join(layout.looks_like for layout in LAYOUTS.values())}'
+  )
+
+
+def find(directory: str | Path, layout: str | None = None) -> tuple[str, dict[str, Path]]:
+  """Returns (layout, {uid: folder}) of all objects at or below a directory, in the order of their names.
+
+  A uid is the path below the directory, '/' written as '__' (category/number of MVImgNet). Raises FileNotFoundError,
+  and ValueError where there are none, or the layout is unknown.
+  """
+  directory = Path(directory)
+  if not directory.is_dir():
+    raise FileNotFoundError(f'{directory} is no directory: give one with folders of views in it')
+  if layout is not None and layout not in LAYOUTS:
+    raise ValueError(f'layout {layout!r} is unknown: one of {", ".join(LAYOUTS)}')
+  layout = layout or recognise(directory)
+  holds = LAYOUTS[layout].holds
+  if holds(directory):
+    return layout, {directory.resolve().name: directory}
+  found = {
+    '__'.join(folder.relative_to(directory).parts): folder for folder in _folders_below(directory) if holds(folder)
+  }
+  if not found:
+    raise ValueError(f'{directory} holds no objects as {LAYOUTS[layout].looks_like}')
+  return layout, dict(sorted(found.items()))
+
+
+def read(layout: str, uid: str, folder: Path, options: Options = Options()) -> dict:
+  """Returns the record of an object; BrokenRecordError, with the name of what is wrong, where it cannot be used."""
+  try:
+    record = {'uid': uid} | LAYOUTS[layout].read(folder, options)
+    check_cameras(record)
+    for view in range(len(record['views'])):
+      decode(record, view)
+  except BrokenRecordError:
+    raise
+  except (ValueError, OSError, KeyError, TypeError) as error:
+    raise BrokenRecordError(f'{folder}: {" ".join(str(error).split())}') from error
+  return record
+
+
+def _folders_below(directory: Path, depth: int = 2):
+  for folder in sorted(directory.glob('*/')):
+    if not folder.name.startswith('.'):
+      yield folder
+      if depth > 1:
+        yield from _folders_below(folder, depth - 1)

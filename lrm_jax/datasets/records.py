@@ -1,0 +1,76 @@
+"""Records of a dataset on disk: random access to a split, and what must hold for a record to be usable.
+
+A record has `uid`, `views` (V encoded RGBA images), `camera_to_world` [V, 4, 4], `intrinsics` [V, 4].
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from lrm_jax.geometry import images
+from lrm_jax.storage import paths
+
+
+def open_split(path: str | Path, split: str):
+  """Returns the records of a split, by random access; clear errors where there is no such dataset or split."""
+  if not (paths.dataset(path) / 'dataset_info.json').is_file():
+    raise FileNotFoundError(
+      f'{path} is no dataset: it has no dataset_info.json; give the directory that data/build.py printed'
+    )
+  builder = tfds.builder_from_directory(paths.dataset(path))
+  if split.split('[', maxsplit=1)[0] not in builder.info.splits:
+    raise ValueError(f'{path} has no split {split!r}; it has {", ".join(sorted(builder.info.splits))}')
+  return builder.as_data_source(split=split)
+
+
+class BrokenRecordError(ValueError):
+  """A record that no example can be made of; the message names it, and says why."""
+
+
+def decode(record: Mapping, view: int) -> np.ndarray:
+  """Returns a view [H, H, 4], premultiplied, in 0..1; BrokenRecordError where it is no whole, square picture."""
+  try:
+    picture = images.decode(record['views'][view])
+  except ValueError as error:
+    raise BrokenRecordError(
+      f'view {view} of {uid(record)} cannot be decoded ({error}): build the dataset again'
+    ) from error
+  if picture.shape[0] != picture.shape[1]:
+    raise BrokenRecordError(
+      f'view {view} of {uid(record)} is {picture.shape[1]} x {picture.shape[0]} pixels: views must be square'
+    )
+  return picture
+
+
+def uid(record: Mapping) -> str:
+  """Returns the name of a record's object."""
+  name = record['uid']
+  return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def check_cameras(record: Mapping) -> None:
+  """Raises BrokenRecordError where a record's cameras cannot be: too few, no numbers, no rotation, no focal length."""
+  poses, intrinsics = np.asarray(record['camera_to_world']), np.asarray(record['intrinsics'])
+  count, name = len(record['views']), uid(record)
+  if poses.shape != (count, 4, 4) or intrinsics.shape != (count, 4):
+    raise BrokenRecordError(
+      f'{name} has {count} views, camera_to_world {list(poses.shape)} and intrinsics {list(intrinsics.shape)}: there '
+      f'must be [{count}, 4, 4] and [{count}, 4]'
+    )
+  if not (np.all(np.isfinite(poses)) and np.all(np.isfinite(intrinsics))):
+    raise BrokenRecordError(f'a camera of {name} has values that are no numbers')
+  rotation = poses[:, :3, :3].astype(np.float64)
+  off = np.abs(rotation.swapaxes(1, 2) @ rotation - np.eye(3)).max(axis=(1, 2), initial=0)
+  bad = np.flatnonzero(
+    (off > 1e-2) | (np.linalg.det(rotation) < 0) | np.any(np.abs(poses[:, 3] - [0, 0, 0, 1]) > 1e-4, axis=1)
+  )
+  if len(bad):
+    raise BrokenRecordError(
+      f'camera_to_world of view {bad[0]} of {name} is no rotation and translation: it is mirrored, scaled or sheared'
+    )
+  if np.any(intrinsics[:, :2] <= 0):
+    raise BrokenRecordError(f'a camera of {name} has a focal length of {intrinsics[:, :2].min():g}: it must be above 0')
+  if np.any(np.linalg.norm(poses[:, :3, 3], axis=1) < 1e-6):
+    raise BrokenRecordError(f'a camera of {name} stands in the origin, where the object is')

@@ -1,0 +1,158 @@
+"""Accelerators by name, here or not: their rates and memory, and devices that programs can be compiled for without them.
+
+A name is kind:shape: v5e:4x4 and v5p:2x2x1 are slices of TPUs as Google names them, h100:8 is one host with 8 GPUs,
+a100:16x8 are 16 hosts with 8 each (a100:128 is the same).
+"""
+
+import dataclasses
+import math
+import os
+
+import jax
+from jax.experimental import multihost_utils, topologies
+import numpy as np
+
+from lrm_jax import extras
+
+
+@dataclasses.dataclass(frozen=True)
+class Accelerator:
+  """What a maker's sheet says of a device: dense bfloat16 in FLOP/s, memory in bytes, its bandwidth in bytes/s."""
+
+  peak: float
+  memory: float
+  bandwidth: float
+
+
+ACCELERATORS = {
+  'a100': Accelerator(312e12, 40e9, 1.555e12),
+  'a100-80': Accelerator(312e12, 80e9, 2.039e12),
+  'h100': Accelerator(989.4e12, 80e9, 3.35e12),
+  'h200': Accelerator(989.4e12, 141e9, 4.8e12),
+  'v4': Accelerator(275e12, 32e9, 1.228e12),
+  'v5e': Accelerator(197e12, 16e9, 0.819e12),
+  'v5p': Accelerator(459e12, 95e9, 2.765e12),
+  'v6e': Accelerator(918e12, 32e9, 1.64e12),
+}
+# How devices name themselves (jax.Device.device_kind); longer names first.
+_KINDS = {
+  'H200': 'h200',
+  'H100': 'h100',
+  'A100-SXM4-80': 'a100-80',
+  'A100 80GB': 'a100-80',
+  'A100': 'a100',
+  'TPU v6 lite': 'v6e',
+  'TPU v5 lite': 'v5e',
+  'TPU v5': 'v5p',
+  'TPU v4': 'v4',
+}
+# Of NVIDIA's: name, compute capability, multiprocessors, shared memory of one and of a block at most, level-2 cache, GHz.
+_GPUS = {
+  'a100': ('NVIDIA A100-SXM4-40GB', (8, 0), 108, 167936, 166912, 41943040, 1.41),
+  'a100-80': ('NVIDIA A100-SXM4-80GB', (8, 0), 108, 167936, 166912, 41943040, 1.41),
+  'h100': ('NVIDIA H100 80GB HBM3', (9, 0), 132, 233472, 232448, 52428800, 1.98),
+  'h200': ('NVIDIA H200', (9, 0), 132, 233472, 232448, 62914560, 1.98),
+}
+_GPUS_PER_HOST = 8
+_NEEDED = {  # modules that compile, and what brings them
+  'tpu': (('libtpu',), "'jax[tpu]=={jax}'"),
+  'gpu': (
+    ('jax_cuda12_plugin', 'nvidia.cudnn'),
+    'jax-cuda12-plugin=={jax} jax-cuda12-pjrt=={jax} nvidia-cudnn-cu12 nvidia-cublas-cu12 nvidia-cuda-nvrtc-cu12',
+  ),
+}
+
+
+class MissingCompilerError(ValueError):
+  """What compiles for such devices is not installed."""
+
+
+def accelerator(device_kind: str) -> Accelerator | None:
+  """Returns what is known of a device by the name it gives itself; None of one that is not in the table."""
+  return next((ACCELERATORS[name] for words, name in _KINDS.items() if words in device_kind), None)
+
+
+def memory(device: jax.Device) -> float | None:
+  """Returns the bytes of memory of a device, attached or not; None where they are not known, and for CPUs.
+
+  The limit that an attached device reports comes first: it may be a MIG slice, or shared.
+  """
+  if device.platform == 'cpu':
+    return None
+  if device in jax.local_devices() and (stats := device.memory_stats()):
+    return stats['bytes_limit']
+  known = accelerator(device.device_kind)
+  return None if known is None else known.memory
+
+
+def mesh_memory(mesh: jax.sharding.Mesh) -> float | None:
+  """Returns the bytes of memory of each device of a mesh, as `memory`: the same number in all processes.
+
+  Process 0's device decides: the number decides the program, and processes with different programs would hang.
+  """
+  local = [device for device in mesh.devices.flat if device in jax.local_devices()]
+  size = memory(local[0] if local else mesh.devices.flat[0])
+  if local and jax.process_count() > 1:
+    size = float(multihost_utils.broadcast_one_to_all(np.float32(size or 0))) or None
+  return size
+
+
+def parse(name: str) -> tuple[str, tuple[int, ...]]:
+  """Returns (kind, shape) of a topology's name; ValueError where it is none."""
+  kind, _, shape = name.lower().partition(':')
+  parts = shape.split('x')
+  if kind not in ACCELERATORS or not all(part.isdigit() and int(part) for part in parts):
+    raise ValueError(
+      f'topology = {name!r} is none: write kind:shape, such as v5e:4x4 or h100:8; kinds: {", ".join(ACCELERATORS)}'
+    )
+  shape = tuple(map(int, parts))
+  if kind in _GPUS and len(shape) == 1:
+    hosts, rest = divmod(shape[0], _GPUS_PER_HOST)
+    if hosts and rest:
+      raise ValueError(
+        f'topology = {name!r}: GPUs come {_GPUS_PER_HOST} a host; write hosts x GPUs, such as {kind}:4x4'
+      )
+    shape = (hosts, _GPUS_PER_HOST) if hosts else (1, shape[0])
+  return kind, shape
+
+
+def count(name: str) -> int:
+  """Returns the number of devices of a topology."""
+  return math.prod(parse(name)[1])
+
+
+def devices(name: str) -> list[jax.Device]:
+  """Returns devices that can be compiled for and not run on.
+
+  Raises MissingCompilerError, with what to install, and ValueError where there is no such topology.
+  """
+  kind, shape = parse(name)
+  modules, packages = _NEEDED['gpu' if kind in _GPUS else 'tpu']
+  if not all(extras.installed(module) for module in modules):
+    raise MissingCompilerError(
+      f'{name}: compiling for it needs pip install {packages.format(jax=jax.__version__)} (no such device is needed)'
+    )
+  if kind in _GPUS:
+    return topologies.get_topology_desc(
+      platform='cuda', target_config=_target(kind), topology='1x' + 'x'.join(map(str, shape))
+    ).devices
+  os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')  # libtpu looks for its host's name, and complains.
+  try:
+    return topologies.get_topology_desc(platform='tpu', topology_name=f'{kind}:{"x".join(map(str, shape))}').devices
+  except Exception as error:  # JaxRuntimeError, NotImplementedError: libtpu's words.
+    raise ValueError(f'topology = {name!r} cannot be had from libtpu: {str(error).splitlines()[0]}') from error
+
+
+def _target(kind: str) -> str:
+  """Returns XLA's description of a GPU (GpuTargetConfigProto)."""
+  name, (major, minor), cores, shared, per_block, cache, clock = _GPUS[kind]
+  known = ACCELERATORS[kind]
+  capability = f'major: {major} minor: {minor}' if minor else f'major: {major}'
+  return f'''gpu_device_info {{
+    threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048 core_count: {cores}
+    fpus_per_core: {128 if major > 8 else 64} block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+    shared_memory_per_block: 49152 shared_memory_per_core: {shared} shared_memory_per_block_optin: {per_block}
+    memory_bandwidth: {int(known.bandwidth)} l2_cache_size: {cache} clock_rate_ghz: {clock}
+    device_memory_size: {int(known.memory)} registers_per_core_limit: 65536 registers_per_block_limit: 65536
+    device_address_bits: 64 cuda_compute_capability {{ {capability} }} name: "{name}" }}
+  platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 10 }} device_description_str: "{name}"'''

@@ -1,0 +1,72 @@
+"""Which form of a computation suits the backend that a program is compiled for: the one place that decides.
+
+A program may be compiled for devices that are not attached (lrm_jax/distributed/accelerators.py). So the answer depends on
+the mesh that is set, and only without one on the default device.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Backend:
+  """The forms that run fastest on a platform, and what bounds them.
+
+  `attention`: 'blocks' of queries whose scores stay in a CPU's caches, 'cudnn', 'splash' (Pallas, TPU) or 'xla'.
+  `plane_gradient`: how gradients of samples are added to a plane: 'windows' of 2 x 2 texels at once, or 'rows', one
+  texel after another (a TPU compiles a scatter of windows to a loop over all points).
+  `cache_blocking`: work is cut into pieces that stay in a CPU's caches.
+  `one_object_at_a_time`: the planes of one object and their gradient stay in the caches of a single CPU device; all
+  others want as many rays as there are.
+  `lane_padding`: by what factor arrays of 64 channels grow in memory (a TPU pads them to 128 lanes).
+  """
+
+  platform: Literal['cpu', 'gpu', 'tpu']
+  attention: Literal['blocks', 'cudnn', 'splash', 'xla']
+  plane_gradient: Literal['windows', 'rows']
+  cache_blocking: bool
+  one_object_at_a_time: bool
+  lane_padding: int
+
+
+def current() -> Backend:
+  """Returns the backend of the mesh that is set, else of the default device."""
+  name = platform()
+  if name == 'cpu':
+    single = jax.sharding.get_abstract_mesh().size <= 1
+    return Backend(
+      'cpu',
+      attention='blocks',
+      plane_gradient='windows',
+      cache_blocking=True,
+      one_object_at_a_time=single,
+      lane_padding=1,
+    )
+  if name == 'tpu':
+    return Backend(
+      'tpu', attention='splash', plane_gradient='rows', cache_blocking=False, one_object_at_a_time=False, lane_padding=2
+    )
+  return Backend(
+    'gpu',
+    attention='cudnn' if _has_cudnn_attention() else 'xla',
+    plane_gradient='windows',
+    cache_blocking=False,
+    one_object_at_a_time=False,
+    lane_padding=1,
+  )
+
+
+def platform() -> Literal['cpu', 'gpu', 'tpu']:
+  """Returns the platform of the mesh that is set, else of the default device. CUDA and ROCm are both 'gpu'."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  name = jax.default_backend() if device is None else device.platform
+  return 'gpu' if name in ('cuda', 'rocm') else name
+
+
+def _has_cudnn_attention() -> bool:
+  """NVIDIA, not ROCm, which JAX calls 'gpu' as well; and a generation that cuDNN's fused attention supports."""
+  local, meant = jax.local_devices()[0], jax.sharding.get_abstract_mesh().abstract_device
+  kind = local.device_kind if meant is None else meant.device_kind
+  return 'NVIDIA' in kind.upper() and float(getattr(local, 'compute_capability', 8)) >= 8

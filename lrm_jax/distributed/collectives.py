@@ -1,0 +1,113 @@
+"""What a compiled program does between devices, read off its text: collectives, counted as often as loops run them."""
+
+import collections
+import math
+import re
+
+KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
+
+_BYTES = {
+  'pred': 1,
+  's8': 1,
+  'u8': 1,
+  's16': 2,
+  'u16': 2,
+  'f16': 2,
+  'bf16': 2,
+  's32': 4,
+  'u32': 4,
+  'f32': 4,
+  's64': 8,
+  'u64': 8,
+  'f64': 8,
+}
+_COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.\-]+) .*\{$')
+_SHAPE = re.compile(r'\b(' + '|'.join(_BYTES) + r')\[([\d,]*)\]')
+_OPERATION = re.compile(r'= (.*?) (' + '|'.join(KINDS) + r')(-start)?\(')
+_CALLED = re.compile(
+  r'(?:calls|to_apply|condition|body|called_computations=\{|branch_computations=\{)=?\{?%?([\w.\-]+)'
+)
+_TRIPS = re.compile(r'known_trip_count\D*(\d+)')
+_CONDITION = re.compile(r'condition=%?([\w.\-]+)')
+_CONSTANT = re.compile(r'%?([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)')
+_LESS = re.compile(r'ROOT .* compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT')
+
+
+def collectives(text: str) -> dict[str, tuple[int, int]]:
+  """Returns {kind: (how often, bytes)} of the collectives of a program, `compiled.as_text()`, on each device.
+
+  Bytes are those of what a device holds afterwards (of a reduce-scatter: before), summed over the runs. A loop whose
+  number of rounds is not known counts once.
+  """
+  lines, entry = _computations(text)
+  times = collections.Counter({entry: 1})
+  callers = {
+    name: [(called, trips) for line in body for called, trips in _calls(line, lines)] for name, body in lines.items()
+  }
+  for name in _callers_first(entry, callers):
+    for called, trips in callers[name]:
+      times[called] += times[name] * trips
+  total = {}
+  for name, body in lines.items():
+    for line in body:
+      if times[name] and (found := _OPERATION.search(line)):
+        kind, size = found.group(2), _size(found, line)
+        number, amount = total.get(kind, (0, 0))
+        total[kind] = number + times[name], amount + times[name] * size
+  return total
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+  lines, entry, name = {}, '', ''
+  for line in text.splitlines():
+    if found := _COMPUTATION.match(line):
+      name = found.group(2)
+      lines[name] = []
+      entry = name if found.group(1) else entry
+    elif name and ' = ' in line:
+      lines[name].append(line)
+  return lines, entry
+
+
+def _calls(line: str, lines: dict[str, list[str]]) -> list[tuple[str, int]]:
+  number = _rounds(line, lines) if ' while(' in line else 1
+  return [(called, number) for called in _CALLED.findall(line)]
+
+
+def _rounds(line: str, lines: dict[str, list[str]]) -> int:
+  """How often a loop runs: as it says, or as its condition does, counter < constant; a TPU's program has only that."""
+  if trips := _TRIPS.search(line):
+    return int(trips.group(1))
+  condition = lines.get(found.group(1), []) if (found := _CONDITION.search(line)) else []
+  constants = dict(match.groups() for text in condition if (match := _CONSTANT.search(text)))
+  limits = [match.group(1) for text in condition if (match := _LESS.search(text))]
+  return int(constants.get(limits[0], 1)) if limits else 1
+
+
+def _callers_first(entry: str, callers: dict) -> list[str]:
+  """Returns computations so that each comes after all that call it."""
+  seen, order = set(), []
+
+  def visit(name):
+    if name in seen or name not in callers:
+      return
+    seen.add(name)
+    for called, _ in callers[name]:
+      visit(called)
+    order.append(name)
+
+  visit(entry)
+  return order[::-1]
+
+
+def _size(found: re.Match, line: str) -> int:
+  sizes = [
+    _BYTES[kind] * math.prod(map(int, filter(None, shape.split(',')))) for kind, shape in _SHAPE.findall(found.group(1))
+  ]
+  if found.group(3) and len(sizes) > 1:  # What begins and ends apart names what goes in and what comes out.
+    sizes = [max(sum(sizes[: len(sizes) // 2]), sum(sizes[len(sizes) // 2 :]))]
+  if found.group(2) == 'reduce-scatter':
+    group = re.search(r'replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\})', line)
+    if group:
+      sizes = [sum(sizes) * (int(group.group(1)) if group.group(1) else group.group(2).count(',') + 1)]
+  return sum(sizes)

@@ -1,0 +1,222 @@
+"""Several processes as one training: who coordinates, how many there are, which one this is; and the word to stop.
+
+  JAX_COORDINATOR_ADDRESS=host:port JAX_NUM_PROCESSES=8 JAX_PROCESS_ID=3   plain variables: launch/local.sh, Kubernetes
+  srun, mpirun                                                             what Slurm and Open MPI tell their tasks
+  a TPU VM, a TPU pod of GKE                                               what its metadata tell, read by JAX
+
+JAX_COORDINATOR_ADDRESS comes before what a launcher tells. One process a host takes all devices of it; of several a host,
+each takes its share.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import glob
+import importlib.util
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+
+import jax
+from jax.experimental import multihost_utils
+
+from lrm_jax.errors import TEMPORARY_FAILURE
+
+# Ports that a job's number picks from, so that two jobs on a host do not meet.
+_PORTS = range(61440, 65536)
+
+
+@dataclasses.dataclass(frozen=True)
+class Membership:
+  """The place of this process among all: `index` of `count`, and where the coordinator, process 0, listens."""
+
+  coordinator: str
+  count: int
+  index: int
+  local_devices: tuple[int, ...] | None = None  # of the host's GPUs; None: all
+
+
+def membership(environment: Mapping[str, str]) -> Membership | None:
+  """Returns what the environment says; None where this is the only process.
+
+  Raises ValueError where it says half, or what cannot be.
+  """
+  plain = [name for name in ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID') if environment.get(name)]
+  if plain:
+    names = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+    if missing := [name for name in names if not environment.get(name)]:
+      raise ValueError(
+        f'{", ".join(plain)} of several processes is set, but {", ".join(missing)} is not: set all three'
+      )
+    found = Membership(environment[names[0]], *(_number(environment, name) for name in names[1:]))
+  elif all(environment.get(name) for name in ('SLURM_STEP_NODELIST', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID')):
+    found = Membership(
+      f'{_first_host(environment["SLURM_STEP_NODELIST"])}:{_port(_number(environment, "SLURM_JOB_ID"))}',
+      _number(environment, 'SLURM_NTASKS'),
+      _number(environment, 'SLURM_PROCID'),
+      _share(_on_this_host(environment), _number(environment, 'SLURM_LOCALID'), environment),
+    )
+  elif environment.get('OMPI_COMM_WORLD_SIZE'):
+    found = Membership(
+      _open_mpi_coordinator(environment),
+      _number(environment, 'OMPI_COMM_WORLD_SIZE'),
+      _number(environment, 'OMPI_COMM_WORLD_RANK'),
+      _share(
+        _number(environment, 'OMPI_COMM_WORLD_LOCAL_SIZE', 1),
+        _number(environment, 'OMPI_COMM_WORLD_LOCAL_RANK', 0),
+        environment,
+      ),
+    )
+  else:
+    return None
+  if found.count == 1:
+    return None
+  coordinator = environment.get('JAX_COORDINATOR_ADDRESS') or found.coordinator
+  if not 0 <= found.index < found.count:
+    raise ValueError(f'process {found.index} of {found.count}: numbers of processes are 0 to {found.count - 1}')
+  if not re.fullmatch(r'.+:\d+', coordinator):
+    raise ValueError(f'JAX_COORDINATOR_ADDRESS = {coordinator!r} must be host:port, of process 0')
+  return dataclasses.replace(found, coordinator=coordinator)
+
+
+def join(*, peer_timeout: int = 60) -> None:
+  """Joins the other processes, where there are any; before anything else of JAX is used.
+
+  A process that has not been heard of for `peer_timeout` seconds counts as dead, and the others end. Raises ValueError
+  where the coordinator cannot be reached.
+  """
+  found = membership(os.environ)
+  connect = _number(os.environ, 'LRM_JAX_CONNECT_SECONDS', 300)
+  timeouts = dict(heartbeat_timeout_seconds=peer_timeout, initialization_timeout=connect)
+  if found is None:
+    if _on_tpu_vm():
+      jax.distributed.initialize(**timeouts)
+    return
+  if found.index:
+    _await_coordinator(found, connect)
+  jax.distributed.initialize(
+    found.coordinator, found.count, found.index, found.local_devices, cluster_detection_method='deactivate', **timeouts
+  )
+
+
+def _await_coordinator(found: Membership, seconds: int) -> None:
+  """Waits until process 0 listens: JAX would end the process where it does not come."""
+  host, _, port = found.coordinator.rpartition(':')
+  end = time.monotonic() + seconds
+  while True:
+    try:
+      socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
+      return
+    except OSError as error:
+      if time.monotonic() > end:
+        raise ValueError(
+          f'process {found.index} of {found.count} did not meet process 0 at {found.coordinator} within '
+          f'{seconds} s ({error}): is it running, and may its port be reached from here?'
+        ) from error
+    time.sleep(0.2)
+
+
+def several() -> bool:
+  """Returns whether this process has others beside it."""
+  return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def leave(code: int) -> None:
+  """Ends this process. With others beside it and an error, at once: an orderly end would wait for them, and they for this."""
+  if code in (0, TEMPORARY_FAILURE) or not several():
+    sys.exit(code)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
+
+
+class StopRequest:
+  """SIGTERM: a scheduler wants the machine. To any process of a training, and all of them learn it at the same step.
+
+  Within the context the signal no longer ends the process, however often it comes: schedulers and launchers both send it.
+  """
+
+  def __init__(self):
+    self._told = False
+
+  def __enter__(self):
+    # Several processes: JAX listens for the signal and tells the others (jax_enable_preemption_service).
+    alone = not several() and threading.current_thread() is threading.main_thread()  # Others may not set handlers.
+    self._before = signal.signal(signal.SIGTERM, self._tell) if alone else None
+    return self
+
+  def __exit__(self, *_):
+    if self._before is not None:
+      signal.signal(signal.SIGTERM, self._before)
+
+  def _tell(self, number, frame):
+    del number, frame
+    self._told = True
+
+  def at(self, step: int) -> bool:
+    """Returns whether all processes stop after this step; all must ask, at every step."""
+    return multihost_utils.reached_preemption_sync_point(step) if several() else self._told
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+  text = environment.get(name, '' if default is None else str(default))
+  if not text.isdigit():
+    raise ValueError(f'{name} = {text!r} must be a whole number')
+  return int(text)
+
+
+def _port(job: int) -> int:
+  return _PORTS[job % len(_PORTS)]
+
+
+def _first_host(nodes: str) -> str:
+  """'node[007-009,12],other' -> 'node007'."""
+  found = re.match(r'([^,\[]+)(?:\[([^,\-\]]+))?', nodes)
+  return found.group(1) + (found.group(2) or '')
+
+
+def _on_this_host(environment: Mapping[str, str]) -> int:
+  """Tasks of a Slurm step on this host: SLURM_STEP_TASKS_PER_NODE is '4(x2),1', a number a node."""
+  counts = []
+  for part in environment.get('SLURM_STEP_TASKS_PER_NODE', '1').split(','):
+    count, times = re.fullmatch(r'(\d+)(?:\(x(\d+)\))?', part).groups()
+    counts += [int(count)] * int(times or 1)
+  node = int(environment.get('SLURM_NODEID', 0))
+  return counts[node] if node < len(counts) else counts[-1]
+
+
+def _share(processes: int, index: int, environment: Mapping[str, str]) -> tuple[int, ...] | None:
+  """The GPUs of one of several processes on a host, of those that it sees; None: all that it sees, as each has its own."""
+  visible = environment.get('CUDA_VISIBLE_DEVICES')
+  if processes == 1:
+    return None
+  count = processes if visible is None else len([name for name in visible.split(',') if name.strip()])
+  if count < processes:
+    return None
+  each = count // processes
+  return tuple(range(index * each, (index + 1) * each))
+
+
+def _open_mpi_coordinator(environment: Mapping[str, str]) -> str:
+  """Process 0's host is where mpirun runs, whose address versions 2 to 4 tell; later ones do not."""
+  found = re.match(r'(\d+)\..*?tcp6?://\[?([^,\]]+?)[,:\]]', environment.get('OMPI_MCA_orte_hnp_uri', ''))
+  if found:
+    return f'{found.group(2)}:{_port(int(found.group(1)) // 4096)}'
+  if not environment.get('JAX_COORDINATOR_ADDRESS') and environment['OMPI_COMM_WORLD_SIZE'] != '1':
+    raise ValueError(
+      'Open MPI does not say where process 0 is: set JAX_COORDINATOR_ADDRESS=host:port '
+      '(mpirun -x JAX_COORDINATOR_ADDRESS=...)'
+    )
+  return environment.get('JAX_COORDINATOR_ADDRESS', '')
+
+
+def _on_tpu_vm() -> bool:
+  """Whether this is a TPU VM, of which JAX finds out by itself how many there are."""
+  if 'tpu' not in (os.environ.get('JAX_PLATFORMS') or 'tpu').split(',') or importlib.util.find_spec('libtpu') is None:
+    return False
+  return bool(
+    glob.glob('/dev/accel*') or glob.glob('/dev/vfio/[0-9]*') or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '')
+  )

@@ -1,0 +1,97 @@
+"""What lies where: a mesh of ('data', 'fsdp') devices, and one rule over shapes.
+
+Objects of a batch are spread over all devices; a large parameter (and its optimizer state) is cut along its
+largest divisible dimension over 'fsdp'. Models carry no annotation, but for `on_batch` where a stream is born.
+"""
+
+from collections.abc import Sequence
+import math
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+
+BATCH = PartitionSpec(('data', 'fsdp'))
+_SMALLEST_SHARDED = 2**14  # Smaller arrays are copied: a collective costs more than the memory.
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+  """Returns the mesh of all devices, (data, fsdp), or of those that are given; one axis may be -1, "the rest".
+
+  Raises ValueError where the axes do not make up the number of devices.
+  """
+  count = jax.device_count() if devices is None else len(devices)
+  if data == -1 and fsdp >= 1:
+    data = count // fsdp
+  elif fsdp == -1 and data >= 1:
+    fsdp = count // data
+  if data < 1 or fsdp < 1 or data * fsdp != count:
+    raise ValueError(f'config.mesh = {(data, fsdp)} does not make up {count} devices: set one axis to -1')
+  return jax.make_mesh((data, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def shardings(mesh: jax.sharding.Mesh, tree):
+  """Returns a tree of shardings for a tree of arrays or shapes."""
+
+  def rule(leaf):
+    axes = [
+      i
+      for i, length in enumerate(leaf.shape)
+      if math.prod(leaf.shape) >= _SMALLEST_SHARDED and length % mesh.shape['fsdp'] == 0
+    ]
+    largest = max(axes, key=lambda i: leaf.shape[i], default=None)
+    return NamedSharding(mesh, PartitionSpec(*('fsdp' if i == largest else None for i in range(len(leaf.shape)))))
+
+  return jax.tree.map(rule, tree)
+
+
+def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+  """Returns the sharding of arrays whose first axis is the objects of a batch."""
+  return NamedSharding(mesh, BATCH)
+
+
+def batch_rows(mesh: jax.sharding.Mesh, batch_size: int) -> list[int]:
+  """Returns the places in a batch of the objects that the devices of this process take, in order."""
+  parts = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+  return sorted({row for (part,) in parts for row in range(*part.indices(batch_size))})
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+  """Returns the sharding of arrays that every device has whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def place(array: np.ndarray, where: NamedSharding) -> jax.Array:
+  """Returns a global array of which each device takes its part; every process has the whole of `array`."""
+  return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
+
+
+def on_all(mesh: jax.sharding.Mesh, tree):
+  """Returns a tree with its arrays on all devices, whole; shapes stay as they are."""
+
+  def put(x):
+    return x if isinstance(x, jax.ShapeDtypeStruct) else place(np.asarray(x), replicated(mesh))
+
+  return jax.tree.map(put, tree)
+
+
+def bytes_per_device(tree, shardings) -> int:
+  """Returns the bytes that a tree of arrays or shapes takes on each device."""
+  return sum(
+    math.prod(where.shard_shape(x.shape)) * x.dtype.itemsize
+    for x, where in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
+  )
+
+
+def on_batch(x):
+  """Returns x, pinned to the devices of its objects where a mesh is set: activations must not be gathered."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, BATCH)
+
+
+def whole(tree):
+  """Returns a tree of arrays that every device has all of, where a mesh is set: each process can read them."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return tree
+  return jax.lax.with_sharding_constraint(tree, PartitionSpec())

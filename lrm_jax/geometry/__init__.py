@@ -1,0 +1,1 @@
+"""The maths without a model: cameras, rays, volume rendering, images."""

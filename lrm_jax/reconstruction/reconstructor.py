@@ -1,0 +1,216 @@
+"""A trained model, ready to use: lrm_jax.from_pretrained(x) -> pictures in, planes, views, points, meshes out.
+
+Conventions: lrm_jax/geometry/cameras.py. Arrays in may be NumPy or JAX; those out are NumPy, but for planes.
+Legend: B pictures, V views, P texels, C channels, Q points.
+"""
+
+from collections.abc import Callable
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+import numpy as np
+import trimesh
+
+from lrm_jax.distributed import accelerators
+from lrm_jax.geometry import cameras
+from lrm_jax.geometry.volume import Pixels
+from lrm_jax.models.triplane_model import TriplaneModel
+from lrm_jax.reconstruction import mesh as mesh_lib
+from lrm_jax.reconstruction import preprocess, surface, video
+from lrm_jax.weights import pretrained
+
+_RAYS_PER_CALL = 2**16
+_BLOCKS_PER_CALL = 2**13  # of a mesh's grid, 64 points each
+
+
+def from_pretrained(source: str | Path) -> 'Reconstructor':
+  """Returns the model of a run directory, of one in OpenLRM's or TripoSR's layout, of hf://owner/name[@revision], or
+  one that ships with the package, by name.
+
+  Raises FileNotFoundError and ValueError, which say what was looked for, or what does not fit.
+  """
+  model, config, step = pretrained.load(source)
+  data = config.data
+  return Reconstructor(model, fov=data.fov, step=step, fill=data.fill, input_background=data.input_background)
+
+
+class Reconstructor:
+  """A model whose calls are compiled once and bounded in memory.
+
+  Its world is that of its weights: pictures are taken by `input_camera`, unless another is given, and what is
+  reconstructed fills the cube [-half_size, half_size]^3, z up. `image_size` is what pictures must have, in pixels;
+  others' models take any multiple of their patches. `fov` is the full field of view, in degrees, of the pictures that
+  the model was trained on; in them the object's longer side is `fill` of the picture's, over a grey of
+  `input_background`.
+  """
+
+  def __init__(
+    self,
+    model: TriplaneModel,
+    *,
+    fov: float = 50.0,
+    step: int = 0,
+    fill: float = preprocess.FILL,
+    input_background: float = 1.0,
+  ):
+    self.model, self.fov, self.step, self.fill, self.input_background = model, fov, step, fill, input_background
+    self.image_size, self.half_size, self.input_position = model.image_size, model.half_size, model.input_position
+    self.input_camera = cameras.input_camera(self.input_position).astype(np.float32)
+
+  @property
+  def intrinsics(self) -> np.ndarray:
+    """The intrinsics [4] of the camera that the model expects."""
+    return cameras.intrinsics_from_fov(self.fov).astype(np.float32)
+
+  def turntable(self, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns camera_to_world [1, V, 4, 4] and intrinsics [1, V, 4] of one turn around the object."""
+    return video.turntable_cameras(num_frames, self.intrinsics, self.input_position)
+
+  def prepare(self, path: str | Path, *, remove_background: bool = False) -> preprocess.Prepared:
+    """Returns the picture in a file as the model takes it; errors as lrm_jax/reconstruction/preprocess.py tells."""
+    return preprocess.prepare(
+      path, self.image_size, remove_background=remove_background, fill=self.fill, background=self.input_background
+    )
+
+  def encode(
+    self,
+    images: Float[Array, 'B H W 3'],
+    camera_to_world: Float[Array, 'B 4 4'] | None = None,
+    intrinsics: Float[Array, 'B 4'] | None = None,
+  ) -> Float[Array, 'B 3 P P C']:
+    """Returns the planes of pictures in 0..1 of `image_size` pixels, `input_background` around the object.
+
+    Without a camera, `input_camera` and `intrinsics`. TripoSR's models ask for none.
+    """
+    images = jnp.asarray(images, jnp.float32)
+    size, step = self.image_size, self.model.encoder.patch_size
+    fits = images.ndim == 4 and images.shape[1] == images.shape[2] and images.shape[3] == 3
+    fits = fits and (not images.shape[1] % step if self.model.any_image_size else images.shape[1] == size)
+    wanted = f'[B, {size}, {size}, 3]'
+    if self.model.any_image_size:
+      wanted = f'[B, S, S, 3], S a multiple of {step}, best {size},'
+    if not fits or not len(images) or not images.shape[1]:
+      raise ValueError(f'images have shape {images.shape}; this model takes {wanted} in 0..1')
+    batch = len(images)
+    if camera_to_world is None:
+      camera_to_world = np.tile(self.input_camera, (batch, 1, 1))
+    if intrinsics is None:
+      intrinsics = np.tile(self.intrinsics, (batch, 1))
+    _check('camera_to_world', camera_to_world, (batch, 4, 4))
+    _check('intrinsics', intrinsics, (batch, 4))
+    return _encode(self.model, images, _float(camera_to_world), _float(intrinsics))
+
+  def render(
+    self,
+    planes: Float[Array, 'B 3 P P C'],
+    camera_to_world: Float[Array, 'B V 4 4'],
+    intrinsics: Float[Array, 'B V 4'],
+    size: int,
+    background: float = 1.0,
+    *,
+    skip: bool = False,
+    progress: Callable[[int], object] | None = None,
+  ) -> Pixels:
+    """Returns color [B, V, size, size, 3], depth and opacity [B, V, size, size]; deterministic.
+
+    Depth is sum_i w_i t_i, in world units along the ray. Views are rendered a few at a time. With `skip`, what is not
+    seen is left out (lrm_jax/models/skipping.py): many times faster, and above 45 dB to what it is without. `progress`
+    is told how many more views are done, each time some are.
+    """
+    batch, num_views = np.shape(camera_to_world)[:2]
+    _check('camera_to_world', camera_to_world, (len(planes), num_views, 4, 4))
+    _check('intrinsics', intrinsics, (len(planes), num_views, 4))
+    if size < 1 or num_views < 1:
+      raise ValueError(f'{size=} and the number of views, {num_views}, must be at least 1')
+    views = max(1, min(num_views, _RAYS_PER_CALL // (batch * size * size)))
+    camera_to_world, intrinsics = np.asarray(camera_to_world, np.float32), np.asarray(intrinsics, np.float32)
+    rays_per_chunk = self.model.rays_that_fit(accelerators.memory(jax.local_devices()[0]), batch)
+    parts = []
+    for first in range(0, num_views, views):
+      # The last call is filled up, so that one program serves all.
+      index = np.minimum(np.arange(first, first + views), num_views - 1)
+      pixels = _render(
+        self.model, planes, camera_to_world[:, index], intrinsics[:, index], size, background, skip, rays_per_chunk
+      )
+      count = min(views, num_views - first)
+      parts.append(jax.tree.map(lambda x: np.asarray(x)[:, :count], pixels))  # pylint: disable=cell-var-from-loop
+      if progress is not None:
+        progress(count)
+    return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
+
+  def query(
+    self, planes: Float[Array, 'B 3 P P C'], points: Float[Array, 'B Q 3']
+  ) -> tuple[Float[Array, 'B Q'], Float[Array, 'B Q 3']]:
+    """Returns (density >= 0, per world unit but for TripoSR, colour in 0..1) at points of the cube."""
+    _check('points', points, (len(planes), np.shape(points)[1], 3))
+    return jax.tree.map(np.asarray, _query(self.model, planes, _float(points)))
+
+  def mesh(
+    self,
+    planes: Float[Array, 'B 3 P P C'],
+    *,
+    resolution: int = 128,
+    threshold: float | None = None,
+    dense: bool = False,
+  ) -> list[trimesh.Trimesh]:
+    """Returns one mesh an object, z up, with vertex colours, as lrm_jax/reconstruction/mesh.py tells.
+
+    `threshold` is the density of the surface; without it, the one that goes with the weights, or for ours the one whose
+    surface has the outline of the volume. `dense` evaluates every point of the grid, not those near the surface alone.
+    Raises ValueError where there is no surface.
+    """
+    threshold = self.model.surface_density if threshold is None else threshold
+    meshes = [
+      mesh_lib.extract(self._field(one), resolution=resolution, threshold=threshold, dense=dense)
+      for one in jnp.asarray(planes)
+    ]
+    return [mesh.apply_scale(self.half_size) for mesh in meshes]
+
+  def _field(self, planes: Float[Array, '3 P P C']) -> mesh_lib.Field:
+    """Returns the field of one object in units of the cube, for `mesh_lib.extract`."""
+
+    def query(points):
+      return jax.tree.map(lambda x: np.asarray(x)[0], _query(self.model, planes[None], self.half_size * points[None]))
+
+    def grid(coordinates):
+      tables = _grid_tables(self.model, planes, mesh_lib.blocks_of(coordinates))
+
+      def evaluate(places, face):
+        values = np.empty((len(places),) + (surface.BLOCK,) * (3 if face is None else 2), np.float32)
+        for first in range(0, len(places), _BLOCKS_PER_CALL):
+          part = places[first : first + _BLOCKS_PER_CALL]
+          filled = np.pad(part, ((0, _BLOCKS_PER_CALL - len(part)), (0, 0))).astype(np.int32)
+          densities = _block_densities(self.model, tables, filled, len(part), face)
+          values[first : first + len(part)] = np.asarray(densities)[: len(part)]
+        return values
+
+      return evaluate
+
+    return mesh_lib.Field(query, grid)
+
+
+_encode = jax.jit(lambda model, *inputs: model.encode(*inputs))
+_query = jax.jit(lambda model, planes, points: model.query(planes, points))
+_grid_tables = jax.jit(lambda model, planes, coordinates: model.grid_tables(planes, coordinates))
+
+
+@functools.partial(jax.jit, static_argnames='face')
+def _block_densities(model, tables, places, count, face):
+  return model.block_densities(tables, places, count, face)
+
+
+@functools.partial(jax.jit, static_argnames=('size', 'skip', 'rays_per_chunk'))
+def _render(model, planes, camera_to_world, intrinsics, size, background, skip, rays_per_chunk):
+  return model.render(planes, camera_to_world, intrinsics, size, background, skip=skip, rays_per_chunk=rays_per_chunk)
+
+
+def _float(x) -> Array:
+  return jnp.asarray(x, jnp.float32)
+
+
+def _check(name: str, x, shape: tuple[int, ...]) -> None:
+  if np.shape(x) != shape:
+    raise ValueError(f'{name} has shape {np.shape(x)}, not {shape}')

@@ -1,0 +1,64 @@
+"""Turntables: a model's planes seen from all around, as H.264 video."""
+
+from collections.abc import Sequence
+from pathlib import Path
+import subprocess
+
+import imageio_ffmpeg
+import numpy as np
+
+from lrm_jax.geometry import cameras, images
+
+ELEVATION = 20.0  # degrees above the horizon
+
+
+def turntable_cameras(num_frames: int, intrinsics: np.ndarray, position: Sequence[float] = cameras.INPUT_POSITION):
+  """Returns camera_to_world [1, V, 4, 4] and intrinsics [1, V, 4] of one turn, from above the input view's `position`."""
+  poses = cameras.orbit(num_frames, position, ELEVATION)
+  return poses[None].astype(np.float32), np.tile(intrinsics, (1, num_frames, 1)).astype(np.float32)
+
+
+def depth_frames(depth: np.ndarray, opacity: np.ndarray, distance: float = 2.0) -> np.ndarray:
+  """Returns pictures [V, H, W, 3] of depth: the range is that of an object in the middle, `distance` away."""
+  return images.depth_to_color(depth, opacity, distance - 0.9, distance + 0.9)
+
+
+def write_video(frames: np.ndarray, path: str | Path, *, frames_per_second: int = 24) -> None:
+  """Writes pictures [V, H, W, 3] in 0..1 as MP4 that every browser plays (H.264, yuv420p, even sizes).
+
+  Raises ValueError, with what the encoder said, where it fails.
+  """
+  frames = images.to_bytes(frames)
+  height, width = frames.shape[1:3]
+  frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode='edge')
+  height, width = frames.shape[1:3]
+  # Not through imageio: it forks with a function to run in the child, which may deadlock beside JAX's threads.
+  command = [
+    imageio_ffmpeg.get_ffmpeg_exe(),
+    '-y',
+    '-loglevel',
+    'error',
+    '-f',
+    'rawvideo',
+    '-pix_fmt',
+    'rgb24',
+    '-s',
+    f'{width}x{height}',
+    '-r',
+    str(frames_per_second),
+    '-i',
+    '-',
+    '-an',
+    '-c:v',
+    'libx264',
+    '-crf',
+    '16',
+    '-pix_fmt',
+    'yuv420p',
+    '-movflags',
+    '+faststart',
+    str(path),
+  ]
+  result = subprocess.run(command, input=frames.tobytes(), capture_output=True, check=False)
+  if result.returncode:
+    raise ValueError(f'{path} could not be encoded: {result.stderr.decode(errors="replace").strip()}')

@@ -1,0 +1,41 @@
+"""One training a run directory: the lock on it, which ends with the process that holds it, however that ends."""
+
+from collections.abc import Iterator
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+
+from etils import epath
+
+from lrm_jax.storage import paths
+
+
+@contextlib.contextmanager
+def exclusive(directory: epath.Path) -> Iterator[None]:
+  """Holds DIR/.lock; ValueError, with who has it, where another process does.
+
+  Where there are no locks (stores in a cloud, file systems without flock) nothing is held.
+  """
+  if not paths.is_local(directory):
+    yield
+    return
+  directory.mkdir(parents=True, exist_ok=True)
+  with open(directory / '.lock', 'a+', encoding='utf-8') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        yield
+        return
+      file.seek(0)
+      raise ValueError(
+        f'{directory} is in use by another training ({file.read().strip() or "unknown"}): end that one, or '
+        'give another --workdir'
+      ) from error
+    with contextlib.suppress(OSError):  # Of a disk that is full; the lock holds all the same.
+      file.truncate(0)
+      file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+      file.flush()
+    yield

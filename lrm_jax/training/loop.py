@@ -1,0 +1,220 @@
+"""The loop over the steps of a training: data in, metrics and checkpoints out; what stops it, and how it goes on.
+
+A run directory has config.json, checkpoints, metrics.jsonl, tensorboard, images. What was stopped is resumed, bit for bit;
+docs/operations.md has all that may stop it.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+from pathlib import Path
+import sys
+import time
+
+from etils import epath
+import jax
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+import numpy as np
+
+from lrm_jax.datasets import pipeline
+from lrm_jax.datasets.records import open_split
+from lrm_jax.datasets.views import load_views
+from lrm_jax.distributed import processes, sharding
+from lrm_jax.errors import Interrupted
+from lrm_jax.evaluation import novel_views
+from lrm_jax.models import registry
+from lrm_jax.storage import checkpoint, lock, paths
+from lrm_jax.training.metric_writer import MetricWriter
+from lrm_jax.training.progress import Progress
+from lrm_jax.training.trainer import Trainer
+from lrm_jax.weights.vgg import load_lpips
+
+
+class DivergedError(ValueError):
+  """Too many steps in a row were skipped; the last checkpoint is kept."""
+
+
+def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float | None = None) -> dict[str, float]:
+  """Trains to config.num_train_steps, or resumes; returns the last evaluation on held-out objects.
+
+  With `time_limit_seconds` the clock moves the schedule: it ends at zero learning rate when the time is up.
+  Raises DivergedError where too many steps in a row had to be skipped, and Interrupted, with all saved, after SIGTERM to
+  any of the processes that train together.
+  """
+  if not config.data.path:
+    raise ValueError('config.data.path is empty: give the directory of a dataset, --config.data.path=DIR')
+  workdir = paths.directory(workdir)
+  lpips = load_lpips(config.loss.lpips_network) if config.loss.lpips_weight > 0 else None
+  trainer = Trainer(config, lpips=lpips)
+  # What is not there is told before anything is written.
+  for path, split in [(x.path, x.split) for x in trainer.sources] + [(config.data.path, config.data.eval_split)]:
+    open_split(path, split)
+  given = {} if checkpoint.saved_steps(workdir) else trainer.read_weights()
+  first = jax.process_index() == 0
+  with lock.exclusive(workdir) if first else contextlib.nullcontext(), processes.StopRequest() as stop:
+    checkpoints = checkpoint.manager(workdir, keep_every=config.keep_every)
+    with _closing(checkpoints), jax.set_mesh(trainer.mesh):
+      state = trainer.last_state(checkpoints)
+      begins = 'a fresh run' if state is None else f'resuming after step {int(state["step"])}'
+      state = trainer.first_state(given) if state is None else state
+      step = trainer.compile()
+      if first:
+        print(
+          f'{workdir}: {begins}' + (f'; LPIPS by {lpips.source}' if lpips else '') + f'\n{where(trainer, step)}',
+          file=sys.stderr,
+        )
+        checkpoint.write_config(workdir, config)
+      return _loop(trainer, step, state, workdir, checkpoints, stop, time_limit_seconds)
+
+
+@contextlib.contextmanager
+def _closing(checkpoints) -> Iterator[None]:
+  """Closes a manager; but not after an error of one of several processes: it would wait for the others, who wait for us."""
+  try:
+    yield
+  except BaseException as error:
+    if isinstance(error, Interrupted) or not processes.several():
+      checkpoints.close()
+    raise
+  checkpoints.close()
+
+
+def where(trainer: Trainer, step: jax.stages.Compiled) -> str:
+  """Returns the line that says what is where: the devices, and what each holds, as compiled."""
+  mesh, shapes, places = trainer.mesh, trainer.abstract_state, trainer.shardings
+
+  def size(count):
+    return f'{count / 2**30:.2f} GiB' if count >= 2**28 else f'{count / 2**20:.1f} MiB'
+
+  def part(name):
+    return size(sharding.bytes_per_device(shapes[name], places[name]))
+
+  devices = f'{mesh.size} x {mesh.devices.flat[0].device_kind}'
+  if jax.process_count() > 1:
+    devices += f' of {jax.process_count()} processes'
+  activations = size(step.memory_analysis().temp_size_in_bytes)
+  return (
+    f'{devices}: objects over all {mesh.size}, parameters over {mesh.shape["fsdp"]}; each has parameters '
+    f'{part("params")}, optimizer {part("opt_state")}, gradients and activations of a step {activations}, for '
+    f'{trainer.config.batch_size // mesh.size} objects'
+  )
+
+
+def _loop(
+  trainer: Trainer,
+  compiled: jax.stages.Compiled,
+  state: dict,
+  workdir: epath.Path,
+  checkpoints,
+  stop: processes.StopRequest,
+  time_limit: float | None,
+) -> dict[str, float]:
+  config = trainer.config
+  first = int(state['step'])
+  writer = MetricWriter(workdir, active=jax.process_index() == 0)
+  writer.truncate_after(first)
+  progress = Progress(first, config.num_train_steps, objects_per_step=config.batch_size, active=writer.active)
+  evaluator = Evaluator(trainer, writer)
+  batches = trainer.batches(first)
+  began, position, step, pending, result = time.monotonic(), float(first), first, None, {}
+  try:
+    while position < config.num_train_steps:
+      batch, records = next(batches)
+      state, metrics = compiled(state, batch, np.float32(position), trainer.lpips)
+      _settle(pending, trainer, writer, progress)  # Of the step before: the device never waits for us.
+      step += 1
+      position = float(step)
+      if time_limit is not None:
+        position = (time.monotonic() - began) / time_limit * config.num_train_steps
+      last = position >= config.num_train_steps
+      stops = stop.at(step) and not last
+      pending = _Pending(step, min(position, config.num_train_steps), metrics, records)
+      if last or (step % config.eval_every == 0 and not stops):
+        result = pending.scores = evaluator(state, step)
+        progress.note(result)
+      if last or stops or step % config.checkpoint_every == 0:
+        pending = _settle(pending, trainer, writer, progress)  # Before it is saved, a state has proved to be sound.
+        writer.flush()
+        checkpoint.save(checkpoints, state)
+      if stops:
+        checkpoint.finish(checkpoints)
+        raise Interrupted(f'{workdir}: told to stop; step {step} is saved, and the same command goes on from it')
+  finally:
+    batches.close()
+    progress.close()
+    writer.close()
+  checkpoint.finish(checkpoints)
+  return result
+
+
+@dataclasses.dataclass
+class _Pending:
+  """A step that is under way: its metrics are still being computed."""
+
+  step: int
+  position: float
+  metrics: dict
+  records: np.ndarray  # that this process read
+  scores: dict = dataclasses.field(default_factory=dict)
+
+
+def _settle(pending: _Pending | None, trainer: Trainer, writer: MetricWriter, progress: Progress) -> None:
+  """Waits for the metrics of a step: shows, writes, and stops where too many in a row were skipped."""
+  if pending is None:
+    return
+  config = trainer.config
+  step, values = pending.step, {name: float(value) for name, value in pending.metrics.items()}
+  if skipped := round(values['skipped']):
+    _report_skipped(pending, values, trainer, writer)
+    if skipped > config.max_skipped_steps:
+      raise DivergedError(
+        f'step {step}: loss {values["loss"]:.4g}, gradient norm {values["grad_norm"]:.4g}, and config.max_skipped_steps = '
+        f'{config.max_skipped_steps} in a row have been skipped before; stopped, and the last checkpoint kept: look at the '
+        f'objects of these steps in {writer.skipped_path}, or resume with a lower config.optimizer.learning_rate'
+      )
+  progress.update(step, values, pending.position)
+  if step % config.log_every == 0 or step == 1 or pending.scores or skipped:
+    writer.write(step, {**values, 'images_per_second': progress.images_per_second, **pending.scores})
+
+
+def _report_skipped(pending: _Pending, values: dict[str, float], trainer: Trainer, writer: MetricWriter) -> None:
+  """Puts the objects of a skipped step, of all processes, on record."""
+  records = pending.records
+  if processes.several():
+    records = multihost_utils.process_allgather(records, tiled=True)
+  if writer.active:
+    uids = pipeline.uids(trainer.sources, records)
+    writer.write_skipped(pending.step, {'loss': values['loss'], 'grad_norm': values['grad_norm'], 'uids': uids})
+    print(
+      f'step {pending.step} is skipped: loss {values["loss"]:.4g}, gradient norm {values["grad_norm"]:.4g}; its objects '
+      f'are in {writer.skipped_path}',
+      file=sys.stderr,
+    )
+
+
+class Evaluator:
+  """Periodic figures and pictures of held-out objects, which are read once."""
+
+  def __init__(self, trainer: Trainer, writer: MetricWriter):
+    self.trainer, self.writer, self.views = trainer, writer, None
+
+  def __call__(self, state: dict, step: int) -> dict[str, float]:
+    """Writes a picture of what the model makes of them at this step; returns psnr and ssim of their novel views."""
+    model, config, data = self.trainer.model, self.trainer.config, self.trainer.config.data
+    if self.views is None:
+      self.views = load_views(
+        data.path,
+        data.eval_split,
+        image_size=config.model.image_size,
+        size=data.eval_size,
+        indices=range(data.eval_objects),
+        input_background=data.input_background,
+        input_position=model.input_position,
+        keep_distance=data.keep_distance,
+      )
+    pixels = novel_views.predict(registry.with_parameters(model, state['params']), self.views)
+    scores = novel_views.score(pixels, self.views, self.trainer.lpips)
+    scores = {f'eval_{name}': value for name, value in scores.items() if name != 'per_object'}
+    self.writer.write_image(step, 'eval', novel_views.comparison(pixels, self.views))
+    return scores

@@ -1,0 +1,63 @@
+"""What a rendered view is measured by: squared error, perceptual distance, the object's mask; how smooth planes are.
+
+Sources: LRM (arXiv 2311.04400), section 3.4: mean over views of MSE + lambda * LPIPS; the squared error of the mask is
+ours; total variation as OpenLRM, cross-entropy of the mask as TripoSR (SPEC.md).
+Legend: B batch, V views, h w window, P texels along a plane's side, C channels.
+"""
+
+from collections.abc import Callable
+
+from einops import rearrange
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lrm_jax.geometry.volume import Pixels
+
+
+def reconstruction(
+  pixels: Pixels,
+  target_color: Float[Array, 'B V h w 3'],
+  target_opacity: Float[Array, 'B V h w'],
+  planes: Float[Array, 'B 3 P P C'],
+  *,
+  lpips_weight: float = 0.0,
+  mask_weight: float = 0.0,
+  mask_entropy_weight: float = 0.0,
+  total_variation_weight: float = 0.0,
+  lpips: Callable | None = None,
+) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
+  """Returns (loss, its parts): MSE + the weighted sum of the terms whose weight is not 0, means over all views.
+
+  `lpips` maps two stacks of pictures [N, h, w, 3] in 0..1 to distances [N]; it must be there if its weight is.
+  """
+  mse = jnp.mean(jnp.square(pixels.color - target_color))
+  parts = {'mse': mse}
+  loss = mse
+  if lpips_weight > 0:
+
+    def stack(x):
+      return rearrange(x, 'b v h w c -> (b v) h w c')
+
+    parts['lpips'] = jnp.mean(lpips(stack(pixels.color), stack(target_color)))
+    loss += lpips_weight * parts['lpips']
+  if mask_weight > 0:
+    parts['mask'] = jnp.mean(jnp.square(pixels.opacity - target_opacity))
+    loss += mask_weight * parts['mask']
+  if mask_entropy_weight > 0:
+    parts['mask_entropy'] = cross_entropy(pixels.opacity, target_opacity)
+    loss += mask_entropy_weight * parts['mask_entropy']
+  if total_variation_weight > 0:
+    parts['total_variation'] = total_variation(planes)
+    loss += total_variation_weight * parts['total_variation']
+  return loss, parts
+
+
+def cross_entropy(opacity: Float[Array, '*b'], target: Float[Array, '*b']) -> Float[Array, '']:
+  """Returns the mean of -(t log o + (1 - t) log(1 - o)); opacities stay 0.001 from 0 and 1, and gradients finite."""
+  opacity = jnp.clip(opacity, 1e-3, 1 - 1e-3)
+  return -jnp.mean(target * jnp.log(opacity) + (1 - target) * jnp.log1p(-opacity))
+
+
+def total_variation(planes: Float[Array, 'B 3 P P C']) -> Float[Array, '']:
+  """Returns the mean squared difference of neighbours along rows, plus that along columns."""
+  return jnp.mean(jnp.square(jnp.diff(planes, axis=2))) + jnp.mean(jnp.square(jnp.diff(planes, axis=3)))

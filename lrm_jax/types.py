@@ -1,5 +1,0 @@
-"""Names for types that several layers share."""
-
-import jax
-
-Key = jax.Array  # A typed random key, jax.random.key(seed).
