@@ -1,5 +1,7 @@
 # make quickstart   one picture -> 3D with the model that ships, then train one before your eyes (about 10 minutes)
-# make test         the fast tests;  make test-slow  the others
+# make test         the fast tests;  make test-slow  the others;  make coverage  the fast tests with line coverage
+# make lint         ruff and mypy
+# make lock         renew requirements/lock-*.txt
 # make render-env   Blender for data/render.py, in .venv-render
 
 # The first Python of 3.11 .. 3.13 on this machine; `make PYTHON=...` for another.
@@ -8,23 +10,40 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 VENV = .venv
 RUN = $(VENV)/bin/python
 READY = $(VENV)/.installed
+WORKERS ?= 2
 
-.PHONY: quickstart test test-slow render-env clean
+.PHONY: quickstart test test-slow coverage lint lock render-env clean
 
 quickstart: $(READY)
 	$(RUN) -m lrm_jax.quickstart
 
 test: $(READY)
-	$(RUN) -m pytest -m 'not slow'
+	$(RUN) -m pytest -n $(WORKERS) -m 'not slow'
 
 test-slow: $(READY)
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -n $(WORKERS) -m slow
+
+coverage: $(READY)
+	$(RUN) -m pytest -n $(WORKERS) -m 'not slow' --cov --cov-report=term
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+lock: $(READY)
+	$(RUN) -m pip install --quiet --disable-pip-version-check uv
+	for version in 3.11 3.12 3.13; do \
+	  $(RUN) -m uv pip compile pyproject.toml --extra test --python-version $$version --python-platform linux --upgrade \
+	    --no-annotate --no-emit-index-url --no-emit-find-links --quiet --custom-compile-command 'make lock' \
+	    --output-file requirements/lock-$$version.txt >/dev/null || exit 1; \
+	done
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo 'error: no Python 3.11 to 3.13 with venv found: install one, or make PYTHON=/path/to/python' >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 render-env: .venv-render/.installed

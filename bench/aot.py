@@ -1,10 +1,11 @@
-"""A training step compiled for accelerators that are not here: python bench/aot.py [TOPOLOGY ...] [--json=FILE]
+"""Compiles a training step for accelerators that are not attached: python bench/aot.py [TOPOLOGY ...] [--json=FILE]
 
-For each topology (h100:8, a100:16x8, v5e:4x4, v5p:2x2x2, v6e:4x4 unless others are named): memory of a device, the time to
-compile, what goes between devices, and the step's time at --utilisation of the peak, which is an assumption. Printed as a
-table in Markdown. Nothing runs on the devices: what is compiled fits, what it takes in time is not measured.
+Prints a Markdown table with, for each topology (default: h100:8, a100:16x8, v5e:4x4, v5p:2x2x2, v6e:4x4), the memory
+per device, the compile time, the communication between devices, and the time of a step at --utilisation of the peak,
+which is an assumption. Nothing runs on the accelerators: the memory is that of the compiled program, and the time is
+not measured.
 
-  python -m venv /tmp/aot && /tmp/aot/bin/pip install -e . 'jax[tpu]' jax-cuda12-plugin jax-cuda12-pjrt \
+  python -m venv /tmp/aot && /tmp/aot/bin/pip install -e '.[train]' 'jax[tpu]' jax-cuda12-plugin jax-cuda12-pjrt \
       nvidia-cudnn-cu12 nvidia-cublas-cu12 nvidia-cuda-nvrtc-cu12
   /tmp/aot/bin/python bench/aot.py
 """
@@ -18,9 +19,7 @@ from pathlib import Path
 import subprocess
 import sys
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-# name: objects a device, what differs from the configuration
+# {topology: (objects per device, changes to the configuration)}
 TOPOLOGIES = {
   'h100:8': (8, {}),
   'a100:16x8': (8, {'mesh.data': 16, 'mesh.fsdp': 8}),
@@ -31,7 +30,7 @@ TOPOLOGIES = {
 
 
 def compile_one(name: str, config_name: str, objects: int, changes: dict) -> dict:
-  """Returns what a topology takes, in this process; an error in words where it cannot be compiled."""
+  """Returns the row of a topology. If the step cannot be compiled, the row has the message as `error`."""
   os.environ['JAX_PLATFORMS'] = 'cpu'
   from lrm_jax.distributed import accelerators
   from lrm_jax.training import cost, dry_run
@@ -51,15 +50,15 @@ def compile_one(name: str, config_name: str, objects: int, changes: dict) -> dic
   }
   try:
     return row | dataclasses.asdict(dry_run.compile_step(config, accelerators.devices(name)))
-  except Exception as error:  # XLA's, and ours: told in the table.
+  except Exception as error:  # The table shows any error, of XLA or of this library.
     return row | {'error': str(error).splitlines()[0][:200]}
 
 
 def as_markdown(rows: list[dict], utilisation: float) -> str:
-  """Returns the table."""
+  """Returns the Markdown table of all rows."""
   lines = [
-    '| topology | objects a device | differs from the config | parameters and optimizer, GiB | all, GiB, of | compiled in, s '
-    f'| between devices, a step | a step at {utilisation:.0%} of the peak, s |',
+    '| topology | objects per device | changes to the configuration | parameters and optimizer, GiB | total, GiB | '
+    f'compile time, s | communication per step | step at {utilisation:.0%} of the peak, s |',
     '|---|---|---|---|---|---|---|---|',
   ]
   for row in rows:
@@ -74,27 +73,27 @@ def as_markdown(rows: list[dict], utilisation: float) -> str:
 
     total = row['input_bytes'] + row['temporary_bytes']
     fits = '' if total < 0.94 * row['memory'] else ': DOES NOT FIT'
-    told = ', '.join(
+    traffic = ', '.join(
       f'{kind} {number} x, {gib(size)} GiB' for kind, (number, size) in sorted(row['collectives'].items())
     )
     seconds = row['operations'] / (row['devices'] * row['peak'] * utilisation)
     lines.append(
       f'{start} {gib(row["state_bytes"])} | {gib(total)} of {gib(row["memory"])}{fits} | {row["seconds"]:.0f} | '
-      f'{told} | {seconds:.2f} |'
+      f'{traffic} | {seconds:.2f} |'
     )
   return '\n'.join(lines)
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('topologies', nargs='*', default=list(TOPOLOGIES))
-  parser.add_argument('--config', default='configs/base.py')
-  parser.add_argument('--objects', type=int, help='a device (default: as in the table of this file, or 8)')
+  parser.add_argument('topologies', nargs='*', default=list(TOPOLOGIES), help='such as h100:8 or v5e:4x4')
+  parser.add_argument('--config', default='base', help='name of a configuration (default: base)')
+  parser.add_argument('--objects', type=int, help='objects per device (default: as in TOPOLOGIES, or 8)')
   parser.add_argument(
-    '--set', nargs='*', default=[], metavar='KEY=VALUE', help='differs from the configuration, for all'
+    '--set', nargs='*', default=[], metavar='KEY=VALUE', help='changes to the configuration, for all topologies'
   )
-  parser.add_argument('--utilisation', type=float, default=0.4)
-  parser.add_argument('--json', type=Path)
+  parser.add_argument('--utilisation', type=float, default=0.4, help='assumed fraction of the peak (default: 0.4)')
+  parser.add_argument('--json', type=Path, help='file for the results')
   parser.add_argument('--one', action='store_true', help=argparse.SUPPRESS)
   args = parser.parse_args()
   rows = []
@@ -105,7 +104,7 @@ def main() -> None:
     if args.one:
       print('\n' + json.dumps(compile_one(name, args.config, objects, changes)))
       return
-    # A process each: what compiles for one keeps its memory.
+    # Each topology gets its own process, because a compiler keeps its memory.
     command = [
       sys.executable,
       __file__,
@@ -129,6 +128,7 @@ def main() -> None:
 
 
 def _value(text: str):
+  """Returns the value of a JSON text, or the text itself if it is not JSON."""
   try:
     return json.loads(text)
   except ValueError:

@@ -1,9 +1,11 @@
-"""A borrowed GPU in one command: python bench/gpu.py [--out=DIR] [--minutes=9] [--smoke]
+"""Tests and measures a GPU in one command, within a time limit: python bench/gpu.py [--out=DIR] [--minutes=9] [--smoke]
 
-1. correctness: attention as this backend runs it against plain attention in float32, forward and backward; rendering against the
-   plain statement of it; the densities on a grid against those at its points. 2. bench/run.py at the sizes of configs/base.py,
-   in bfloat16, with a training step of 1, 4 and 8 objects under each rule of rematerialisation that fits.
-Writes DIR/gpu.json after each part and DIR/gpu.md, and stops beginning new parts when the minutes are up.
+1. Correctness: the attention of this backend against plain attention in float32, forward and backward; rendering
+   against a direct implementation; densities on a grid against densities at its points.
+2. Speed: bench/run.py at the sizes of configs/base.py in bfloat16, and training steps with 1, 4 and 8 objects under
+   several rematerialisation policies.
+
+Writes DIR/gpu.json and DIR/gpu.md after each part. No new part is started after the time limit.
 """
 
 import argparse
@@ -15,24 +17,25 @@ import subprocess
 import sys
 import time
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import jax  # pylint: disable=wrong-import-position
-import jax.numpy as jnp  # pylint: disable=wrong-import-position
-import numpy as np  # pylint: disable=wrong-import-position
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-from bench import run as bench  # pylint: disable=wrong-import-position
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # For `bench`, which is not installed.
+from bench import run as bench
 
 
 def correctness(smoke: bool) -> dict:
-  """Returns {what: greatest error, relative to the greatest value} against plain statements, and what is allowed."""
+  """Returns {test: {error, allowed, passed}}. Errors are relative to the largest absolute value of the reference."""
   from bench import torch_reference, typical
+  from lrm_jax.distributed import accelerators
   from lrm_jax.models import attention
 
   result = {}
   dtype = jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
 
   def plain(*x):
-    return attention._plain(*(y.astype(jnp.float32) for y in x))  # pylint: disable=protected-access
+    return attention._plain(*(y.astype(jnp.float32) for y in x))
 
   for queries, keys in ((24, 17),) if smoke else ((3072, 3072), (3072, 1025), (1025, 1025)):
     q, k, v, g = (
@@ -53,7 +56,8 @@ def correctness(smoke: bool) -> dict:
   model, planes = typical.solid(config)
   pose, intrinsics = map(jnp.asarray, torch_reference.camera())
   size = 16 if smoke else 64
-  full = model.render(planes, pose, intrinsics, size)
+  rays_per_chunk = model.rays_that_fit(accelerators.memory(jax.local_devices()[0]), 1)
+  full = model.render(planes, pose, intrinsics, size, rays_per_chunk=rays_per_chunk)
   origins, directions = model.pixel_rays(pose, intrinsics, size)
   distances, delta = model.samples(origins.reshape(-1, 3), directions.reshape(-1, 3), None)
   points = origins.reshape(-1, 1, 3) + distances[..., None] * directions.reshape(-1, 1, 3)
@@ -62,35 +66,37 @@ def correctness(smoke: bool) -> dict:
 
   density, color = model.nerf(triplane.sample_concatenated(planes[0], points, model.plane_axes))
   pixels = volume.over(jax.vmap(volume.composite)(density, color, distances, delta), 1.0)
-  # Float32 products are of lower precision by default on accelerators: their errors are those of TF32 or bfloat16.
+  # By default, accelerators compute float32 matrix products in TF32 or bfloat16.
   allowed = 1e-3 if jax.default_backend() == 'cpu' else 0.05
-  result['render against the unfolded statement: color'] = _error(full.color.reshape(-1, 3), pixels.color), allowed
+  result['render against unfolded planes: color'] = _error(full.color.reshape(-1, 3), pixels.color), allowed
   skipped = model.render(planes, pose, intrinsics, size, skip=True)
   result['render, skipping: color'] = _error(skipped.color, full.color), allowed
   from lrm_jax.reconstruction import mesh, surface
   from lrm_jax.reconstruction.reconstructor import Reconstructor
 
-  field, axis = Reconstructor(model)._field(planes[0]), np.linspace(-1, 1, 24, dtype=np.float32)  # pylint: disable=protected-access
+  field, axis = Reconstructor(model)._field(planes[0]), np.linspace(-1, 1, 24, dtype=np.float32)
   result['densities of a grid'] = (
     _error(surface.small_grid(field.grid, axis), surface.small_grid(mesh.field_of(field.query).grid, axis)),
     allowed,
   )
   return {
-    name: {'error': float(error), 'allowed': most, 'passed': bool(error <= most)}
-    for name, (error, most) in result.items()
+    name: {'error': float(error), 'allowed': allowed, 'passed': bool(error <= allowed)}
+    for name, (error, allowed) in result.items()
   }
 
 
 def _error(found, expected) -> float:
+  """Returns the largest absolute error, relative to the largest absolute value."""
   found, expected = (np.asarray(x, np.float32) for x in (found, expected))
   return np.abs(found - expected).max() / np.abs(expected).max()
 
 
 def as_markdown(results: dict, config_name: str) -> str:
+  """Returns the tables of correctness and speed."""
   lines = [
-    f'Driver and card: {results["card"]}',
+    f'GPU, driver, memory: {results["card"]}',
     '',
-    '| correctness | greatest error | allowed | |',
+    '| correctness | largest error | allowed | |',
     '|---|---|---|---|',
   ]
   lines += [
@@ -101,6 +107,7 @@ def as_markdown(results: dict, config_name: str) -> str:
 
 
 def _card() -> str:
+  """Returns name, driver version and memory of the GPU."""
   try:
     query = ['nvidia-smi', '--query-gpu=name,driver_version,memory.total', '--format=csv,noheader']
     return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
@@ -110,14 +117,16 @@ def _card() -> str:
 
 def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--out', type=Path, default=Path(os.environ.get('OUT', 'out')))
-  parser.add_argument('--config', default='configs/base.py')
-  parser.add_argument('--minutes', type=float, default=9)
-  parser.add_argument('--smoke', action='store_true', help='tiny sizes, on any backend, to see that it runs')
+  parser.add_argument(
+    '--out', type=Path, default=Path(os.environ.get('OUT', 'out')), help='output directory (default: $OUT, or out)'
+  )
+  parser.add_argument('--config', default='base', help='name of a configuration (default: base)')
+  parser.add_argument('--minutes', type=float, default=9, help='time limit (default: 9)')
+  parser.add_argument('--smoke', action='store_true', help='runs tiny sizes on any backend, to test this script')
   args = parser.parse_args()
   if jax.default_backend() != 'gpu' and not args.smoke:
-    sys.exit(f'error: JAX sees no GPU here, only {jax.devices()[0].device_kind}: install jax[cuda12], or give --smoke')
-  deadline = time.monotonic() + 60 * args.minutes - 60  # A part takes a minute at most, by and large.
+    sys.exit(f'error: JAX sees no GPU, only {jax.devices()[0].device_kind}: install jax[cuda12], or give --smoke')
+  deadline = time.monotonic() + 60 * args.minutes - 60  # A part takes about a minute at most.
   args.out.mkdir(parents=True, exist_ok=True)
   name = 'quickstart' if args.smoke else Path(args.config).stem
   config = importlib.import_module(f'lrm_jax.configs.{name}').get_config()
@@ -130,9 +139,10 @@ def main() -> int:
 
   keep({})
   keep(bench.measure(config, ('roofline', 'planes', 'render', 'mesh'), 1 if args.smoke else 10, args.smoke, deadline))
-  for objects, remat in (
-    ((2, 'full'),) if args.smoke else ((1, 'dots'), (4, 'full'), (8, 'dots'), (8, 'full'), (8, 'none'))
-  ):
+  variants = [(1, 'dots'), (4, 'full'), (8, 'dots'), (8, 'full'), (8, 'none')]
+  if args.smoke:
+    variants = [(2, 'full')]
+  for objects, remat in variants:
     config.batch_size, config.model.remat = objects, remat
     found = bench.measure(config, ('train_step',), 1 if args.smoke else 5, args.smoke, deadline)
     best = max(
@@ -147,7 +157,7 @@ def main() -> int:
   print((args.out / 'gpu.md').read_text())
   failed = [name for name, row in results['correctness'].items() if not row['passed']]
   if failed:
-    print(f'error: wrong: {", ".join(failed)}', file=sys.stderr)
+    print(f'error: failed correctness tests: {", ".join(failed)}', file=sys.stderr)
   return 1 if failed else 0
 
 

@@ -1,35 +1,33 @@
-"""How fast examples are made: python bench/input.py --data=DIR [--config=configs/base.py] [--seconds=10]
+"""Measures the input pipeline: python bench/input.py --data=DIR [--config=base] [--seconds=10]
 
-DIR is a dataset (data/build.py). One process makes examples by the rules of the configuration, as its workers would, and
-the time of each part is told; then the whole pipeline runs with 1 and 2 workers. Beside it stands what an accelerator
-eats: the operations of a training step an object, from the sizes, at a stated rate.
+DIR is a dataset (data/build.py). First, one process makes examples for the configuration, as a worker would, and the
+time of each part is printed. Then the whole pipeline runs with 1 and 2 workers. For comparison, the rate at which an
+accelerator consumes examples is computed from the operations of a training step and an assumed utilisation.
 """
 
 import argparse
 import importlib
 from pathlib import Path
-import sys
 import time
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import numpy as np  # pylint: disable=wrong-import-position
+import numpy as np
 
 from lrm_jax.datasets import pipeline
 from lrm_jax.datasets.records import open_split
 from lrm_jax.geometry import images
-from lrm_jax.training import cost  # pylint: disable=wrong-import-position
+from lrm_jax.training import cost
 
-# Peak of dense bfloat16 in TFLOP/s, by the makers' sheets, and the share of it that a training is taken to reach.
+# Peak of dense bfloat16 in TFLOP/s, from the data sheets, and the assumed utilisation.
 ACCELERATORS = {'A100': (312, 0.4), 'H100': (989, 0.4)}
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--data', required=True)
-  parser.add_argument('--split', default='train')
-  parser.add_argument('--config', type=Path, default=Path('configs/base.py'))
-  parser.add_argument('--seconds', type=float, default=10, help='each measurement takes')
-  parser.add_argument('--workers', type=int, nargs='*', default=[1, 2])
+  parser.add_argument('--data', required=True, help='directory of a dataset')
+  parser.add_argument('--split', default='train', help='split to read (default: train)')
+  parser.add_argument('--config', type=Path, default=Path('base'), help='name of a configuration (default: base)')
+  parser.add_argument('--seconds', type=float, default=10, help='seconds per measurement (default: 10)')
+  parser.add_argument('--workers', type=int, nargs='*', default=[1, 2], help='numbers of workers (default: 1 2)')
   args = parser.parse_args()
   config = importlib.import_module(f'lrm_jax.configs.{args.config.stem}').get_config()
   config.data.path, config.data.train_split = args.data, args.split
@@ -39,17 +37,18 @@ def main() -> None:
   print(f'{args.data}: {parts(source, args.seconds)}')
   for workers in args.workers:
     rate = throughput(source, workers, args.seconds)
-    print(f'pipeline, {workers} worker{"s" * (workers > 1)}: {rate:.1f} objects/s, {rate / workers:.1f} a worker')
+    name = '1 worker' if workers == 1 else f'{workers} workers'
+    print(f'pipeline, {name}: {rate:.1f} objects/s, {rate / workers:.1f} per worker')
   operations = cost.step_operations(config) / config.batch_size
-  for name, (peak, share) in ACCELERATORS.items():
+  for name, (peak, utilisation) in ACCELERATORS.items():
     print(
-      f'{name} at {share:.0%} of {peak} TFLOP/s eats {peak * 1e12 * share / operations:.1f} objects/s '
-      f'({operations / 1e12:.1f} TFLOP an object)'
+      f'{name} at {utilisation:.0%} of {peak} TFLOP/s consumes {peak * 1e12 * utilisation / operations:.1f} objects/s '
+      f'({operations / 1e12:.1f} TFLOP per object)'
     )
 
 
 def parts(source, seconds: float) -> str:
-  """Returns a line: objects a second in one process, and milliseconds of each part of an example."""
+  """Returns a line with the objects per second of one process, and the milliseconds of each part of an example."""
   records = open_split(source.path, source.split)
   spent = {'read': 0.0, 'decode': 0.0, 'resize': 0.0, 'over': 0.0}
 
@@ -62,14 +61,14 @@ def parts(source, seconds: float) -> str:
 
     return wrapped
 
-  kept = images.decode, images.resize, images.over
+  originals = images.decode, images.resize, images.over
   images.decode, images.resize, images.over = (
-    timed(name, function) for name, function in zip(('decode', 'resize', 'over'), kept)
+    timed(name, function) for name, function in zip(('decode', 'resize', 'over'), originals)
   )
   read = timed('read', records.__getitem__)
   rng, count, size = np.random.default_rng(0), 0, 0
   try:
-    source.make(records[0], rng)  # What is read once is read.
+    source.make(records[0], rng)  # Warm-up.
     began, spent = time.perf_counter(), dict.fromkeys(spent, 0.0)
     while time.perf_counter() - began < seconds:
       record = read(int(rng.integers(len(records))))
@@ -77,20 +76,20 @@ def parts(source, seconds: float) -> str:
       count, size = count + 1, size + sum(map(len, record['views']))
     total = time.perf_counter() - began
   finally:
-    images.decode, images.resize, images.over = kept
-  spent['the rest'] = total - sum(spent.values())
-  told = ', '.join(f'{name} {1e3 * value / count:.1f}' for name, value in spent.items())
+    images.decode, images.resize, images.over = originals
+  spent['other'] = total - sum(spent.values())
+  times = ', '.join(f'{name} {1e3 * value / count:.1f}' for name, value in spent.items())
   return (
-    f'{count / total:.1f} objects/s in one process of one thread; ms an object: {told}; '
-    f'{size / count / 1e6:.2f} MB a record'
+    f'{count / total:.1f} objects/s in one process with one thread; ms per object: {times}; '
+    f'{size / count / 1e6:.2f} MB per record'
   )
 
 
 def throughput(source, workers: int, seconds: float, batch_size: int = 8) -> float:
-  """Returns the objects a second of the whole pipeline with this many workers."""
+  """Returns the objects per second of the whole pipeline with this many workers."""
   batches = pipeline.make_dataset([source], batch_size=batch_size, num_workers=workers)
   try:
-    for _ in range(4):  # Workers start, and fill their buffers.
+    for _ in range(4):  # The workers start and fill their buffers.
       next(batches)
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
@@ -104,5 +103,5 @@ def throughput(source, workers: int, seconds: float, batch_size: int = 8) -> flo
 if __name__ == '__main__':
   from absl import flags
 
-  flags.FLAGS.mark_as_parsed()  # Grain's workers read flags.
+  flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags.
   main()

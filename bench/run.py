@@ -1,9 +1,10 @@
-"""What the machine here does: python bench/run.py [--config=configs/base.py] [--json=FILE] [--markdown=FILE]
+"""Measures this machine: python bench/run.py [--config=base] [--json=FILE] [--markdown=FILE]
 
-Image -> planes, rendering, meshes by resolution, a training step, on whatever backend JAX has: medians, operations counted
-from the sizes (lrm_jax/training/cost.py), and what share they are of a large matrix product measured in the same run (MFU against
-it, and against the maker's peak where the device is known). A large copy stands beside it. Peak memory is the device's where it tells, the
-process's on a CPU. Weights are random, and meshes and renderings are of the solid of bench/typical.py, at the config's sizes.
+Times image -> planes, rendering, meshes of several resolutions, and a training step, on any backend of JAX. Prints
+medians and the rate of operations, counted from the sizes (lrm_jax/training/cost.py). Rates are compared with that of a
+large matrix product measured in the same run, and, for a training step on a known device, with the data sheet's peak
+(MFU). A large copy measures the memory bandwidth. Peak memory is the device's if it reports it, else the process's.
+Weights are random. Meshes and renders show the solid of bench/typical.py, at the sizes of the configuration.
 """
 
 import argparse
@@ -15,16 +16,16 @@ import statistics
 import sys
 import time
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import jax  # pylint: disable=wrong-import-position
-import jax.numpy as jnp  # pylint: disable=wrong-import-position
-import numpy as np  # pylint: disable=wrong-import-position
+import jax
+import jax.numpy as jnp
+import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # For `bench`, which is not installed.
 NAMES = ('roofline', 'planes', 'render', 'mesh', 'train_step')
 
 
 def timed(run, repeats: int) -> dict:
-  """Returns seconds of the first call and the median of others; `run` returns arrays that are waited for."""
+  """Returns the seconds of the first call of `run`, and of `repeats` more the median and the ratio of extremes."""
   began = time.perf_counter()
   jax.block_until_ready(run())
   first, times = time.perf_counter() - began, []
@@ -36,8 +37,11 @@ def timed(run, repeats: int) -> dict:
 
 
 def roofline(config, repeats: int, smoke: bool) -> dict:
-  """A product of large matrices in the config's dtype, and a copy of a large array."""
-  side = 256 if smoke else 4096 if jax.default_backend() == 'cpu' else 8192
+  """Measures a product of large matrices in the configuration's dtype, and a copy of a large array."""
+  if smoke:
+    side = 256
+  else:
+    side = 4096 if jax.default_backend() == 'cpu' else 8192
   a, b = (
     jax.random.normal(key, (side, side), jnp.dtype(config.model.dtype)) for key in jax.random.split(jax.random.key(0))
   )
@@ -52,7 +56,7 @@ def roofline(config, repeats: int, smoke: bool) -> dict:
 
 
 def planes(config, repeats: int, smoke: bool) -> dict:
-  """One picture, and a batch where the device is an accelerator."""
+  """Measures image -> planes for one image, and, on accelerators, for a batch."""
   from flax import nnx
 
   from lrm_jax.models import registry
@@ -63,16 +67,16 @@ def planes(config, repeats: int, smoke: bool) -> dict:
   model = Reconstructor(registry.build_model(config.model.to_dict(), nnx.Rngs(0)))
   parts, rows = cost.forward_operations(config.model, 0), {}
   for batch in (1,) if jax.default_backend() == 'cpu' else (1, 8):
-    pictures = (
-      np.random.default_rng(0).uniform(size=(batch,) + (config.model.image_size,) * 2 + (3,)).astype(np.float32)
-    )
-    rows[f'planes of {batch}'] = timed(lambda: model.encode(pictures), repeats) | {  # pylint: disable=cell-var-from-loop
+    size = config.model.image_size
+    images = np.random.default_rng(0).uniform(size=(batch, size, size, 3)).astype(np.float32)
+    rows[f'planes of {batch}'] = timed(lambda images=images: model.encode(images), repeats) | {
       'operations': batch * (parts['encoder'] + parts['decoder'])
     }
   return rows
 
 
 def _solid(config):
+  """Returns (configuration, model, planes) of the solid of bench/typical.py, at the sizes of a configuration."""
   from bench import typical
 
   sizes = {
@@ -92,29 +96,36 @@ def _solid(config):
 
 
 def render(config, repeats: int, smoke: bool) -> dict:
-  """A picture with every sample, and with those that are not seen left out."""
+  """Measures the rendering of an image with all samples, and with unseen samples skipped."""
   from bench import torch_reference
+  from lrm_jax.distributed import accelerators
   from lrm_jax.training import cost
 
   small, model, tri = _solid(config)
   pose, intrinsics = map(jnp.asarray, torch_reference.camera())
+  rays_per_chunk = model.rays_that_fit(accelerators.memory(jax.local_devices()[0]), 1)
   rows = {}
   for size in (16,) if smoke else (128, 256):
     for skip in (False, True):
-      run = jax.jit(lambda tri, size=size, skip=skip: model.render(tri, pose, intrinsics, size, skip=skip).color)
-      row = timed(lambda: run(tri), repeats)  # pylint: disable=cell-var-from-loop
+
+      @jax.jit
+      def run(tri, size=size, skip=skip):
+        return model.render(tri, pose, intrinsics, size, skip=skip, rays_per_chunk=rays_per_chunk).color
+
+      row = timed(lambda run=run: run(tri), repeats)
       row |= {
         'rays_per_second': size**2 / row['seconds'],
         'samples_per_second': size**2 * small.model.num_samples / row['seconds'],
       }
       if not skip:
         row['operations'] = cost.forward_operations(small.model, size**2)['renderer']
-      rows[f'render {size} x {size}' + ', skipping' * skip] = row
+      label = f'render {size} x {size}'
+      rows[f'{label}, skipping' if skip else label] = row
   return rows
 
 
 def mesh(config, repeats: int, smoke: bool) -> dict:
-  """Surfaces with colours, coarse to fine, and every point."""
+  """Measures the extraction of coloured meshes, coarse to fine and densely."""
   from lrm_jax.reconstruction.reconstructor import Reconstructor
 
   _, model, tri = _solid(config)
@@ -125,12 +136,13 @@ def mesh(config, repeats: int, smoke: bool) -> dict:
       model.mesh(tri, resolution=size, threshold=10.0, dense=dense)
       return ()
 
-    rows[f'mesh {size}^3' + ', every point' * dense] = timed(run, min(repeats, 3))
+    label = f'mesh {size}^3'
+    rows[f'{label}, every point' if dense else label] = timed(run, min(repeats, 3))
   return rows
 
 
 def train_step(config, repeats: int, smoke: bool) -> dict:
-  """Forward, backward and update with the config's sizes, on one device, with as many objects as are asked for."""
+  """Measures a training step (forward, backward and update) of config.batch_size objects, without LPIPS."""
   from lrm_jax.distributed import accelerators, sharding
   from lrm_jax.geometry import cameras
   from lrm_jax.training import cost
@@ -168,21 +180,24 @@ def train_step(config, repeats: int, smoke: bool) -> dict:
 
 
 def peak_bytes() -> int:
-  """Returns the greatest memory so far: the device's where it tells, else this process's."""
+  """Returns the peak memory so far: the device's if it reports it, else this process's."""
   stats = jax.devices()[0].memory_stats() if jax.default_backend() != 'cpu' else None
   return stats['peak_bytes_in_use'] if stats else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure(config, names, repeats: int, smoke: bool = False, deadline: float = float('inf')) -> dict:
-  """Returns {row: figures}; what would begin after the deadline (time.monotonic) is left out, and said so."""
+  """Returns {row: results} of the measurements `names`, each a function of this module.
+
+  Measurements that would start after the deadline (of time.monotonic) are left out; their rows have an `error`.
+  """
   rows = {}
   for name in names:
     if time.monotonic() > deadline:
-      rows[name] = {'error': 'left out: no time was left'}
+      rows[name] = {'error': 'left out: the time limit was reached'}
       continue
     try:
       found = globals()[name](config.copy_and_resolve_references(), repeats, smoke)
-    except jax.errors.JaxRuntimeError as error:  # Out of memory: the others are still worth knowing.
+    except jax.errors.JaxRuntimeError as error:  # Mostly out of memory; the other measurements may still fit.
       found = {name: {'error': str(error).splitlines()[0][:200]}}
     for row in found.values():
       row['peak_bytes_so_far'] = peak_bytes()
@@ -199,13 +214,13 @@ def measure(config, names, repeats: int, smoke: bool = False, deadline: float = 
 
 
 def as_markdown(rows: dict, config_name: str) -> str:
-  """Returns the table, with what it was measured on."""
+  """Returns a Markdown table of the rows, with the device and the version of JAX."""
   device = jax.devices()[0]
   lines = [
     f'`{config_name}` on {jax.device_count()} x {device.device_kind} ({device.platform}), jax {jax.__version__}, '
     f'{time.strftime("%Y-%m-%d")}',
     '',
-    '| | median, s | first call, s | GFLOP | GFLOP/s or GB/s | share of the product | peak so far, GB | |',
+    '| | median, s | first call, s | GFLOP | GFLOP/s or GB/s | relative to the product | peak memory so far, GB | |',
     '|---|---|---|---|---|---|---|---|',
   ]
   for label, row in rows.items():
@@ -220,33 +235,34 @@ def as_markdown(rows: dict, config_name: str) -> str:
     if 'objects_per_second' in row:
       more.append(f'{row["objects_per_second"]:.2f} objects/s')
     if 'mfu_of_makers_peak' in row:
-      more.append(f"{row['mfu_of_makers_peak']:.1%} of the maker's peak")
+      more.append(f"{row['mfu_of_makers_peak']:.1%} of the data sheet's peak")
 
     def cell(value, form):
       return '' if not value else format(value, form)
 
     lines.append(
-      f'| {label} | {seconds:.4g} | {row["first"]:.3g} | {cell((operations or 0) / 1e9, ",.1f")} | {cell(rate, ",.0f")} | '
-      f'{cell(row.get("share_of_product"), ".0%")} | {row["peak_bytes_so_far"] / 1e9:.2f} | {"; ".join(more)} |'
+      f'| {label} | {seconds:.4g} | {row["first"]:.3g} | {cell((operations or 0) / 1e9, ",.1f")} | '
+      f'{cell(rate, ",.0f")} | {cell(row.get("share_of_product"), ".0%")} | {row["peak_bytes_so_far"] / 1e9:.2f} | '
+      f'{"; ".join(more)} |'
     )
   return '\n'.join(lines)
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--config', default='configs/base.py')
-  parser.add_argument('--only', nargs='*', choices=NAMES, default=NAMES)
-  parser.add_argument('--objects', type=int, default=1, help='of the training step')
-  parser.add_argument('--repeats', type=int, default=5)
-  parser.add_argument('--json', type=Path)
-  parser.add_argument('--markdown', type=Path)
-  parser.add_argument('--smoke', action='store_true', help='tiny sizes, to see that it runs')
+  parser.add_argument('--config', default='base', help='name of a configuration (default: base)')
+  parser.add_argument('--only', nargs='*', choices=NAMES, default=NAMES, help='measurements to run (default: all)')
+  parser.add_argument('--objects', type=int, default=1, help='objects per device in the training step (default: 1)')
+  parser.add_argument('--repeats', type=int, default=5, help='repetitions of each measurement (default: 5)')
+  parser.add_argument('--json', type=Path, help='file for the results')
+  parser.add_argument('--markdown', type=Path, help='file for the table')
+  parser.add_argument('--smoke', action='store_true', help='runs tiny sizes, to test this script')
   args = parser.parse_args()
   began = time.monotonic()
   config = importlib.import_module(f'lrm_jax.configs.{Path(args.config).stem}').get_config()
   config.batch_size = args.objects * jax.device_count()
   rows = measure(config, args.only, args.repeats, args.smoke)
-  text = as_markdown(rows, args.config) + f'\n\n{time.monotonic() - began:.0f} s in all.'
+  text = as_markdown(rows, args.config) + f'\n\nTotal time: {time.monotonic() - began:.0f} s.'
   print(text)
   if args.json:
     args.json.write_text(json.dumps(rows, indent=2) + '\n')

@@ -1,18 +1,18 @@
-"""Ours against plain PyTorch, side by side in one run: python bench/torch_reference.py [--only=NAME ...] [--json=FILE]
+"""Compares lrm_jax with plain PyTorch in one run: python bench/torch_reference.py [--only NAME ...] [--json=FILE]
 
-The PyTorch side is a plain statement of the same operations, written from the equations (lrm_jax/export/torch_lrm.py:
-grid_sample, MLP, compositing; attention blocks by scaled_dot_product_attention; the dense grid in chunks), with the same
-weights, sizes, dtype (float32) and threads. It gets its own fastest chunk of rays or points, sought first. The two take
-turns; a ratio is PyTorch's median over ours. Peaks are of processes of their own: by how much the resident memory of a
-second run, compiled and warm, exceeds that before it (VmHWM; what the first run left is given back to the system first).
+The PyTorch side, lrm_jax/export/torch_lrm.py, is a plain implementation of the same operations: grid_sample, MLP and
+compositing; attention by scaled_dot_product_attention; the dense grid in chunks. It has the same weights, sizes, dtype
+(float32) and threads, and uses the chunk size, of rays or points, that is fastest for it. Both sides run alternately; a
+ratio is PyTorch's median time over ours. Peak memory is measured in separate processes: it is the increase of resident
+memory in a second run (VmHWM), after compilation, when the memory of the first run has been released to the system.
 Needs `torch`.
 
   render           128 x 128 rays x 128 samples, planes 3 x 64 x 64 x 80, MLP 10 x 64: every sample
-  render_skipping  the same; ours leaves out what is not seen (finding out where included), PyTorch nothing
+  render_skipping  the same; ours skips unseen samples (finding them is included), PyTorch computes all
   render_train     the same with every sample, forward and backward to planes and MLP
   mesh_dense       256^3 densities -> marching cubes -> colours: every point
   mesh             the same; ours coarse to fine
-  planes           one picture -> planes, configs/base.py
+  planes           one image -> planes, configs/base.py
   train_step       forward, backward and AdamW: 2 objects, 4 views of 32 x 32, sizes in the paper's proportions
 """
 
@@ -28,16 +28,15 @@ import sys
 import tempfile
 import time
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # For `bench`, which is not installed.
 THREADS = len(os.sched_getaffinity(0))
 NAMES = ('render', 'render_skipping', 'render_train', 'mesh_dense', 'mesh', 'planes', 'train_step')
 SIZES = dict(view=128, resolution=256, samples=128)
-SMOKE = dict(view=16, resolution=24, samples=16)  # For the tests: it runs, and says nothing.
+SMOKE = dict(view=16, resolution=24, samples=16)  # Tiny sizes for the tests.
 
 
 def as_torch(config, model):
-  """Returns our model as its PyTorch statement, with the same weights."""
+  """Returns the PyTorch implementation of a model, with the same weights."""
   import torch
 
   from lrm_jax.export import torch_lrm
@@ -45,13 +44,13 @@ def as_torch(config, model):
 
   torch.set_num_threads(THREADS)
   with tempfile.TemporaryDirectory() as folder:
-    whole = config.to_dict()
-    plain_torch.write(Path(folder), {'model': whole['model'], 'data': whole['data']}, pretrained.flat_parameters(model))
+    sections = {name: config[name].to_dict() for name in ('model', 'data')}
+    plain_torch.write(Path(folder), sections, pretrained.flat_parameters(model))
     return torch_lrm.load(folder)
 
 
 def camera():
-  """Returns (camera_to_world [1, 1, 4, 4], intrinsics [1, 1, 4]) of a view from above."""
+  """Returns (camera_to_world [1, 1, 4, 4], intrinsics [1, 1, 4]) of a camera above the object."""
   import numpy as np
 
   from lrm_jax.geometry import cameras
@@ -61,9 +60,9 @@ def camera():
 
 
 class Render:
-  """Rows `render`, `render_skipping`, `render_train`."""
+  """Rows `render`, `render_skipping` and `render_train`."""
 
-  chunks = (64, 128, 256)  # rays
+  chunks = (64, 128, 256)  # Chunk sizes to try with PyTorch, in rays.
 
   def __init__(self, name, sizes):
     from bench import typical
@@ -76,17 +75,23 @@ class Render:
     import jax
     import jax.numpy as jnp
 
+    from lrm_jax.distributed import accelerators
     from lrm_jax.models import registry
 
     pose, intrinsics = map(jnp.asarray, camera())
     skip = self.name == 'render_skipping'
+    rays_per_chunk = self.model.rays_that_fit(accelerators.memory(jax.local_devices()[0]), 1)
+
+    def render(model, planes):
+      return model.render(planes, pose, intrinsics, self.size, skip=skip, rays_per_chunk=rays_per_chunk).color
+
     if self.name != 'render_train':
-      run = jax.jit(lambda planes: self.model.render(planes, pose, intrinsics, self.size, skip=skip).color)
+      run = jax.jit(lambda planes: render(self.model, planes))
       return lambda: jax.block_until_ready(run(self.planes))
 
     def loss(nerf, planes):
       model = registry.with_parameters(self.model, registry.parameters(self.model) | {'nerf': nerf})
-      return jnp.mean(jnp.square(model.render(planes, pose, intrinsics, self.size).color))
+      return jnp.mean(jnp.square(render(model, planes)))
 
     run, nerf = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))), registry.parameters(self.model)['nerf']
     return lambda: jax.block_until_ready(run(nerf, self.planes))
@@ -114,21 +119,21 @@ class Render:
     return backward if self.name == 'render_train' else forward
 
   def _backward(self, model, planes, pose, intrinsics, chunk):
-    """Chunk by chunk, each chunk's gradient before the next: as little memory, and as much in caches, as can be."""
+    """Runs forward and backward on one chunk after the other, which takes the least memory and stays in the caches."""
     import torch
 
     from lrm_jax.export import torch_lrm
 
     origins, directions = (x.flatten(1, 3) for x in torch_lrm._pixel_rays(pose, intrinsics, self.size))
-    for some in zip(origins.split(chunk, dim=1), directions.split(chunk, dim=1)):
-      color, _, opacity = model._trace(torch_lrm._table(planes), *some, False)
+    for rays in zip(origins.split(chunk, dim=1), directions.split(chunk, dim=1)):
+      color, _, opacity = model._trace(torch_lrm._table(planes), *rays, False)
       (torch.square(color + (1 - opacity[..., None])).sum() / (3 * origins.shape[1])).backward()
 
 
 class Mesh:
   """Rows `mesh_dense` and `mesh`."""
 
-  chunks = (2**15,)  # points
+  chunks = (2**15,)  # Points.
 
   def __init__(self, name, sizes):
     from bench import typical
@@ -188,7 +193,7 @@ class Planes:
     self.config.model.dtype = 'float32'
     self.model = registry.build_model(self.config.model.to_dict(), nnx.Rngs(0))
     size = self.config.model.image_size
-    self.picture = np.random.default_rng(0).uniform(size=(1, size, size, 3)).astype(np.float32)
+    self.image = np.random.default_rng(0).uniform(size=(1, size, size, 3)).astype(np.float32)
 
   def ours(self):
     import jax
@@ -196,26 +201,26 @@ class Planes:
     from lrm_jax.reconstruction.reconstructor import Reconstructor
 
     model = Reconstructor(self.model)
-    return lambda: jax.block_until_ready(model.encode(self.picture))
+    return lambda: jax.block_until_ready(model.encode(self.image))
 
   def torchs(self, chunk):
     import torch
 
     del chunk
-    model, picture = as_torch(self.config, self.model), torch.from_numpy(self.picture)
-    self.model = None
+    model, image = as_torch(self.config, self.model), torch.from_numpy(self.image)
+    self.model = None  # Frees the memory.
 
     def run():
       with torch.no_grad():
-        return model.encode(picture)
+        return model.encode(image)
 
     return run
 
 
 class TrainStep:
-  """Row `train_step`: a fourth of the paper's widths and depths."""
+  """Row `train_step`: a quarter of the paper's widths and depths."""
 
-  chunks = (256, 1024)  # rays
+  chunks = (256, 1024)  # Chunk sizes to try with PyTorch, in rays.
 
   def __init__(self, name, sizes):
     import numpy as np
@@ -273,18 +278,25 @@ class TrainStep:
   def ours(self):
     import jax
 
+    from lrm_jax.distributed import accelerators
     from lrm_jax.models import registry
     from lrm_jax.training import step as step_lib
     from lrm_jax.training.optimizer import make_optimizer
 
     model = self._model()
     transform, schedule = make_optimizer(num_train_steps=10_000, **self.config.optimizer)
-    step = jax.jit(
-      step_lib.make_train_step(model, transform, schedule, window=self.config.data.window, loss_weights={}),
-      donate_argnums=0,
+    train_step = step_lib.make_train_step(
+      model,
+      transform,
+      schedule,
+      window=self.config.data.window,
+      rays_per_chunk=model.rays_that_fit(accelerators.memory(jax.local_devices()[0]), self.config.batch_size),
+      loss_weights={},
     )
+    step = jax.jit(train_step, donate_argnums=0)
     params = registry.parameters(model)
-    holder = [{'step': jax.numpy.int32(0), 'params': params, 'opt_state': transform.init(params)}]
+    guard = {'loss': jax.numpy.float32(jax.numpy.nan), 'skipped': jax.numpy.int32(0)}
+    holder = [{'step': jax.numpy.int32(0), 'params': params, 'opt_state': transform.init(params), 'guard': guard}]
     batch = jax.device_put(self.batch)
 
     def run():
@@ -330,7 +342,7 @@ ROWS = {
 
 
 def measure(name: str, sizes: dict, repeats: int) -> dict:
-  """Returns the figures of a row."""
+  """Returns the results of a row."""
   row = ROWS[name](name, sizes)
   ours = row.ours()
   ours()
@@ -363,29 +375,30 @@ def _seconds(run) -> float:
 
 
 def peak(name: str, side: str, chunk: int, sizes: dict) -> int:
-  """Returns the bytes of resident memory that a run takes above what is there, in this process."""
+  """Returns by how many bytes a second run increases the resident memory of this process."""
   row = ROWS[name](name, sizes)
   run = row.ours() if side == 'ours' else row.torchs(chunk)
   run()
   gc.collect()
   ctypes.CDLL('libc.so.6').malloc_trim(0)
-  Path('/proc/self/clear_refs').write_text('5')  # The peak begins anew.
+  Path('/proc/self/clear_refs').write_text('5')  # Resets the peak.
   before = _status('VmRSS')
   run()
   return _status('VmHWM') - before
 
 
 def _status(key: str) -> int:
+  """Returns a value of /proc/self/status in bytes."""
   line = next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith(key))
   return int(line.split()[1]) * 1024
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--only', nargs='*', choices=NAMES, default=NAMES)
-  parser.add_argument('--json', type=Path)
-  parser.add_argument('--repeats', type=int, default=5)
-  parser.add_argument('--smoke', action='store_true', help='tiny sizes, to see that it runs')
+  parser.add_argument('--only', nargs='*', choices=NAMES, default=NAMES, help='rows to run (default: all)')
+  parser.add_argument('--json', type=Path, help='file for the results')
+  parser.add_argument('--repeats', type=int, default=5, help='repetitions of each measurement (default: 5)')
+  parser.add_argument('--smoke', action='store_true', help='runs tiny sizes, to test this script')
   parser.add_argument('--peak', nargs=3, metavar=('NAME', 'SIDE', 'CHUNK'), help=argparse.SUPPRESS)
   args = parser.parse_args()
   sizes = SMOKE if args.smoke else SIZES
@@ -400,7 +413,9 @@ def main() -> None:
   for name in args.only:
     result = measure(name, sizes, args.repeats)
     for side in ('ours', 'torch'):
-      command = [sys.executable, __file__, '--peak', name, side, str(result['torch_chunk'])] + ['--smoke'] * args.smoke
+      command = [sys.executable, __file__, '--peak', name, side, str(result['torch_chunk'])]
+      if args.smoke:
+        command.append('--smoke')
       done = subprocess.run(command, capture_output=True, text=True, check=True)
       result[f'{side}_peak_bytes'] = int(done.stdout.split()[-1])
     results[name] = result

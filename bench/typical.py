@@ -1,8 +1,8 @@
-"""An object at the sizes of configs/base.py to measure with: every weight is at work, and what is drawn is a solid.
+"""A solid object for benchmarks, at the sizes of configs/base.py: as sharp as a trained model's, without training.
 
-The NeRF's first two hidden units carry f(x, y, z) and -f from layer to layer, the others are random; the planes' first
-channels hold f: a ball with waves, which fills a fifth of the cube. So the density is sharp, as a trained model's is,
-and the work is that of any weights.
+The first channels of the planes hold a function f, a ball with waves that fills a fifth of the cube. The first two
+hidden units of the NeRF carry f(x, y, z) and -f from layer to layer; all other weights are random. So the density is as
+sharp as that of a trained model, and all weights take part in the computation.
 """
 
 from flax import nnx
@@ -18,7 +18,7 @@ _SHARPNESS, _LEVEL = 40.0, 0.36
 
 
 def small_model_config(**changes) -> ConfigDict:
-  """Returns configs/base.py with a transformer of next to nothing: planes and NeRF are the paper's."""
+  """Returns configs/base.py with a tiny transformer; planes and NeRF have the paper's sizes."""
   config = base.get_config()
   config.model.update(
     dict(
@@ -37,7 +37,7 @@ def small_model_config(**changes) -> ConfigDict:
 
 
 def solid(config: ConfigDict):
-  """Returns (model, planes [1, 3, P, P, C]) of the object."""
+  """Returns (model, planes [1, 3, P, P, C]) of the solid."""
   sizes = config.model
   model = registry.build_model(sizes.to_dict(), nnx.Rngs(0))
   resolution = sizes.triplane_resolution * sizes.triplane_upsample

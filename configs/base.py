@@ -1,17 +1,17 @@
-"""LRM as the paper trains it (arXiv 2311.04400): one picture of 512 px -> 3 planes of 64 x 64 x 80.
+"""The LRM of the paper (arXiv 2311.04400): one image of 512 px -> 3 planes of 64 x 64 x 80.
 
-  python -m lrm_jax.train --config=configs/base.py --workdir=runs/base --config.data.path=DIR \
+  python -m lrm_jax.train --config=base --workdir=runs/base --config.data.path=DIR \
       --config.loss.lpips_network=vgg16_lpips.npz --config.encoder_weights=dino_vitbase16_pretrain.pth
 
-Hardware: the paper used 128 A100 of 40 GB for about 3 days (1,024 objects a step, 30 epochs of 730,648 rendered
-objects and 220,219 videos seen three times an epoch: about 1.39 million objects an epoch). On fewer devices set
---config.gradient_accumulation, which keeps the batch, and give the days.
-`python -m lrm_jax.train --config=configs/base.py --dry_run` prints parameters, memory and operations of a step.
-To expect: 451 million parameters (the paper says about 500). No loss curve of it has been published; nor have we one yet.
+Hardware: the paper used 128 A100 of 40 GB for about 3 days. It trained for 30 epochs with 1,024 objects per step. An
+epoch has about 1.39 million objects: 730,648 rendered objects, and 220,219 videos, each seen three times. On fewer
+devices, set --config.gradient_accumulation, which keeps the batch size, and allow more days.
+`python -m lrm_jax.train --config=base --dry_run` prints the parameters, memory and operations of a step.
+Expected: 451 million parameters (the paper says about 500). No loss curve has been published, and we have none yet.
 
-After each number: its unit, and where it is from.
-  [P] the paper; [B] restated by later papers; [C] what every follower does; [M] recalled, no text could be read;
-  [ours] our choice, where the sources are silent.
+The comment after each value gives its unit and its source:
+  [P] the paper; [B] later papers that restate the recipe; [C] common to all follow-up work; [M] from memory, because we
+  could not read a source; [ours] our choice, because the sources do not say.
 """
 
 from ml_collections import ConfigDict
@@ -21,96 +21,99 @@ def get_config() -> ConfigDict:
   config = ConfigDict()
 
   config.num_train_steps = 40_730  # steps: 30 epochs of 1.39 million objects [P] in batches of 1,024
-  config.batch_size = 1024  # objects a step, over all devices [P]
-  config.gradient_accumulation = 1  # micro-batches a step [ours]
-  config.rays_per_chunk = (
-    0  # rays of each object that are rendered at once; 0: as many as fit a fifth of the memory [ours]
-  )
-  config.seed = 0  # of the parameters, the data's order and the samples along rays
+  config.batch_size = 1024  # objects per step, over all devices [P]
+  config.gradient_accumulation = 1  # micro-batches per step [ours]
+  config.rays_per_chunk = 0  # rays of each object rendered at once; 0: as many as fit a fifth of the memory [ours]
+  config.seed = 0  # seed of the initial parameters, the order of the data and the samples along rays
   config.log_every = 10  # steps between lines of metrics.jsonl [ours]
-  config.checkpoint_every = 500  # steps [ours]
-  config.keep_every = 10_000  # steps: checkpoints at its multiples stay for good; 0: only the last two [ours]
-  config.eval_every = 1000  # steps between figures and pictures of held-out objects [ours]
-  config.max_skipped_steps = 10  # in a row, whose loss or gradient is no number or a spike; then the run stops [ours]
-  config.loss_spike = 5.0  # times the running mean of the loss, above which a step is skipped; 0: never [ours]
-  config.init_from = ''  # model that all parameters start from: a run directory, OpenLRM's, TripoSR's, hf://owner/name
-  config.encoder_weights = ''  # file that the encoder starts from: DINO ViT-B/16 [P]; '': at random
+  config.checkpoint_every = 500  # steps between checkpoints [ours]
+  config.keep_every = 10_000  # steps; checkpoints at multiples are kept for good; 0: keeps only the last two [ours]
+  config.eval_every = 1000  # steps between evaluations on held-out objects, which write metrics and images [ours]
+  # A step is skipped if its loss or gradient is NaN or infinite, or if its loss is a spike.
+  config.max_skipped_steps = 10  # consecutive skipped steps; one more stops the run [ours]
+  config.loss_spike = 5.0  # multiple of the loss's running mean above which a loss is a spike; 0: never [ours]
+  # Initial weights of the whole model: a run, OpenLRM or TripoSR directory, or hf://owner/name; '': random.
+  config.init_from = ''
+  config.encoder_weights = ''  # file with the initial weights of the encoder, DINO ViT-B/16 [P]; '': random
 
   config.model = model = ConfigDict()
-  model.architecture = 'lrm'  # lrm, openlrm or triposr: lrm_jax/models/
-  model.image_size = 512  # px [B]
-  model.encoder = 'dino'  # dino or dinov2 [P]
-  model.patch_size = 16  # px: DINO ViT-B/16, 32 x 32 patches and the class token: 1,025 tokens [P]
+  model.architecture = 'lrm'  # 'lrm', 'openlrm' or 'triposr': see lrm_jax/models/
+  model.image_size = 512  # px, side of the input image [B]
+  model.encoder = 'dino'  # 'dino' or 'dinov2' [P]
+  model.patch_size = 16  # px: DINO ViT-B/16, 32 x 32 patches and the class token make 1,025 tokens [P]
   model.encoder_width = 768  # channels [P]
   model.encoder_depth = 12  # layers [P]
-  model.encoder_num_heads = 12  # [P]
-  model.encoder_table_size = 14  # patches along the side that DINO's position table is for (224 px) [P]
-  model.encoder_interpolate_offset = 0.1  # added to the patches along a side where the table is stretched [DINO's code]
+  model.encoder_num_heads = 12  # attention heads [P]
+  model.encoder_table_size = 14  # patches along the side of DINO's position table (224 px) [P]
+  model.encoder_interpolate_offset = 0.1  # patches, added to the side when resizing the position table [DINO's code]
   model.camera_width = 1024  # channels of the camera embedding [C]
   model.decoder_width = 1024  # channels [P]
   model.decoder_depth = 16  # layers [P]
-  model.decoder_num_heads = 16  # [C]
-  model.triplane_resolution = 32  # tokens along the side of a plane: 3 x 32 x 32 = 3,072 [P]
-  model.triplane_upsample = 2  # texels a token along the side: planes of 64 x 64 [P]
-  model.triplane_channels = 80  # [P]
-  model.plane_axes = ('xy', 'xz', 'zy')  # along width and height of each plane [C; the paper does not say]
+  model.decoder_num_heads = 16  # attention heads [C]
+  model.triplane_resolution = 32  # tokens along the side of a plane: 3 x 32 x 32 = 3,072 tokens [P]
+  model.triplane_upsample = 2  # texels per token along the side: planes of 64 x 64 [P]
+  model.triplane_channels = 80  # channels of the planes [P]
+  model.plane_axes = ('xy', 'xz', 'zy')  # world axes along the width and height of each plane [C; not in the paper]
   model.nerf_width = 64  # channels [P]
-  model.nerf_depth = 10  # linear layers, the output among them [M]
-  model.num_samples = 128  # a ray [B, C]
+  model.nerf_depth = 10  # linear layers, including the output layer [M]
+  model.num_samples = 128  # samples per ray [B, C]
   model.density_scale = 1.0  # density = scale * softplus(s - 1), per world unit [ours; softplus C]
-  model.color_padding = 0.001  # that the sigmoid of colours is stretched by at both ends [C]
-  model.sinusoidal_positions = False  # learned tables start at noise [P]
-  model.remat = (
-    'dots'  # kept for the backward pass: products with weights; 'full': inputs of layers alone; 'none': all [ours]
-  )
-  model.dtype = 'bfloat16'  # of the networks; parameters, cameras, compositing: float32 [B]
+  model.color_padding = 0.001  # the sigmoid of colours is stretched by this much at both ends [C]
+  model.sinusoidal_positions = False  # learned position tables start from noise, not from sinusoids [P]
+  # Activations kept for the backward pass: 'none' keeps all, 'dots' products with weights, 'full' only layer inputs.
+  model.remat = 'dots'  # [ours]
+  model.dtype = 'bfloat16'  # compute dtype of the networks; parameters, cameras, compositing are float32 [B]
 
   config.data = data = ConfigDict()
-  data.path = ''  # directory of a dataset built by data/build.py (the one with dataset_info.json)
-  data.times = 1.0  # that each of its objects is seen in an epoch
-  data.train_split = 'train'
-  data.eval_split = 'test'
+  data.path = ''  # dataset directory, the one with dataset_info.json (see data/build.py), or 'embedded'
+  data.times = 1.0  # times that each object is seen per epoch
+  data.train_split = 'train'  # split to train on
+  data.eval_split = 'test'  # split to evaluate on during training
   data.eval_objects = 100  # held-out objects [P: 50 + 50]
-  data.eval_size = 128  # px of the evaluated views [ours]
-  data.num_side_views = 3  # supervised views beside the input view [P]
-  data.window = 128  # px: the part of a view that is rendered [B]
-  data.resize_min = 128  # px: views are resized to a random size first [B]
-  data.resize_max = 384  # px [B]
-  data.foreground_bias = 0.0  # probability that a window is centred on the object and not anywhere [ours]
-  data.background = (1.0,)  # greys, of which each target view has one: white [B, C]
-  data.input_background = 1.0  # grey around the object of the input picture [B, C]
-  data.normalise_cameras = True  # the input view to [0, -2, 0], the scene with it [P]
-  data.keep_distance = False  # to [0, -d, 0] instead, with its own distance d
-  data.mirror = False  # reflect half of the scenes [ours]
-  data.permute_colors = False  # red, green, blue in a random order, the same in all views of an example [ours]
-  data.frontal_input_probability = 0.0  # that the input is view 0, else any view alike [ours]
-  data.num_workers = 8  # processes a host that read and decode [ours]
-  data.max_broken_share = (
-    0.01  # of the records: more that are damaged stop the run; others are replaced, and logged [ours]
-  )
-  data.fov = 50.0  # degrees: the view of a picture that comes without a camera [C]
-  data.fill = 0.58  # of the picture's side, by the object's longer side, in a picture without a camera [ours, measured]
-  # Datasets beside `path`, by name: a path (empty: left out), and what of the above differs. An epoch has them all.
+  data.eval_size = 128  # px, side of the evaluated views [ours]
+  data.num_side_views = 3  # supervised views besides the input view [P]
+  data.window = 128  # px, side of the random window of each view that is rendered and supervised [B]
+  data.resize_min = 128  # px; before the window is cut, a view is resized to a random side, at least this [B]
+  data.resize_max = 384  # px; at most this [B]
+  data.foreground_bias = 0.0  # probability that a window is centred on the object instead of placed uniformly [ours]
+  data.background = (1.0,)  # grey levels; each target view has one at random; white [B, C]
+  data.input_background = 1.0  # grey level behind the object in the input image [B, C]
+  data.normalise_cameras = True  # moves the scene so that the input camera is at [0, -2, 0] [P]
+  data.keep_distance = False  # True: the input camera is at [0, -d, 0], where d is its own distance
+  data.mirror = False  # True: reflects half of the scenes [ours]
+  data.permute_colors = False  # True: random order of red, green, blue, shared by all views of an example [ours]
+  data.frontal_input_probability = 0.0  # probability that the input is view 0; otherwise a random view [ours]
+  data.num_workers = 8  # processes per host that read and decode [ours]
+  # Fraction of the records. If more are broken, the run stops. Fewer are logged and replaced by others.
+  data.max_broken_share = 0.01  # [ours]
+  data.fov = 50.0  # degrees, field of view assumed for an image without a camera [C]
+  # The longer side of the object, as a fraction of the image side, in an image without a camera.
+  data.fill = 0.58  # [ours, measured]
+  # Further datasets, by name: the path (empty: not used), and the values of `data` that differ. An epoch covers all
+  # datasets.
   data.mixture = ConfigDict()
   data.mixture.mvimgnet = ConfigDict(dict(path='', times=3.0, keep_distance=True))  # [P]
 
   config.loss = loss = ConfigDict()
-  loss.lpips_weight = 2.0  # beside MSE with weight 1 [P]
-  loss.lpips_network = ''  # file of VGG16 and LPIPS weights; docs/weights.md tells where from
-  loss.mask_weight = 0.0  # of the squared error of the opacity [ours; the paper has none]
-  loss.mask_entropy_weight = 0.0  # of the cross-entropy of the opacity [the paper has none]
-  loss.total_variation_weight = 0.0  # of the planes [the paper has none]
+  # LPIPS is the perceptual distance of a rendered window to the true one. It needs weights of VGG16 and of the LPIPS
+  # heads, which are not part of this repository (see docs/weights.md). A weight of 0 trains without LPIPS.
+  loss.lpips_weight = 2.0  # weight of LPIPS, added to the mean squared error of the colours, whose weight is 1 [P]
+  loss.lpips_network = ''  # file of the VGG16 and LPIPS weights, or several separated by commas
+  loss.mask_weight = 0.0  # weight of the squared error of the opacity [ours; not in the paper]
+  loss.mask_entropy_weight = 0.0  # weight of the cross-entropy of the opacity [not in the paper]
+  loss.total_variation_weight = 0.0  # weight of the total variation of the planes [not in the paper]
 
   config.optimizer = optimizer = ConfigDict()
-  optimizer.learning_rate = 4e-4  # peak, AdamW, cosine to 0 [B]
+  optimizer.learning_rate = 4e-4  # peak of the schedule: AdamW, warm-up, then a cosine to 0 [B]
   optimizer.beta1 = 0.9  # [B]
   optimizer.beta2 = 0.95  # [B]
   optimizer.weight_decay = 0.05  # on kernels only [B; the mask M, C]
   optimizer.warmup_steps = 3000  # steps [B]
-  optimizer.clip_norm = 1.0  # global norm of the gradient [M, C]
-  optimizer.muon = False  # orthogonalised updates for the transformers' kernels [ours; the paper has AdamW]
+  optimizer.clip_norm = 1.0  # maximum global norm of the gradient [M, C]
+  optimizer.muon = False  # True: Muon for the kernels of transformer layers [ours; the paper uses AdamW]
 
+  # The devices form a grid of data x fsdp; -1 takes the remaining devices. On many nodes: data = -1, fsdp = 8.
   config.mesh = mesh = ConfigDict()
-  mesh.data = 1  # groups of devices that each hold all parameters; -1: the rest [ours]
-  mesh.fsdp = -1  # devices of a group, which share them; -1: the rest. Many nodes: data = -1, fsdp = 8 [ours]
+  mesh.data = 1  # groups of devices; each group holds all parameters [ours]
+  mesh.fsdp = -1  # devices in a group; they share its parameters [ours]
   return config

@@ -1,17 +1,17 @@
-"""Builds a dataset from folders of views: python data/build.py --source=DIR --out=DIR
+"""Builds a dataset from folders of views: python -m lrm_jax.data.build --source=DIR --out=OUT
 
-DIR holds objects in one of the layouts of lrm_jax/folders: rendered (data/render.py), openlrm, nerf, video (COLMAP with
-masks, as MVImgNet); it is recognised, or said with --layout. Writes OUT/<name>/<version>, which is what config.data.path
-and the readers take; name is objaverse_views, openlrm_folders, nerf_folders or mvimgnet, by the layout.
+DIR contains one folder per object, in one of the layouts of lrm_jax/datasets/folders, which is detected automatically:
+  rendered   output of data/render.py                       -> objaverse_views
+  openlrm    OpenLRM: rgba/, pose/, intrinsics.npy          -> openlrm_folders
+  nerf       NeRF: transforms.json or transforms_train.json -> nerf_folders
+  video      COLMAP model with masks, as in MVImgNet        -> mvimgnet
 
-  --test_list=FILE     uids to hold out, one a line ('#' starts a comment); else --test_share of them, by hash
-  --exclude_list=FILE  uids to leave out
-  --quality=Q          lossy WebP (alpha lossless) in place of the pictures as they are
-  --num_views=N        the first N views of each object
-  --background=white   (or black) of pictures that have no alpha
-  --beam [OPTIONS]     read objects by Apache Beam; options of its own may follow, --runner=... and the runner's
-An object that cannot be used is left out, named with the reason, and listed in skipped.jsonl beside the dataset; exit
-code 1 where they are more than --max_bad_share. Nothing of a build that was stopped is taken for a dataset.
+Writes OUT/<name>/<version> and prints this path, which is the value for --config.data.path. Check the result with
+`python -m lrm_jax.data_check`.
+
+Objects that cannot be read are skipped: they are printed with the reason, and listed in skipped.jsonl in the dataset.
+The exit code is 1 if their share exceeds --max_bad_share, and 2 for bad input. A build that is interrupted leaves
+no dataset. The format is described in data/README.md.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import zlib
 
 from lrm_jax.data.object_views import BUILDERS
 from lrm_jax.datasets import folders
-from lrm_jax.datasets.folders.pictures import Options
+from lrm_jax.datasets.folders.images import Options
 
 
 def main() -> int:
@@ -33,7 +33,7 @@ def main() -> int:
   try:
     layout, found = folders.find(args.source, args.layout)
     if args.uids:
-      found = _chosen(found, args.uids)
+      found = _select(found, args.uids)
     splits = split_by_uid(found, args.test_list, args.exclude_list, args.test_share, args.validation_share)
     options = Options(args.background, args.quality, args.num_views, args.size, args.fill)
     builder = BUILDERS[layout](splits=splits, options=options, by_beam=args.beam, data_dir=args.out)
@@ -49,46 +49,52 @@ def main() -> int:
 
 
 def build(builder, beam_options: list[str] | None = None) -> None:
-  """Writes a dataset, whole or not at all, and skipped.jsonl into it; ValueError where it is there, or all is broken."""
+  """Writes a dataset with its skipped.jsonl, completely or not at all.
+
+  `beam_options` are the command-line options of the Beam pipeline, or None to read without Beam. Raises ValueError if
+  the dataset already exists, or if a split has no usable object, and BlockingIOError if another build is writing to the
+  same directory.
+  """
   config = None if beam_options is None else _beam_config(beam_options)
   place = Path(builder.data_dir)
   if place.exists():
-    raise ValueError(f'{place} is there already: give another --out, or remove it')
+    raise ValueError(f'{place} already exists: remove it, or give another --out')
   place.parent.mkdir(parents=True, exist_ok=True)
   with open(place.parent / '.lock', 'w', encoding='utf-8') as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       raise BlockingIOError(f'another build is writing to {place.parent}: wait for it, or give another --out') from None
-    for left in place.parent.glob(f'incomplete.*_{place.name}'):  # Of builds that were killed: we hold the lock.
-      shutil.rmtree(left)
+    # The lock is held, so incomplete folders belong to builds that were killed.
+    for leftover in place.parent.glob(f'incomplete.*_{place.name}'):
+      shutil.rmtree(leftover)
     shutil.rmtree(builder.notes, ignore_errors=True)
     try:
       builder.download_and_prepare(download_config=config)
-    except AssertionError as error:  # Its word for a split without examples.
-      builder.skipped |= _noted(builder)
+    except AssertionError as error:  # tensorflow_datasets raises it for a split without examples.
+      builder.skipped |= _skipped_by_beam(builder)
       if not builder.skipped:
         raise
       reasons = '; '.join(list(builder.skipped.values())[:3])
-      raise ValueError(f'no object of a split could be used ({error}): {reasons}') from error
-    builder.skipped |= _noted(builder)
+      raise ValueError(f'a split has no usable object ({error}): {reasons}') from error
+    builder.skipped |= _skipped_by_beam(builder)
     lines = [json.dumps({'uid': uid, 'reason': reason}) + '\n' for uid, reason in builder.skipped.items()]
     (place / 'skipped.jsonl').write_text(''.join(lines))
 
 
-def _noted(builder) -> dict[str, str]:
-  """Returns what a pipeline's workers have left out, and removes their notes."""
-  noted = {path.stem: path.read_text() for path in sorted(builder.notes.glob('*.txt'))}
+def _skipped_by_beam(builder) -> dict[str, str]:
+  """Returns the objects that Beam workers skipped, {uid: reason}, and removes their notes."""
+  skipped = {path.stem: path.read_text() for path in sorted(builder.notes.glob('*.txt'))}
   shutil.rmtree(builder.notes, ignore_errors=True)
-  return noted
+  return skipped
 
 
 def _beam_config(options: list[str]):
   try:
-    from apache_beam.options.pipeline_options import PipelineOptions  # pylint: disable=import-outside-toplevel
+    from apache_beam.options.pipeline_options import PipelineOptions
   except ImportError:
     raise ValueError("--beam needs Apache Beam: pip install '.[beam]'") from None
-  import tensorflow_datasets as tfds  # pylint: disable=import-outside-toplevel
+  import tensorflow_datasets as tfds
 
   return tfds.download.DownloadConfig(beam_options=PipelineOptions(options))
 
@@ -100,34 +106,35 @@ def split_by_uid(
   test_share: float = 0.1,
   validation_share: float = 0.0,
 ) -> dict[str, dict[str, Path]]:
-  """Returns {'train': {uid: folder}, 'validation': ..., 'test': ...}, without splits that would be empty.
+  """Returns {'train': {uid: folder}, 'validation': ..., 'test': ...}, without empty splits.
 
-  By a list, or by a hash of the uid: an object stays in its split whatever else there is. ValueError where a listed uid
-  is not there.
+  The test split is given by a list, or else by a hash of the uid, so that an object stays in its split when others are
+  added or removed. The validation split is always given by the hash. Raises ValueError if a listed uid does not exist.
   """
   excluded = read_list(exclude_list) if exclude_list else set()
   kept = {uid: path for uid, path in found.items() if uid not in excluded}
   if test_list:
     held_out = read_list(test_list)
     if missing := held_out - kept.keys():
-      raise ValueError(f'{test_list} names objects that are not there: {", ".join(sorted(missing))}')
+      raise ValueError(f'{test_list} lists objects that do not exist: {", ".join(sorted(missing))}')
 
-  def place(uid):
+  def fraction(uid):
     return zlib.crc32(uid.encode()) % 10_000 / 10_000
 
   def split_of(uid):
-    if uid in held_out if test_list else place(uid) < test_share:
+    is_test = uid in held_out if test_list else fraction(uid) < test_share
+    if is_test:
       return 'test'
-    return 'validation' if 1 - place(uid) <= validation_share else 'train'
+    return 'validation' if 1 - fraction(uid) <= validation_share else 'train'
 
   splits = {
     name: {uid: path for uid, path in kept.items() if split_of(uid) == name} for name in ('train', 'validation', 'test')
   }
-  return {name: some for name, some in splits.items() if some}
+  return {name: objects for name, objects in splits.items() if objects}
 
 
 def read_list(path: Path) -> set[str]:
-  """Returns the uids in a file, one a line; '#' starts a comment. A JSON list is taken too, as OpenLRM has them."""
+  """Returns the uids in a file: one per line, '#' starts a comment; or a JSON list, as OpenLRM uses."""
   text = path.read_text()
   if path.suffix == '.json':
     return set(json.loads(text))
@@ -135,30 +142,51 @@ def read_list(path: Path) -> set[str]:
   return {line for line in lines if line}
 
 
-def _chosen(found, path):
+def _select(found, path):
   wanted = read_list(path)
   if missing := wanted - found.keys():
-    raise ValueError(f'{path} names objects that are not there: {", ".join(sorted(missing)[:5])}')
+    raise ValueError(f'{path} lists objects that do not exist: {", ".join(sorted(missing)[:5])}')
   return {uid: folder for uid, folder in found.items() if uid in wanted}
 
 
 def _parse():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--source', '--renders', type=Path, required=True, help='folders of views')
-  parser.add_argument('--out', type=Path, required=True)
-  parser.add_argument('--layout', help=f'one of {", ".join(folders.LAYOUTS)} (default: recognised)')
-  parser.add_argument('--uids', type=Path, help='file with the uids to take, a line each or a JSON list (default: all)')
-  parser.add_argument('--test_list', type=Path)
-  parser.add_argument('--exclude_list', type=Path)
-  parser.add_argument('--test_share', type=float, default=0.1)
-  parser.add_argument('--validation_share', type=float, default=0.0)
-  parser.add_argument('--quality', type=int)
-  parser.add_argument('--num_views', type=int)
-  parser.add_argument('--background', choices=('white', 'black'))
-  parser.add_argument('--size', type=int, default=512, help="of a video's views, pixels along a side")
-  parser.add_argument('--fill', type=float, default=0.7, help="of a video's views, by the object")
-  parser.add_argument('--max_bad_share', type=float, default=0.05)
-  parser.add_argument('--beam', action='store_true')
+  parser.add_argument('--out', type=Path, required=True, help='where to write <name>/<version>')
+  parser.add_argument('--layout', help=f'one of {", ".join(folders.LAYOUTS)} (default: detected automatically)')
+  parser.add_argument(
+    '--uids', type=Path, help='file with the uids to use, one per line or as a JSON list (default: all objects)'
+  )
+  parser.add_argument('--test_list', type=Path, help="file with the uids of the test split; '#' starts a comment")
+  parser.add_argument('--exclude_list', type=Path, help='file with uids to leave out')
+  parser.add_argument(
+    '--test_share',
+    type=float,
+    default=0.1,
+    help='share of the test split without --test_list, by a hash (default: 0.1)',
+  )
+  parser.add_argument(
+    '--validation_share', type=float, default=0.0, help='share of the validation split, by a hash (default: 0)'
+  )
+  parser.add_argument(
+    '--quality',
+    type=int,
+    help='re-encode views as lossy WebP of this quality, with lossless alpha (default: keep them)',
+  )
+  parser.add_argument('--num_views', type=int, help='use only the first views of each object (default: all)')
+  parser.add_argument(
+    '--background', choices=('white', 'black'), help='background colour of images that have no alpha channel'
+  )
+  parser.add_argument('--size', type=int, default=512, help='videos: pixels along a side of a view (default: 512)')
+  parser.add_argument(
+    '--fill', type=float, default=0.7, help='videos: share of the side of a view that the object fills (default: 0.7)'
+  )
+  parser.add_argument(
+    '--max_bad_share', type=float, default=0.05, help='exit with code 1 if a larger share is skipped (default: 0.05)'
+  )
+  parser.add_argument(
+    '--beam', action='store_true', help='read objects with Apache Beam; its options may follow, such as --runner=...'
+  )
   args, rest = parser.parse_known_args()
   if rest and not args.beam:
     parser.error(f'unrecognized arguments: {" ".join(rest)}')

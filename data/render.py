@@ -1,23 +1,28 @@
-"""Renders 3D objects as LRM's training data: RGBA views from cameras around each object.
+"""Renders 3D objects into training data: RGBA views from cameras around each object.
 
-  python data/render.py OBJECT... --out=DIR [--num_views=32] [--size=512] [--engine=cycles] [--preset=paper] [--workers=1]
+  python -m lrm_jax.data.render OBJECT... --out=DIR [--num_views=32] [--size=512] [--engine=cycles] [--preset=paper]
 
-An OBJECT is a GLB, glTF, OBJ or FBX file, a folder of them, a pattern ('objects/*.glb'), or @FILE with such paths, one a
-line; --objaverse=FILE takes Objaverse's uids, one a line, through the package `objaverse`, which downloads them.
+OBJECT is a GLB, glTF, OBJ or FBX file, a folder of such files, a pattern ('objects/*.glb'), or @FILE with one of these
+per line. --objaverse=FILE renders objects of Objaverse, given by one uid per line; the package `objaverse` downloads
+them.
 
-Engines: cycles is Blender's path tracer: the `bpy` package where it can be imported, else that of .venv-render (`make
-render-env`), else a `blender` on the PATH; --samples rays a pixel. raster is OpenGL through EGL, on a GPU or Mesa's
-llvmpipe: some thirty times faster, without shadows and light from one part to another (docs/data.md).
-Presets (data/rendering/presets.py): paper, openlrm, triposr-like.
+Engines:
+  cycles   Blender's path tracer. Uses the package `bpy` if it can be imported, else the one in .venv-render
+           (`make render-env`), else `blender` on the PATH.
+  raster   OpenGL through EGL, on a GPU or on the CPU with Mesa's llvmpipe. About 30 times faster, but without shadows
+           and indirect light (docs/data.md).
 
-DIR/<uid>/views/000.webp ...   lossless RGBA, straight alpha, sRGB
-DIR/<uid>/cameras.npz          camera_to_world [V, 4, 4], intrinsics [V, 4], object_to_world [4, 4], float64
-DIR/<uid>/surface.npy          4096 points on the surface [P, 3], world units, float32
-DIR/<uid>/depth/000.png ...    with --depth: 16 bits, distance along the ray x 65535 / 8 world units, 0 where nothing is
-DIR/<uid>/normals/000.png ...  with --normals: (n + 1) x 127.5, of the surface towards the camera, in world axes
-DIR/<uid>/object.json          what was rendered, and how
-A folder appears when it is complete; what is there already is not rendered again. An object that fails does not stop the
-others: it is named with the reason, at the end and in DIR/report.jsonl; exit code 1. World and cameras: data/README.md.
+Output:
+  DIR/<uid>/views/000.webp ...   lossless RGBA, straight alpha, sRGB
+  DIR/<uid>/cameras.npz          camera_to_world [V, 4, 4], intrinsics [V, 4], object_to_world [4, 4], float64
+  DIR/<uid>/surface.npy          4096 points on the surface [P, 3], world units, float32
+  DIR/<uid>/depth/000.png ...    with --depth: 16 bits, distance along the ray x 65535 / 8 world units, 0 for background
+  DIR/<uid>/normals/000.png ...  with --normals: (n + 1) x 127.5, surface normals facing the camera, in world axes
+  DIR/<uid>/object.json          the source file and the settings of the renderer
+
+An interrupted run is resumed by the same command: folders appear only when they are complete, and existing ones are
+kept. Objects that fail are reported at the end and in DIR/report.jsonl, and the exit code is then 1.
+The world and the cameras are described in data/README.md, the presets in data/rendering/presets.py.
 """
 
 import argparse
@@ -36,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main(argv=None) -> int:
   args, _ = parse(argv)
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # As ^C: workers are ended, nothing half-written stays.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # As for Ctrl-C, stop workers and clean up.
   try:
     objects = chosen_objects(args)
     command = worker_command(args.engine)
@@ -46,38 +51,40 @@ def main(argv=None) -> int:
   args.out.mkdir(parents=True, exist_ok=True)
   pool.remove_leftovers(args.out)
   todo = [(uid, path) for uid, path in objects if not (args.out / uid).is_dir()]
-  if there := len(objects) - len(todo):
-    print(f'{there} of {len(objects)} objects: is there', flush=True)
+  if done := len(objects) - len(todo):
+    print(f'{done} of {len(objects)} objects are already rendered', flush=True)
   settings, failed = settings_of(args), {}
   try:
     results = pool.render_all(todo, args.out, settings, command, workers=args.workers, timeout=args.timeout)
     with open(args.out / 'report.jsonl', 'a', encoding='utf-8') as report:
-      for number, result in enumerate(results, there + 1):
-        where = f'[{number}/{len(objects)}] {result.uid}'
+      for number, result in enumerate(results, done + 1):
+        prefix = f'[{number}/{len(objects)}] {result.uid}'
         if result.error:
           failed[result.uid] = result.error
-          print(f'{where}: FAILED: {result.error}', file=sys.stderr, flush=True)
+          print(f'{prefix}: FAILED: {result.error}', file=sys.stderr, flush=True)
         else:
-          print(f'{where}: {args.num_views} views in {result.seconds:.1f} s', flush=True)
+          print(f'{prefix}: {args.num_views} views in {result.seconds:.1f} s', flush=True)
         report.write(json.dumps({'uid': result.uid, 'error': result.error, 'seconds': round(result.seconds, 3)}) + '\n')
         report.flush()
   except pool.EngineError as error:
     print(f'render: {args.engine}: {error}', file=sys.stderr)
     return 2
   except KeyboardInterrupt:
-    print('render: stopped; the same command goes on', file=sys.stderr)
+    print('render: interrupted; run the same command to resume', file=sys.stderr)
     return 130
   if failed:
+    names = ', '.join(list(failed)[:10])
+    if len(failed) > 10:
+      names += ' ...'
     print(
-      f'render: {len(failed)} of {len(objects)} objects failed, listed in {args.out}/report.jsonl: '
-      f'{", ".join(list(failed)[:10])}{" ..." if len(failed) > 10 else ""}',
+      f'render: {len(failed)} of {len(objects)} objects failed; reasons are in {args.out}/report.jsonl: {names}',
       file=sys.stderr,
     )
   return 1 if failed else 0
 
 
 def chosen_objects(args) -> list[tuple[str, Path]]:
-  """Returns (uid, file) of the objects that a command line names, of its shard; ValueError where there are none."""
+  """Returns (uid, file) of the objects on the command line that belong to its shard; ValueError if there are none."""
   objects = find_objects(args.objects)
   if args.objaverse:
     objects = sorted({**dict(objects), **dict(from_objaverse(args.objaverse))}.items())
@@ -87,61 +94,67 @@ def chosen_objects(args) -> list[tuple[str, Path]]:
 
 
 def settings_of(args) -> dict:
-  """Returns what workers are told of a command line."""
+  """Returns the settings that are sent to the workers."""
   names = ('engine', 'preset', 'num_views', 'size', 'samples', 'fov', 'seed', 'threads', 'depth', 'normals', 'method')
   return {name: getattr(args, name) for name in names}
 
 
 def find_objects(paths) -> list[tuple[str, Path]]:
-  """Returns (uid, file) of each object; the uid is the file's name without its suffix.
+  """Returns (uid, file) of each object, sorted; the uid is the name of the file without its suffix.
 
-  Raises ValueError where a path is not there, is of no known kind, or two objects would have one uid.
+  `paths` are files, folders, patterns, or @FILE. Raises ValueError if a path does not exist or has an unknown file
+  type, or if two objects would have the same uid.
   """
   found = {}
-  for path in _spelled_out(paths):
+  for path in _expand(paths):
     if path.is_dir():
       files = sorted(file for file in path.rglob('*') if file.suffix.lower() in KINDS)
       if not files:
-        raise ValueError(f'no objects ({", ".join(KINDS)}) in {path}')
+        raise ValueError(f'no objects ({", ".join(KINDS)}) in {path}: give another folder')
     elif path.is_file() and path.suffix.lower() in KINDS:
       files = [path]
     else:
-      raise ValueError(f'{path} is no folder and no file of {", ".join(KINDS)}: give 3D objects')
+      raise ValueError(f'{path} does not exist, or is not a folder or a 3D object ({", ".join(KINDS)})')
     for file in files:
       if found.setdefault(file.stem, file) != file:
-        raise ValueError(f'{found[file.stem]} and {file} would both be called {file.stem}: rename one')
+        raise ValueError(f'{found[file.stem]} and {file} have the same uid {file.stem}: rename one')
   return sorted(found.items())
 
 
-def _spelled_out(paths):
-  """Paths, those in @FILE, and those that patterns stand for."""
+def _expand(paths):
+  """Yields the paths, with @FILE replaced by the lines of the file and patterns by their matches."""
   for path in map(str, paths):
     if path.startswith('@'):
-      yield from _spelled_out(_lines(Path(path[1:])))
+      yield from _expand(_lines(Path(path[1:])))
     elif glob.has_magic(path) and not Path(path).exists():
       matches = sorted(glob.glob(path, recursive=True))
       if not matches:
-        raise ValueError(f'nothing is called {path}')
+        raise ValueError(f'no file matches {path}')
       yield from map(Path, matches)
     else:
       yield Path(path)
 
 
 def from_objaverse(uids: Path) -> list[tuple[str, Path]]:
-  """Returns (uid, file) of Objaverse's objects, downloaded by its package where they are not on disk yet."""
+  """Returns (uid, file) of Objaverse objects, given a file of uids; the package `objaverse` downloads missing ones."""
   try:
-    import objaverse  # pylint: disable=import-outside-toplevel
+    import objaverse
   except ImportError:
-    raise ValueError('--objaverse needs the package: pip install objaverse') from None
+    raise ValueError('--objaverse needs the package objaverse: pip install objaverse') from None
   wanted = _lines(uids)
   files = objaverse.load_objects(uids=wanted)
   if missing := [uid for uid in wanted if uid not in files]:
-    print(f'render: Objaverse has no {len(missing)} of {len(wanted)} uids: {", ".join(missing[:5])}', file=sys.stderr)
+    print(
+      f'render: {len(missing)} of {len(wanted)} uids are not in Objaverse: {", ".join(missing[:5])}', file=sys.stderr
+    )
   return [(uid, Path(file)) for uid, file in files.items()]
 
 
 def share_of(objects: list, shard: str | None) -> list:
-  """Returns the objects of shard i/n, i from 0: disjoint, and together all; ValueError where it is no such thing."""
+  """Returns the objects of shard 'i/n', with i from 0 to n - 1 (None: all); ValueError if the shard is not valid.
+
+  Shards are disjoint, and their union is all objects.
+  """
   if shard is None:
     return objects
   index, _, count = shard.partition('/')
@@ -151,7 +164,7 @@ def share_of(objects: list, shard: str | None) -> list:
 
 
 def worker_command(engine: str) -> list[str]:
-  """Returns how a worker is started; ValueError where there is no Blender for Cycles."""
+  """Returns the command that starts a worker; ValueError if Cycles is asked for and Blender is not installed."""
   script = str(pool.WORKER)
   if engine == 'raster' or _has_bpy():
     return [sys.executable, script]
@@ -160,13 +173,13 @@ def worker_command(engine: str) -> list[str]:
   if blender := shutil.which('blender'):
     return [blender, '--background', '--python-exit-code', '1', '--python', script, '--']
   raise ValueError(
-    'no Blender: run `make render-env`, or pip install bpy (Python 3.13), or put blender on the PATH; or '
-    'take --engine=raster'
+    'Blender is not installed: run `make render-env`, or pip install bpy (Python 3.13), or put blender on the PATH; '
+    'or use --engine=raster'
   )
 
 
 def _has_bpy() -> bool:
-  import importlib.util  # pylint: disable=import-outside-toplevel
+  import importlib.util
 
   return importlib.util.find_spec('bpy') is not None
 
@@ -177,25 +190,33 @@ def _lines(path: Path) -> list[str]:
 
 
 def parse(argv=None, *, known: bool = False):
-  """Returns (arguments, what is not known of them: an error but for `known`)."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('objects', nargs='*', help='files, folders, patterns, or @FILE with such lines')
-  parser.add_argument('--objaverse', type=Path, help='file with uids of Objaverse, one a line')
-  parser.add_argument('--out', type=Path, required=True)
-  parser.add_argument('--engine', choices=('cycles', 'raster'), default='cycles')
-  parser.add_argument('--preset', choices=('paper', 'openlrm', 'triposr-like'), default='paper')
-  parser.add_argument('--num_views', type=int, default=32, help='the frontal one among them')
-  parser.add_argument('--size', type=int, default=512, help='pixels along a side')
-  parser.add_argument('--samples', type=int, default=64, help='of cycles: rays a pixel')
-  parser.add_argument('--fov', type=float, help="full field of view, degrees (default: the preset's)")
-  parser.add_argument('--depth', action='store_true', help='write depth too')
-  parser.add_argument('--normals', action='store_true', help='write normals too')
-  parser.add_argument('--seed', type=int, default=0)
-  parser.add_argument('--workers', type=int, default=1, help='processes')
-  parser.add_argument('--timeout', type=float, default=1800, help='seconds an object may take')
-  parser.add_argument('--shard', help='i/n: this share of the objects, i from 0')
-  parser.add_argument('--threads', type=int, default=0, help='of cycles, a worker; 0: all')
-  parser.add_argument('--method', type=int, default=4, help='effort of the WebP, 0 (fast, larger) to 6')
+  """Returns (arguments, unknown arguments); exits with an error if there are unknown ones, unless `known` is set."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('objects', nargs='*', help='files, folders, patterns, or @FILE with one of these per line')
+  parser.add_argument('--objaverse', type=Path, help='file with uids of Objaverse, one per line')
+  parser.add_argument('--out', type=Path, required=True, help='folder to write to')
+  parser.add_argument('--engine', choices=('cycles', 'raster'), default='cycles', help='(default: cycles)')
+  parser.add_argument(
+    '--preset', choices=('paper', 'openlrm', 'triposr-like'), default='paper', help='(default: paper)'
+  )
+  parser.add_argument(
+    '--num_views', type=int, default=32, help='views per object, including the frontal one (default: 32)'
+  )
+  parser.add_argument('--size', type=int, default=512, help='pixels along a side of a view (default: 512)')
+  parser.add_argument('--samples', type=int, default=64, help='cycles: rays per pixel (default: 64)')
+  parser.add_argument('--fov', type=float, help='full field of view in degrees (default: from the preset)')
+  parser.add_argument('--depth', action='store_true', help='also write depth')
+  parser.add_argument('--normals', action='store_true', help='also write normals')
+  parser.add_argument('--seed', type=int, default=0, help='of the cameras and lights (default: 0)')
+  parser.add_argument('--workers', type=int, default=1, help='number of processes (default: 1)')
+  parser.add_argument(
+    '--timeout', type=float, default=1800, help='seconds after which an object is given up (default: 1800)'
+  )
+  parser.add_argument('--shard', help='i/n: render only shard i of n, i from 0 to n - 1')
+  parser.add_argument(
+    '--threads', type=int, default=0, help='cycles: threads per worker; 0 uses all cores (default: 0)'
+  )
+  parser.add_argument('--method', type=int, default=4, help='WebP effort, 0 (fast, larger files) to 6 (default: 4)')
   args, rest = parser.parse_known_args(argv)
   if rest and not known:
     parser.error(f'unrecognized arguments: {" ".join(rest)}')

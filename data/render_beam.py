@@ -1,8 +1,9 @@
-"""Renders objects as an Apache Beam pipeline: python data/render_beam.py OBJECT... --out=DIR [--runner=DirectRunner ...]
+"""Renders objects in an Apache Beam pipeline: python -m lrm_jax.data.render_beam OBJECT... --out=DIR [--runner=...]
 
-What data/render.py takes, but for --workers and --shard, and any option of Beam's: --runner=FlinkRunner, SparkRunner,
-DataflowRunner and theirs. Runners' machines must see the objects and DIR by the paths that are given, and have what the
-engine needs. An object that fails does not stop the others; DIR/report-*.jsonl says what became of each.
+Takes the options of data/render.py, except --workers and --shard, and any option of Beam, such as
+--runner=FlinkRunner, SparkRunner or DataflowRunner and their own options. The machines of the runner must have access
+to the objects and DIR under the given paths, and the engine must be installed on them. Objects that fail do not stop
+the others; DIR/report-*.jsonl has one line per object with its error or null. The exit code is 1 if any failed.
 """
 
 import json
@@ -21,7 +22,7 @@ except ImportError:
 
 
 class RenderObject(beam.DoFn):
-  """(uid, file) -> a line of the report. A worker process is held, and replaced when it has died."""
+  """Renders (uid, file) and yields a line of the report. Keeps one worker process, and replaces it if it has died."""
 
   def __init__(self, out: str, settings: dict, command: list[str], timeout: float):
     self._out, self._settings, self._command, self._timeout = out, settings, command, timeout
@@ -29,13 +30,16 @@ class RenderObject(beam.DoFn):
 
   def process(self, work):
     uid, file = work
-    out, began, error = Path(self._out), time.monotonic(), None
+    out, start, error = Path(self._out), time.monotonic(), None
     if not (out / uid).is_dir():
-      if self._worker is None or not self._worker.alive:
+      if self._worker is not None and not self._worker.alive:
+        self._worker.close()
+        self._worker = None
+      if self._worker is None:
         self._worker = pool.Worker(self._command, self._settings, out)
       error = self._worker.render(uid, Path(file), self._timeout)
       beam.metrics.Metrics.counter('render', 'failed' if error else 'rendered').inc()
-    yield json.dumps({'uid': uid, 'error': error, 'seconds': round(time.monotonic() - began, 3)})
+    yield json.dumps({'uid': uid, 'error': error, 'seconds': round(time.monotonic() - start, 3)})
 
   def teardown(self):
     if self._worker is not None:
@@ -61,12 +65,12 @@ def main() -> int:
       | beam.Reshuffle()
       | beam.ParDo(step)
     )
-    lines | beam.io.WriteToText(str(args.out / 'report'), file_name_suffix='.jsonl')  # pylint: disable=expression-not-assigned
+    lines | beam.io.WriteToText(str(args.out / 'report'), file_name_suffix='.jsonl')
   reports = [json.loads(line) for path in args.out.glob('report-*.jsonl') for line in path.read_text().splitlines()]
   failed = [report for report in reports if report['error']]
   for report in failed:
     print(f'{report["uid"]}: FAILED: {report["error"]}', file=sys.stderr)
-  print(f'{args.out}: {len(objects) - len(failed)} of {len(objects)} objects')
+  print(f'{args.out}: {len(objects) - len(failed)} of {len(objects)} objects rendered')
   return int(bool(failed))
 
 

@@ -1,10 +1,10 @@
-"""The Large Reconstruction Model in JAX: one picture of an object -> a triplane NeRF -> views, depth, a mesh."""
+"""The Large Reconstruction Model in JAX: one image of an object -> a triplane NeRF -> novel views, depth, a mesh."""
 
 import os
 
-# NumPy resizes pictures while XLA computes. Its BLAS would wake a thread a core for each of these small products and
-# wait for all of them: beside a training on 2 cores, reading was twenty times slower so. It reads this once, when
-# NumPy is imported; what the user has set stays.
+# Multi-threaded BLAS makes small resizes 20 times slower while XLA runs (training on 2 cores): NumPy's BLAS would wake
+# one thread per core for each small product and wait for all of them. NumPy reads this variable once, when it is
+# imported. Values that the user has set are kept.
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 os.environ.setdefault('OPENCV_FOR_THREADS_NUM', '1')  # The same holds for OpenCV.
 
@@ -13,7 +13,7 @@ __all__ = ['Reconstructor', 'from_pretrained']
 
 
 def __getattr__(name):
-  # Data workers and Blender import this package for its cameras alone: JAX is imported when it is asked for.
+  # Data workers and Blender import this package only for its cameras, so JAX is imported on first use.
   if name in __all__:
     from lrm_jax.reconstruction import reconstructor
 

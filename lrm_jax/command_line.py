@@ -1,4 +1,4 @@
-"""What commands do first, and how long they took for it: compiled programs are kept on disk, phases are timed."""
+"""Shared by all commands: error handling and exit codes, the compilation cache, and the time of each phase."""
 
 from collections.abc import Callable
 import hashlib
@@ -11,14 +11,14 @@ import traceback
 
 import jax
 
-from lrm_jax.errors import BAD_INPUT, TEMPORARY_FAILURE, Failure, Interrupted
+from lrm_jax.errors import BAD_INPUT, TEMPORARY_FAILURE, FailureError, Interrupted
 
 
 def enable_compilation_cache() -> None:
-  """Keeps compiled programs in ~/.cache/lrm_jax, for the next command; JAX_COMPILATION_CACHE_DIR says another place.
+  """Caches compiled programs on disk in ~/.cache/lrm_jax, or in JAX_COMPILATION_CACHE_DIR if that is set.
 
-  LRM_JAX_NO_CACHE=1, or a home that cannot be written to, keeps none. Programs for a CPU are for this kind of CPU: a
-  home may be shared by many.
+  Nothing is cached if LRM_JAX_NO_CACHE=1 is set or the home directory is not writable. CPU programs depend on the CPU
+  model, so each model has its own directory: several machines may share a home directory.
   """
   if os.environ.get('JAX_COMPILATION_CACHE_DIR') or os.environ.get('LRM_JAX_NO_CACHE'):
     return
@@ -32,20 +32,20 @@ def enable_compilation_cache() -> None:
 
 
 def silence_repeated_tracebacks() -> None:
-  """Keeps Orbax's threads from printing the traceback of what they also raise, many times over, where a disk is full."""
+  """Hides tracebacks that Orbax's threads print repeatedly, on a full disk for example: they also raise the error."""
   logging.getLogger('asyncio').setLevel(logging.CRITICAL)
   logging.getLogger('absl').addFilter(lambda record: not (record.exc_info and 'orbax' in record.pathname))
-  shown = sys.unraisablehook
+  default_hook = sys.unraisablehook
 
-  def show(unraisable):
+  def hook(unraisable):
     if 'Event loop is closed' not in str(unraisable.exc_value):
-      shown(unraisable)
+      default_hook(unraisable)
 
-  sys.unraisablehook = show
+  sys.unraisablehook = hook
 
 
 def _cpu() -> str:
-  """A short name for what programs of this CPU may use."""
+  """Returns a short hash of the CPU's instruction sets."""
   try:
     flags = next(
       line for line in Path('/proc/cpuinfo').read_text().splitlines() if line.startswith(('flags', 'Features'))
@@ -56,25 +56,30 @@ def _cpu() -> str:
 
 
 class Phases:
-  """How long each phase of a command took, from the start of the process on."""
+  """Measures the seconds of each phase of a command, beginning at the start of the process."""
 
   def __init__(self):
-    self._before = time.monotonic() - _age()
+    self._last = time.monotonic() - _process_age()
     self._seconds: dict[str, float] = {}
 
   def done(self, name: str) -> None:
-    """Says that a phase has just ended; one of a name that was there is added to it."""
+    """Ends a phase. The time since the previous phase ended is added to `name`."""
     now = time.monotonic()
-    self._seconds[name] = self._seconds.get(name, 0.0) + now - self._before
-    self._before = now
+    self._seconds[name] = self._seconds.get(name, 0.0) + now - self._last
+    self._last = now
+
+  @property
+  def seconds(self) -> dict[str, float]:
+    """The seconds of each finished phase, rounded to tenths."""
+    return {name: round(seconds, 1) for name, seconds in self._seconds.items()}
 
   def __str__(self):
     parts = ', '.join(f'{name} {seconds:.1f}' for name, seconds in self._seconds.items())
     return f'{sum(self._seconds.values()):.1f} s: {parts}'
 
 
-def _age() -> float:
-  """Returns the seconds since this process began; 0 where the system does not tell."""
+def _process_age() -> float:
+  """Returns the seconds since this process started, or 0 if the system does not report them."""
   try:
     started = int(Path('/proc/self/stat').read_text().rpartition(')')[2].split()[19]) / os.sysconf('SC_CLK_TCK')
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
@@ -83,27 +88,26 @@ def _age() -> float:
 
 
 def run_main(main: Callable[[], int | None], leave: Callable[[int], None] = sys.exit) -> None:
-  """Runs a command and leaves with what it returns (None: 0).
+  """Runs a command and exits with the code that it returns (None: 0).
 
-  ValueError and OSError (a file that is missing, or may not be read or written) are bad input: the places that
-  raise them say what is wrong and what to do. What failed beside it ends with 1, what was told to end with 75. Anything
-  else is our mistake, and shows its traceback.
+  ValueError and OSError are bad input: their messages name the problem and the remedy, and the exit code is 2. A
+  FailureError exits with 1, an Interrupted command with 75. Any other exception is a bug and prints its traceback.
   """
   try:
     code = main() or 0
   except (ValueError, OSError) as error:
     print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
     code = BAD_INPUT
-  except Interrupted as told:
-    print(told, file=sys.stderr)
+  except Interrupted as interruption:
+    print(interruption, file=sys.stderr)
     code = TEMPORARY_FAILURE
-  except Failure as error:
+  except FailureError as error:
     print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
     code = 1
   except KeyboardInterrupt:
     print('stopped', file=sys.stderr)
     code = 130
-  except Exception:  # pylint: disable=broad-except
+  except Exception:
     traceback.print_exc()
     code = 1
   leave(code)

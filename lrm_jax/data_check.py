@@ -1,8 +1,14 @@
-"""Looks at training data as training will: python -m lrm_jax.data_check DIR [--split=train] [--objects=100]
+"""Checks training data for mistakes: python -m lrm_jax.data_check DIR [--split=train] [--objects=100]
 
-DIR is a dataset (the directory with dataset_info.json), or folders of views: of data/render.py, OpenLRM, NeRF, COLMAP.
-Prints what is in it and what is wrong, and writes a contact sheet (--sheet=data_check.png): views with the cube
-[-1, 1]^3 and its axes drawn over them. Exit code 1 where something is wrong, with the list.
+DIR is one of
+- a dataset built by data/build.py (the directory with dataset_info.json), or `embedded`, the dataset that ships;
+- folders of views: the output of data/render.py, or the layouts of OpenLRM, NeRF (transforms.json) or COLMAP.
+
+Prints statistics of the images and cameras, then the problems found: broken records, views with a background, objects
+that are cut off, cameras in the wrong convention or in the wrong order, and so on. Also writes a contact sheet
+(--sheet=data_check.png): views with the cube [-1, 1]^3 and the world axes drawn over them. If the cameras are right,
+the cube stays fixed around the object.
+Exit code: 0 if no problem was found, 1 if there are problems, 2 for bad input. More: data/README.md
 """
 
 import argparse
@@ -16,16 +22,19 @@ import tqdm
 
 from lrm_jax.command_line import run_main
 from lrm_jax.datasets import contact_sheet, folders
-from lrm_jax.datasets.folders.pictures import Options
+from lrm_jax.datasets.folders.images import Options
 from lrm_jax.datasets.inspection import Findings, inspect
 from lrm_jax.datasets.records import BrokenRecordError, open_split
+from lrm_jax.storage import paths
 
-_ROWS = 12  # of the contact sheet
-_AGREE = 0.97  # of the outlines are covered in the median: all, where cameras are right; 0.9, where they are mixed up
+_ROWS = 12  # objects on the contact sheet
+# Least median share of silhouettes that the visual hull covers. It is 1 if the cameras are right, and about 0.9 if the
+# views of each object are in the wrong order, which the check of single objects (0.9) may miss.
+_AGREE = 0.97
 
 
 def check(
-  directory: Path,
+  directory: str | Path,
   *,
   split: str = 'train',
   objects: int = 100,
@@ -34,15 +43,19 @@ def check(
   layout: str | None = None,
   options: Options = Options(),
 ) -> tuple[list[str], list[str]]:
-  """Returns (what is there, what is wrong), lines each; writes the contact sheet where one is asked for.
+  """Returns (lines with statistics, lines with problems), and writes the contact sheet if `sheet` is given.
 
-  `objects` are looked at, evenly spread; 0: all. Raises FileNotFoundError, ValueError where there is nothing to check.
+  `directory` is a dataset, 'embedded', or folders of views. `objects` is the number of objects to check, evenly spaced;
+  0 checks all. Raises FileNotFoundError or ValueError if there is nothing to check.
   """
-  there, names, read = _open(Path(directory), split, layout, options)
-  some = range(len(names)) if not objects else np.unique(np.linspace(0, len(names) - 1, objects).round().astype(int))
+  header, names, read = _open(directory, split, layout, options)
+  if objects:
+    checked = np.unique(np.linspace(0, len(names) - 1, objects).round().astype(int))
+  else:
+    checked = np.arange(len(names))
+  rows = set(checked[np.unique(np.linspace(0, len(checked) - 1, _ROWS).round().astype(int))].tolist())
   findings, broken, shown = [], [], []
-  rows = set(np.asarray(some)[np.unique(np.linspace(0, len(some) - 1, _ROWS).round().astype(int))].tolist())
-  for index in tqdm.tqdm(some, desc='objects', disable=not sys.stderr.isatty()):
+  for index in tqdm.tqdm(checked, desc='objects', disable=not sys.stderr.isatty()):
     try:
       record = read(index)
       findings.append(inspect(record, keep_distance=keep_distance))
@@ -50,33 +63,35 @@ def check(
         shown.append(record)
     except (BrokenRecordError, ValueError, FileNotFoundError) as error:
       broken.append(f'{names[index]}: {error}')
-  told = '' if len(some) == len(names) else ' (evenly spread; --objects=0 looks at all)'
-  lines = [there, f'{"objects":14}{len(some)} of {len(names)} looked at{told}, {len(broken)} broken']
+  hint = '' if len(checked) == len(names) else ' (evenly spaced; --objects=0 checks all)'
+  lines = [header, f'{"objects":14}{len(checked)} of {len(names)} checked{hint}, {len(broken)} broken']
   if findings:
-    lines += _report(findings)
+    lines += _statistics(findings)
   if sheet and shown:
     contact_sheet.draw(shown, keep_distance=keep_distance).save(sheet)
     lines.append(f'{"contact sheet":14}{sheet}')
   return lines, [*(f'broken: {line}' for line in broken), *_problems(findings)]
 
 
-def _open(directory: Path, split: str, layout: str | None, options: Options):
-  """Returns (what is there, names of objects, function of a number that reads one)."""
-  if (directory / 'dataset_info.json').is_file():
+def _open(directory: str | Path, split: str, layout: str | None, options: Options):
+  """Returns (description of the data, names of the objects, function that reads the object at an index)."""
+  path = paths.dataset(directory)
+  if (path / 'dataset_info.json').is_file():
     records = open_split(directory, split)
-    info = json.loads((directory / 'dataset_info.json').read_text())
+    info = json.loads((path / 'dataset_info.json').read_text())
     splits = ', '.join(f'{sum(map(int, s["shardLengths"]))} {s["name"]}' for s in info['splits'])
-    there = f'{"dataset":14}{info["name"]} {info["version"]} in {directory}: {splits}'
-    return there, [f'record {i} of {split}' for i in range(len(records))], records.__getitem__
+    header = f'{"dataset":14}{info["name"]} {info["version"]} in {path}: {splits}'
+    return header, [f'record {i} of {split}' for i in range(len(records))], records.__getitem__
   layout, found = folders.find(directory, layout)
   uids = list(found)
-  there = f'{"folders":14}{len(found)} objects in {directory}, laid out as {folders.LAYOUTS[layout].looks_like}'
-  return there, uids, lambda index: folders.read(layout, uids[index], found[uids[index]], options)
+  header = f'{"folders":14}{len(found)} objects in {directory}, layout {layout}: {folders.LAYOUTS[layout].looks_like}'
+  return header, uids, lambda index: folders.read(layout, uids[index], found[uids[index]], options)
 
 
-def _report(findings: list[Findings]) -> Iterator[str]:
+def _statistics(findings: list[Findings]) -> Iterator[str]:
   def span(values, form):
-    return f'{min(values):{form}} .. {max(values):{form}}'
+    low, high = f'{min(values):{form}}', f'{max(values):{form}}'
+    return low if low == high else f'{low} to {high}'
 
   def joined(name):
     return np.concatenate([getattr(x, name) for x in findings])
@@ -85,17 +100,24 @@ def _report(findings: list[Findings]) -> Iterator[str]:
   sizes = sorted({size for x in findings for size in x.sizes})
   formats = sorted({kind for x in findings for kind in x.formats})
   yield (
-    f'{"views":14}{span(counts, "d")} an object, {", ".join(map(str, sizes))} px, {", ".join(formats)}, '
-    f'{np.mean([x.bytes for x in findings]) / 1e3:.0f} kB an object'
+    f'{"views":14}{span(counts, "d")} per object, {", ".join(map(str, sizes))} px, {", ".join(formats)}, '
+    f'{np.mean([x.bytes for x in findings]) / 1e3:.0f} kB per object'
   )
   yield (
-    f'{"distances":14}{span(joined("distances"), ".2f")}; {span(joined("normalised"), ".2f")} once the input view '
-    'is where it is in training'
+    f'{"distances":14}{span(joined("distances"), ".2f")} from camera to origin; '
+    f'{span(joined("normalised"), ".2f")} after normalisation to the input view, as in training'
   )
-  yield f'{"cameras":14}field of view {span(joined("fovs"), ".1f")}, elevation {span(joined("elevations"), ".0f")} degrees'
-  yield f'{"aim":14}{np.median(joined("aims")):.1f} degrees past the origin (median), {joined("aims").max():.1f} at most'
+  yield (
+    f'{"cameras":14}field of view {span(joined("fovs"), ".1f")} degrees, '
+    f'elevation {span(joined("elevations"), ".0f")} degrees'
+  )
+  aims = joined('aims')
+  yield f'{"aim":14}cameras miss the origin by {np.median(aims):.1f} degrees (median), {aims.max():.1f} at most'
   agreement = [x.agreement for x in findings]
-  yield f'{"outlines":14}{np.median(agreement):.0%} fit together (median), {min(agreement):.0%} at least'
+  yield (
+    f'{"silhouettes":14}{np.median(agreement):.0%} consistent with the cameras (median object), '
+    f'{min(agreement):.0%} in the worst object'
+  )
 
 
 def _problems(findings: list[Findings]) -> Iterator[str]:
@@ -103,33 +125,44 @@ def _problems(findings: list[Findings]) -> Iterator[str]:
   for x in findings:
     for kind in x.problems:
       by_kind.setdefault(kind, []).append(x)
-  for kind, some in by_kind.items():
-    yield f'{kind}: {len(some)} of {len(findings)} objects, the first is {some[0].uid}: {some[0].problems[kind]}'
+  for kind, affected in by_kind.items():
+    first = affected[0]
+    yield f'{kind}: {len(affected)} of {len(findings)} objects; the first is {first.uid}: {first.problems[kind]}'
   agreement = np.median([x.agreement for x in findings]) if findings else 1.0
-  if agreement < _AGREE and 'outlines' not in by_kind:
+  if agreement < _AGREE and 'silhouettes' not in by_kind:
     yield (
-      f'outlines: only {agreement:.0%} of them fit together by their cameras, in the median object: are poses and '
-      'views in the same order, and is the object at rest?'
+      f'silhouettes: only {agreement:.0%} are consistent with the cameras in the median object. Check that poses and '
+      'views are in the same order, and that the object does not move'
     )
   sizes = {size for x in findings for size in x.sizes}
   if sizes and min(sizes) < 64:
-    yield f'size: views of {min(sizes)} px show little: render at least 64'
+    yield f'size: views of {min(sizes)} px show too little detail: render at least 64 px'
 
 
 def main() -> int:
-  parser = argparse.ArgumentParser(prog='lrm_jax.data_check', description=__doc__.splitlines()[0])
-  parser.add_argument('directory', type=Path, metavar='DIR')
-  parser.add_argument('--split', default='train', help='of a dataset (default: train)')
-  parser.add_argument(
-    '--objects', type=int, default=100, help='that are looked at, evenly spread; 0: all (default: 100)'
+  parser = argparse.ArgumentParser(
+    prog='lrm_jax.data_check', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--keep_distance', action='store_true', help='as config.data.keep_distance, for videos')
-  parser.add_argument('--layout', help=f'of folders: one of {", ".join(folders.LAYOUTS)} (default: recognised)')
-  parser.add_argument('--background', choices=('white', 'black'), help='of pictures in folders that have no alpha')
-  parser.add_argument('--sheet', type=Path, default=Path('data_check.png'), help='PNG (default: data_check.png)')
+  parser.add_argument('directory', metavar='DIR', help='dataset, `embedded`, or folders of views')
+  parser.add_argument('--split', default='train', help='split of the dataset (default: train)')
+  parser.add_argument(
+    '--objects', type=int, default=100, help='number of objects to check, evenly spaced; 0 for all (default: 100)'
+  )
+  parser.add_argument(
+    '--keep_distance', action='store_true', help='normalise as config.data.keep_distance does; for videos'
+  )
+  parser.add_argument(
+    '--layout', help=f'layout of the folders: {", ".join(folders.LAYOUTS)} (default: detected automatically)'
+  )
+  parser.add_argument(
+    '--background', choices=('white', 'black'), help='background colour of images that have no alpha channel'
+  )
+  parser.add_argument(
+    '--sheet', type=Path, default=Path('data_check.png'), help='contact sheet to write (default: data_check.png)'
+  )
   args = parser.parse_args()
   if args.objects < 0:
-    raise ValueError(f'--objects={args.objects} must be 0 or more')
+    raise ValueError(f'--objects={args.objects} must not be negative; 0 checks all objects')
   lines, problems = check(
     args.directory,
     split=args.split,
@@ -139,9 +172,13 @@ def main() -> int:
     layout=args.layout,
     options=Options(background=args.background),
   )
-  print(*lines, sep='\n')
-  print(*(problems or ['nothing wrong was found']), sep='\n')
-  return 1 if problems else 0
+  print(*lines, '', sep='\n')
+  if not problems:
+    print('no problems found')
+    return 0
+  print(f'{len(problems)} {"problem" if len(problems) == 1 else "problems"} found')
+  print(*(f'- {problem}' for problem in problems), sep='\n')
+  return 1
 
 
 if __name__ == '__main__':

@@ -4,9 +4,9 @@ BAD_INPUT = 2  # The input is wrong and must be corrected: launchers do not retr
 TEMPORARY_FAILURE = 75  # EX_TEMPFAIL of sysexits.h: the same command resumes, so launchers requeue it.
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818  (not an error)
   """The command was asked to stop and lost nothing: the same command resumes."""
 
 
-class Failure(Exception):
-  """Something that the command depends on failed, such as another process; its input is not at fault. Launchers retry."""
+class FailureError(Exception):
+  """Something that the command depends on failed, such as another process; the input is fine. Launchers retry."""

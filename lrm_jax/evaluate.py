@@ -1,6 +1,8 @@
-"""Figures on held-out objects: python -m lrm_jax.evaluate [--checkpoint=quickstart] [--data=DIR] [--json=FILE]
+"""Evaluates a model on held-out objects, and compares it with baselines that learn nothing.
 
-View 0 of each object is the input, all others are novel. Beside the model stand predictors that learn nothing.
+  python -m lrm_jax.evaluate [--checkpoint=quickstart] [--data=DIR] [--json=FILE]
+
+View 0 of each object is the input; all other views are novel.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from lrm_jax.weights.vgg import load_lpips
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
-  """Returns the lines of a table: a predictor a row, a figure a column."""
+  """Returns a text table with a row per predictor and a column per metric."""
   columns = list(next(iter(rows.values())))
   lines = [f'{"":24}' + ''.join(f'{name:>10}' for name in columns)]
   for name, values in rows.items():
@@ -33,14 +35,16 @@ def main() -> None:
   parser.add_argument(
     '--data',
     default='embedded',
-    help="directory of a dataset (default: 'embedded', the one that is part of the package)",
+    help="directory of a dataset, or 'embedded', the dataset that ships with the package (default: embedded)",
   )
-  parser.add_argument('--split', default='test')
-  parser.add_argument('--train_split', default='train', help='whose mean view is a predictor')
-  parser.add_argument('--size', type=int, default=64, help='of the views, pixels along a side')
-  parser.add_argument('--keep_distance', action='store_true', help='as config.data.keep_distance, for videos')
-  parser.add_argument('--lpips_network', help='VGG16 and LPIPS weights, files joined by commas (docs/weights.md)')
-  parser.add_argument('--json', type=Path, help='where to write the figures, per object too')
+  parser.add_argument('--split', default='test', help='split to evaluate (default: test)')
+  parser.add_argument('--train_split', default='train', help='split whose mean view is a baseline (default: train)')
+  parser.add_argument('--size', type=int, default=64, help='side of the views, in pixels (default: 64)')
+  parser.add_argument('--keep_distance', action='store_true', help='for videos; see config.data.keep_distance')
+  parser.add_argument(
+    '--lpips_network', help='VGG16 and LPIPS weights: a file, or several separated by commas (docs/weights.md)'
+  )
+  parser.add_argument('--json', type=Path, help='file for the metrics, with those of each object')
   args = parser.parse_args()
   enable_compilation_cache()
   reconstructor = from_pretrained(args.checkpoint)
@@ -56,7 +60,7 @@ def main() -> None:
   )
   mean_view = baselines.mean_training_view(args.data, args.train_split, args.size)
   mesh = sharding.make_mesh()
-  with jax.set_mesh(mesh):  # All devices of this machine share the objects.
+  with jax.set_mesh(mesh):  # Shards the objects over all devices of this machine.
     model, network = jax.device_put((reconstructor.model, lpips), sharding.replicated(mesh))
     scores = novel_views.score(novel_views.predict(model, views), views, network)
   rows = {'model': scores} | {
@@ -66,16 +70,18 @@ def main() -> None:
   rows = {name: {column: values[column] for column in columns} for name, values in rows.items()}
   objects, count = views['color'].shape[:2]
   print(
-    f'{args.checkpoint}: {objects} objects of {args.data}, split {args.split}; {count - 1} novel views each, '
-    f'{args.size} px; PSNR in dB'
+    f'{args.checkpoint}: {objects} objects of {args.data}, split {args.split}, with {count - 1} novel views each; '
+    f'views of {args.size} px; PSNR in dB'
   )
   print(table(rows))
-  print(f'the input view itself: {scores["psnr_seen"]:.3f} dB')
+  print(f'PSNR of the input view: {scores["psnr_seen"]:.3f} dB')
   if lpips:
-    print(f'lpips by {lpips.source}')
+    print(f'LPIPS network: {lpips.source}')
   if args.json:
-    figures = {'rows': rows, 'per_object': scores['per_object']} | ({'lpips_network': lpips.source} if lpips else {})
-    args.json.write_text(json.dumps(figures, indent=2) + '\n')
+    result = {'rows': rows, 'per_object': scores['per_object']}
+    if lpips:
+      result['lpips_network'] = lpips.source
+    args.json.write_text(json.dumps(result, indent=2) + '\n')
 
 
 if __name__ == '__main__':

@@ -17,7 +17,8 @@ def installed(module: str) -> bool:
 def require(extra: str, *modules: str, purpose: str) -> None:
   """Raises ImportError, with what to install, where a module of an extra is missing; ends a command of ours instead.
 
-  `purpose` begins the sentence: 'training'. Packages call this when they are imported, before the import that would fail.
+  `purpose` begins the sentence: 'training'. Packages call this when they are imported, before the import that would
+  fail.
   """
   missing = [module for module in modules if not installed(module)]
   if not missing:
@@ -26,8 +27,8 @@ def require(extra: str, *modules: str, purpose: str) -> None:
     f'{purpose} needs {", ".join(missing)}, which {"are" if len(missing) > 1 else "is"} not installed: '
     f"pip install 'lrm_jax[{extra}]'"
   )
-  command = getattr(sys.modules['__main__'], '__spec__', None)  # Set by `python -m`.
-  if command is not None and command.name.startswith('lrm_jax.'):
+  words = sys.orig_argv  # Of `python -m lrm_jax.train ...`; runpy imports packages before it sets up __main__.
+  if '-m' in words[:-1] and words[words.index('-m') + 1].startswith('lrm_jax.'):
     print(f'error: {message}', file=sys.stderr)
     sys.exit(BAD_INPUT)
   raise ImportError(message)

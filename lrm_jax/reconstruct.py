@@ -1,7 +1,7 @@
-"""From pictures to 3D: python -m lrm_jax.reconstruct IMAGE... [--checkpoint=quickstart] [--out=out]
+"""Reconstructs objects from images: python -m lrm_jax.reconstruct IMAGE... [--checkpoint=quickstart] [--out=out]
 
-For each picture NAME: OUT/NAME.glb (mesh with vertex colours), NAME.mp4 (turntable), NAME_depth.mp4, and
-NAME_planes.npz (the triplane, to use again: planes [3, P, P, C]).
+Writes for each image NAME: OUT/NAME.glb (mesh with vertex colours), OUT/NAME.mp4 (turntable), OUT/NAME_depth.mp4 and
+OUT/NAME_planes.npz (the triplane, for further use: planes [3, P, P, C]).
 """
 
 import argparse
@@ -33,13 +33,13 @@ def reconstruct(
   num_frames: int = 48,
   phases: Phases | None = None,
 ) -> dict[str, Path]:
-  """Writes mesh, videos and planes of one picture [S, S, 3]; returns {kind: file}. All of it, or nothing.
+  """Writes mesh, videos and planes of one image [S, S, 3]; returns {kind: file}. Either all files are written or none.
 
-  What took how long is told to `phases`.
+  The time of each phase is added to `phases`.
   """
   done = phases.done if phases else lambda name: None
   planes = jax.block_until_ready(model.encode(image[None]))
-  done('picture to planes')
+  done('image to planes')
   mesh = model.mesh(planes, resolution=resolution, threshold=threshold, dense=dense)[0]
   done('mesh')
   with tqdm(total=num_frames, desc='turntable', unit='frame', leave=False, disable=not sys.stderr.isatty()) as bar:
@@ -61,7 +61,7 @@ def reconstruct(
 
 
 def names_of(paths: list[Path]) -> list[str]:
-  """Returns a name for the outputs of each picture: the file's, with a number where another has it."""
+  """Returns a unique name for the outputs of each image: the stem of its file, numbered if it repeats."""
   names = []
   for path in paths:
     name, number = path.stem, 2
@@ -76,14 +76,18 @@ def main() -> int | None:
   parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE')
   parser.add_argument('--checkpoint', default='quickstart', help=pretrained.HELP)
   parser.add_argument('--out', type=Path, default=Path('out'))
-  parser.add_argument('--remove_background', action='store_true', help='where the picture has no transparency')
-  parser.add_argument('--resolution', type=int, default=128, help='of the mesh: grid points along a side')
   parser.add_argument(
-    '--threshold', type=float, help='density of the surface, per world unit (default: by the outline)'
+    '--remove_background', action='store_true', help='cut the object out of an image without transparency'
   )
-  parser.add_argument('--dense', action='store_true', help='evaluate every point of the grid: many times slower')
-  parser.add_argument('--size', type=int, default=128, help='of the video, pixels along a side')
-  parser.add_argument('--num_frames', type=int, default=48, help='of the video')
+  parser.add_argument(
+    '--resolution', type=int, default=128, help='grid points along a side for the mesh (default: 128)'
+  )
+  parser.add_argument(
+    '--threshold', type=float, help='density of the surface, per world unit (default: matches the outline)'
+  )
+  parser.add_argument('--dense', action='store_true', help='evaluate all grid points: many times slower')
+  parser.add_argument('--size', type=int, default=128, help='pixels along a side of the video (default: 128)')
+  parser.add_argument('--num_frames', type=int, default=48, help='of the turntable (default: 48)')
   args = parser.parse_args()
   for name in ('size', 'num_frames'):
     if getattr(args, name) < 1:
@@ -93,16 +97,19 @@ def main() -> int | None:
   enable_compilation_cache()
   model = from_pretrained(args.checkpoint)
   phases.done('weights')
-  # All pictures are read before the first is reconstructed: a bad one is told at once.
+  # Read all images before the first reconstruction, so that a bad one is reported at once.
   prepared = [model.prepare(path, remove_background=args.remove_background) for path in args.images]
   failed = 0
-  for path, name, picture in zip(args.images, names_of(args.images), prepared):
-    if not picture.has_mask:
-      print(f'{path} has no transparency: it is taken whole; --remove_background cuts the object out', file=sys.stderr)
+  for path, name, image in zip(args.images, names_of(args.images), prepared):
+    if not image.has_mask:
+      print(
+        f'{path} has no transparency, so the whole image is used; --remove_background cuts the object out',
+        file=sys.stderr,
+      )
     try:
       files = reconstruct(
         model,
-        picture.image,
+        image.image,
         args.out,
         name,
         resolution=args.resolution,

@@ -1,10 +1,13 @@
-"""Training: python -m lrm_jax.train --config=configs/quickstart.py [--workdir=DIR] [--config.batch_size=16 ...]
+"""Trains a model: python -m lrm_jax.train --config=base [--workdir=DIR] [--config.batch_size=16 ...]
 
-The same command again resumes where the run stopped, bit for bit, on as many processes and devices as there are then;
-launch/ has it for clusters. Exit codes: 0 done; 2 bad input, a person is needed; 75 told to stop (SIGTERM), all is saved;
-others: something failed, and the same command again goes on from the last checkpoint. `--dry_run` prints what a step needs, and stops;
-`--dry_run --topology=v5e:16x16` (h100:8, a100:16x8, ...) what it would on devices that are not here, and the days.
+--config is a configuration of the package by name (base, quickstart, ...) or a Python file. Any value of it can be
+overridden on the command line.
+The same command resumes a stopped run, on any number of processes and devices; launch/ has scripts for clusters.
 Writes DIR/config.json, DIR/checkpoints, DIR/metrics.jsonl, DIR/tensorboard, DIR/images; DIR may be on gs:// or s3://.
+Exit codes: 0 finished; 2 bad input that a person must correct; 75 stopped by SIGTERM, everything is saved; other codes:
+a failure, and the same command resumes from the last checkpoint.
+--dry_run prints the parameters, memory and operations of a step and stops. With --topology=v5e:16x16 (h100:8,
+a100:16x8, ...) it does so for devices that are not attached, and estimates the days of the training.
 """
 
 import importlib.resources
@@ -17,24 +20,26 @@ from ml_collections import ConfigDict, config_flags
 
 from lrm_jax.command_line import enable_compilation_cache, run_main, silence_repeated_tracebacks
 from lrm_jax.distributed import processes
-from lrm_jax.errors import Failure
+from lrm_jax.errors import FailureError
 from lrm_jax.training.dry_run import dry_run
 from lrm_jax.training.loop import train
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'The configuration, a Python file.', lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'The configuration: a name or a Python file.', lock_config=True
+)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory (default: runs/<name of the configuration>).')
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print parameters, memory and operations of a step, then stop.')
-_TOPOLOGY = flags.DEFINE_string('topology', None, 'Devices that --dry_run is for: v5e:4x4, h100:8, a100:16x8, ...')
+_TOPOLOGY = flags.DEFINE_string('topology', None, 'The devices that --dry_run assumes: v5e:4x4, h100:8, a100:16x8, ...')
 _PEER_TIMEOUT = flags.DEFINE_integer(
-  'peer_timeout', 60, 'Seconds after which a process of several that is silent counts as dead.', lower_bound=5
+  'peer_timeout', 60, 'Seconds without a sign of life after which another process counts as dead.', lower_bound=5
 )
-_UTILISATION = flags.DEFINE_float('utilisation', 0.4, 'Share of the peak that --dry_run takes a training to reach.')
+_UTILISATION = flags.DEFINE_float('utilisation', 0.4, 'The share of peak FLOP/s that --dry_run assumes.')
 
 
 def config_file(name: str) -> str:
-  """Returns the file of a configuration that is part of the package, 'base', and any other `name` unchanged.
+  """Returns the file of a named configuration, such as 'base'. Other values of --config are returned unchanged.
 
-  A variant may follow the name, after a colon. Raises ValueError where there is no such configuration.
+  A variant may follow the name after a colon. Raises ValueError if there is no configuration of this name.
   """
   stem, colon, variant = name.partition(':')
   if not stem or stem.endswith('.py') or '/' in stem:
@@ -44,14 +49,14 @@ def config_file(name: str) -> str:
   if not file.is_file():
     names = sorted(Path(entry.name).stem for entry in configs.iterdir() if entry.name.endswith('.py'))
     raise ValueError(
-      f'--config={name}: there is no such configuration; give a Python file, or one of '
+      f'--config={name}: unknown configuration; give a Python file or one of '
       f'{", ".join(name for name in names if name != "__init__")}'
     )
   return f'{file}{colon}{variant}'
 
 
 def parse(argv: list[str]) -> ConfigDict:
-  """Returns the configuration of a command line; ValueError for an unknown key or a value of the wrong type."""
+  """Returns the configuration of a command line. Raises ValueError for an unknown key or a value of the wrong type."""
   argv = list(argv)
   for i, word in enumerate(argv):
     if word.startswith('--config='):
@@ -62,23 +67,24 @@ def parse(argv: list[str]) -> ConfigDict:
     flags.FLAGS(argv)
     config = _CONFIG.value
     if config is None:
-      raise ValueError('no configuration: give --config=configs/quickstart.py, or another of configs/')
-    config.to_dict()  # A file that could not be read raises here what was wrong with it.
+      raise ValueError('no configuration: give --config=quickstart, the name of another one, or a Python file')
+    config.to_dict()  # If the file could not be read, this raises the reason.
     return config
   except (OSError, flags.Error, AttributeError, KeyError, TypeError, ImportError) as error:
-    words = str(error).replace('\\n', '. ').replace("\\'", '').replace("'", '')
-    raise ValueError(f'{words} (see the keys and types in the file that --config names)') from error
+    message = str(error).replace('\\n', '. ').replace("\\'", '').replace("'", '')
+    raise ValueError(f'{message} (the file that --config names lists the keys and their types)') from error
 
 
 def main() -> None:
   config = parse(sys.argv)
   enable_compilation_cache()
-  logging.set_verbosity(logging.WARNING)  # Orbax and the datasets tell a lot at INFO.
+  logging.set_verbosity(logging.WARNING)  # Orbax and tensorflow-datasets log a lot at INFO.
   silence_repeated_tracebacks()
   if _DRY_RUN.value:
-    return dry_run(config, _TOPOLOGY.value, _UTILISATION.value)
+    dry_run(config, _TOPOLOGY.value, _UTILISATION.value)
+    return
   if _TOPOLOGY.value:
-    raise ValueError('--topology is for --dry_run: a training runs on the devices that are here')
+    raise ValueError('--topology needs --dry_run: a training runs on the attached devices')
   processes.join(peer_timeout=_PEER_TIMEOUT.value)
   file = config_flags.get_config_filename(flags.FLAGS['config'])
   workdir = _WORKDIR.value or Path('runs') / Path(file.split(':')[0]).stem
@@ -87,15 +93,14 @@ def main() -> None:
   except jax.errors.JaxRuntimeError as error:
     if not processes.several():
       raise
-    raise Failure(
-      f'process {jax.process_index()} cannot go on, most likely since another has ended; the same command goes on '
-      f'from the last checkpoint ({" ".join(str(error).split())[:300]})'
+    raise FailureError(
+      f'process {jax.process_index()} cannot continue, most likely because another process ended; the same command '
+      f'resumes from the last checkpoint ({" ".join(str(error).split())[:300]})'
     ) from error
   if jax.process_index() == 0:
-    figures = ', '.join(f'{name} {value:.3f}' for name, value in result.items())
-    print(
-      f'{workdir}: {figures or f"all {config.num_train_steps} steps are done; for more, raise config.num_train_steps"}'
-    )
+    scores = ', '.join(f'{name} {value:.3f}' for name, value in result.items())
+    done = f'all {config.num_train_steps} steps are done; to train longer, raise config.num_train_steps'
+    print(f'{workdir}: {scores or done}')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""The measurements run, at sizes that say nothing, and write what they promise."""
+"""The benchmarks run with tiny sizes, and write their results."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def run(*args):
 
 
 @pytest.mark.slow
-def test_ours_and_pytorch_side_by_side(tmp_path):
+def test_torch_reference_writes_ratios(tmp_path):
   pytest.importorskip('torch', reason="PyTorch is not installed: pip install '.[torch]'")
   done = run(
     'bench/torch_reference.py',
@@ -37,8 +37,8 @@ def test_ours_and_pytorch_side_by_side(tmp_path):
 
 
 @pytest.mark.slow
-def test_both_sides_of_a_row_do_the_same():
-  """What is timed against each other gives the same pictures, gradients and surfaces."""
+def test_both_sides_of_a_row_compute_the_same():
+  """The compared implementations give the same images, gradients and surfaces."""
   torch = pytest.importorskip('torch', reason="PyTorch is not installed: pip install '.[torch]'")
   import numpy as np
 
@@ -59,8 +59,8 @@ def test_both_sides_of_a_row_do_the_same():
 
 
 @pytest.mark.slow
-def test_what_a_borrowed_gpu_is_asked_runs_anywhere(tmp_path):
-  """Correctness is judged, every part is measured and written, in JSON and Markdown."""
+def test_gpu_benchmark_runs_on_a_cpu(tmp_path):
+  """It tests correctness, runs every measurement, and writes JSON and Markdown."""
   done = run('bench/gpu.py', '--smoke', '--out', tmp_path)
   assert done.returncode == 0, done.stderr
   results = json.loads((tmp_path / 'gpu.json').read_text())
@@ -74,10 +74,10 @@ def test_what_a_borrowed_gpu_is_asked_runs_anywhere(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_measurements_of_this_machine(tmp_path):
+def test_run_writes_markdown_and_json(tmp_path):
   done = run(
     'bench/run.py',
-    '--config=configs/quickstart.py',
+    '--config=quickstart',
     '--smoke',
     '--repeats=1',
     '--only',
@@ -94,9 +94,9 @@ def test_the_measurements_of_this_machine(tmp_path):
 
 
 @pytest.mark.slow
-def test_ahead_of_time_without_the_compiler_says_what_to_install(tmp_path):
-  """With it (another environment), the table is made: docs/performance.md."""
-  done = run('bench/aot.py', 'v5e:4x4', '--json', tmp_path / 'a.json', '--config=configs/quickstart.py', '--objects=1')
+def test_aot_without_a_compiler_reports_what_to_install(tmp_path):
+  """In an environment with the compiler, the row has results instead."""
+  done = run('bench/aot.py', 'v5e:4x4', '--json', tmp_path / 'a.json', '--config=quickstart', '--objects=1')
   assert done.returncode == 0, done.stderr
   (row,) = json.loads((tmp_path / 'a.json').read_text())
   assert 'pip install' in row['error'] if 'error' in row else row['state_bytes'] > 0
@@ -104,7 +104,7 @@ def test_ahead_of_time_without_the_compiler_says_what_to_install(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_input_pipeline_is_measured(dataset):
-  done = run('bench/input.py', '--data', dataset, '--seconds', 0.5, '--config', 'configs/quickstart.py', '--workers', 1)
+def test_input_benchmark_prints_rates(dataset):
+  done = run('bench/input.py', '--data', dataset, '--seconds', 0.5, '--config', 'quickstart', '--workers', 1)
   assert done.returncode == 0, done.stderr
   assert 'objects/s in one process' in done.stdout and 'pipeline, 1 worker' in done.stdout and 'H100' in done.stdout

@@ -1,4 +1,4 @@
-"""Datasets from folders: every layout, broken objects left out by name, nothing half-written, the same splits always."""
+"""Building datasets from folders: all layouts, skipped objects, interrupted builds, and stable splits."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def run(*args, **kwargs):
 
 @pytest.fixture
 def copies(renders, tmp_path):
-  """Six rendered balls that may be spoiled."""
+  """A copy of six rendered balls, which a test may damage."""
   return Path(shutil.copytree(renders, tmp_path / 'renders'))
 
 
@@ -41,7 +41,7 @@ def copies(renders, tmp_path):
     (lambda *args: write_video(*args, binary=True), 'mvimgnet'),
   ],
 )
-def test_every_layout_becomes_a_dataset(write, name, truth, tmp_path):
+def test_dataset_is_built_from_every_layout(write, name, truth, tmp_path):
   write(tmp_path / 'in', truth)
   result = run('--source', tmp_path / 'in', '--out', tmp_path / 'out', '--test_share', 0)
   assert result.returncode == 0, result.stderr
@@ -54,11 +54,11 @@ def test_every_layout_becomes_a_dataset(write, name, truth, tmp_path):
   assert record['uid'].decode() == uid and list(record['views']) == expected['views']
   np.testing.assert_allclose(record['camera_to_world'], expected['camera_to_world'], atol=1e-6)
   lines, problems = data_check.check(path)
-  small = [line for line in problems if not line.startswith('size')]  # 48 px are few.
-  assert not small and f'{name} 1.1.0' in lines[0]
+  others = [line for line in problems if not line.startswith('size')]  # The views have only 48 px.
+  assert not others and f'{name} 1.1.0' in lines[0]
 
 
-def test_broken_objects_are_left_out_by_name(copies, tmp_path):
+def test_broken_objects_are_skipped_and_reported(copies, tmp_path):
   (copies / 'ball_1/views/002.webp').write_bytes(b'RIFF')
   (copies / 'ball_4/cameras.npz').write_bytes(b'PK')
   result = run('--source', copies, '--out', tmp_path / 'out', '--test_share', 0)
@@ -73,19 +73,15 @@ def test_broken_objects_are_left_out_by_name(copies, tmp_path):
   assert again.returncode == 0
 
 
-def test_where_all_is_broken_nothing_is_left(copies, tmp_path):
+def test_no_dataset_is_written_if_all_objects_are_broken(copies, tmp_path):
   for path in copies.glob('*/cameras.npz'):
     path.write_bytes(b'PK')
   result = run('--source', copies, '--out', tmp_path / 'out')
-  assert (
-    result.returncode == 2
-    and 'no object of a split could be used' in result.stderr
-    and 'Traceback' not in result.stderr
-  )
+  assert result.returncode == 2 and 'a split has no usable object' in result.stderr and 'Traceback' not in result.stderr
   assert not list((tmp_path / 'out').rglob('dataset_info.json'))
 
 
-def test_a_build_that_is_killed_leaves_no_dataset_and_can_be_done_again(copies, tmp_path):
+def test_killed_build_leaves_no_dataset_and_can_be_repeated(copies, tmp_path):
   for number in range(6, 60):
     shutil.copytree(copies / f'ball_{number % 6}', copies / f'ball_{number}')
   out = tmp_path / 'out'
@@ -102,25 +98,25 @@ def test_a_build_that_is_killed_leaves_no_dataset_and_can_be_done_again(copies, 
   os.killpg(process.pid, signal.SIGKILL)
   process.wait()
   assert incomplete and not list(out.glob('*/1.1.0'))
-  with pytest.raises(FileNotFoundError, match='no dataset'):
+  with pytest.raises(FileNotFoundError, match='is not a dataset'):
     open_split(incomplete[0], 'train')
   result = run('--source', copies, '--out', out, '--quality', 90)
   assert result.returncode == 0 and '0 skipped' in result.stdout, result.stderr
   assert not list(out.glob('*/incomplete.*'))
 
 
-def test_what_is_there_already_stays(copies, tmp_path):
+def test_existing_dataset_is_not_overwritten(copies, tmp_path):
   assert run('--source', copies, '--out', tmp_path / 'out').returncode == 0
   before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / 'out').rglob('*array_record*'))
   result = run('--source', copies, '--out', tmp_path / 'out')
-  assert result.returncode == 2 and 'is there already' in result.stderr
+  assert result.returncode == 2 and 'already exists' in result.stderr
   assert before == sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / 'out').rglob('*array_record*'))
 
 
-def test_splits_are_by_object_and_stay():
+def test_objects_keep_their_split_when_others_are_removed():
   found = {f'object_{i}': Path(str(i)) for i in range(3000)}
   splits = build.split_by_uid(found, test_share=0.1, validation_share=0.05)
-  sizes = {name: len(some) / 3000 for name, some in splits.items()}
+  sizes = {name: len(objects) / 3000 for name, objects in splits.items()}
   assert sizes == {
     'train': pytest.approx(0.85, abs=0.03),
     'validation': pytest.approx(0.05, abs=0.02),
@@ -128,36 +124,36 @@ def test_splits_are_by_object_and_stay():
   }
   assert sum(map(len, splits.values())) == 3000
   fewer = build.split_by_uid(dict(list(found.items())[::3]), test_share=0.1, validation_share=0.05)
-  for name, some in fewer.items():
-    assert some.keys() <= splits[name].keys()
+  for name, objects in fewer.items():
+    assert objects.keys() <= splits[name].keys()
 
 
-def test_lists_of_uids(tmp_path):
+def test_lists_of_uids_select_the_splits(tmp_path):
   found = {name: Path(name) for name in 'abcd'}
   (tmp_path / 'test.txt').write_text('b  # held out\n')
   (tmp_path / 'not.txt').write_text('d\n')
   splits = build.split_by_uid(found, tmp_path / 'test.txt', tmp_path / 'not.txt')
-  assert {name: sorted(some) for name, some in splits.items()} == {'train': ['a', 'c'], 'test': ['b']}
+  assert {name: sorted(objects) for name, objects in splits.items()} == {'train': ['a', 'c'], 'test': ['b']}
   (tmp_path / 'test.txt').write_text('z\n')
-  with pytest.raises(ValueError, match='names objects that are not there: z'):
+  with pytest.raises(ValueError, match='lists objects that do not exist: z'):
     build.split_by_uid(found, tmp_path / 'test.txt')
 
 
 @pytest.mark.parametrize(
-  'args, words',
+  'args, message',
   [
-    (('--source', 'nowhere', '--out', 'out'), 'nowhere is no directory'),
+    (('--source', 'nowhere', '--out', 'out'), 'nowhere is not a directory'),
     (('--source', '.', '--out', 'out', '--layout', 'lego'), "layout 'lego' is unknown"),
     (('--source', '.', '--out', 'out', '--test_share', '2'), 'must be between 0 and 1'),
   ],
 )
-def test_bad_input_is_one_line(args, words, tmp_path):
+def test_bad_input_is_reported_in_one_line(args, message, tmp_path):
   result = run(*args, cwd=tmp_path)
-  assert result.returncode == 2 and words in result.stderr and 'Traceback' not in result.stderr
+  assert result.returncode == 2 and message in result.stderr and 'Traceback' not in result.stderr
 
 
 @pytest.mark.slow
-def test_a_pipeline_of_beam_builds_the_same(copies, tmp_path):
+def test_beam_pipeline_builds_the_same_dataset(copies, tmp_path):
   pytest.importorskip('apache_beam', reason="Apache Beam is not installed: pip install '.[beam]'")
   (copies / 'ball_4/cameras.npz').write_bytes(b'PK')
   records = {}

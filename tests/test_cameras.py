@@ -1,4 +1,4 @@
-"""Cameras: normalisation, windows and mirror images keep what projects where."""
+"""Cameras: normalisation, crops and mirroring are consistent with projection."""
 
 import numpy as np
 import pytest
@@ -15,20 +15,20 @@ def views(rng):
 INTRINSICS = np.array([0.9, 1.1, 0.45, 0.52])
 
 
-def test_look_at_sees_its_target_in_the_middle_and_up_above(views):
+def test_look_at_projects_its_target_to_the_centre_and_up_to_the_top(views):
   pixels, distance = cameras.project(np.array([[0.0, 0, 0], [0, 0, 0.1]]), views, cameras.intrinsics_from_fov(50))
   np.testing.assert_allclose(pixels[:, 0], 0.5, atol=1e-9)
   np.testing.assert_allclose(distance[:, 0], 2.3)
-  assert np.all(pixels[:, 1, 1] < 0.5)  # Rows run downwards.
+  assert np.all(pixels[:, 1, 1] < 0.5)  # Rows count downwards.
   np.testing.assert_allclose(pixels[:, 1, 0], 0.5, atol=1e-9)
 
 
-def test_look_at_refuses_a_camera_with_no_up():
+def test_look_at_raises_if_view_is_parallel_to_up():
   with pytest.raises(ValueError, match='move it'):
     cameras.look_at([0.0, 0.0, 3.0])
 
 
-def test_normalisation_is_one_similarity_of_the_scene(views, rng):
+def test_normalisation_applies_one_similarity_to_the_scene(views, rng):
   points = rng.uniform(-0.5, 0.5, (20, 3))
   moved, similarity = cameras.normalise_to_input_view(views, input_view=3)
   np.testing.assert_allclose(moved[3], cameras.input_camera(), atol=1e-9)
@@ -40,7 +40,7 @@ def test_normalisation_is_one_similarity_of_the_scene(views, rng):
   )
 
 
-def test_a_window_sees_what_the_picture_sees(views, rng):
+def test_window_intrinsics_project_like_the_cropped_image(views, rng):
   points = rng.uniform(-0.5, 0.5, (20, 3))
   size, left, top, window = 48, 7, 11, 32
   whole, _ = cameras.project(points, views, INTRINSICS)
@@ -48,7 +48,7 @@ def test_a_window_sees_what_the_picture_sees(views, rng):
   np.testing.assert_allclose(cut * window + [left, top], whole * size, atol=1e-9)
 
 
-def test_mirrored_views_see_mirrored_points_in_flipped_pictures(views, rng):
+def test_mirrored_cameras_project_mirrored_points_to_flipped_images(views, rng):
   points = rng.uniform(-0.5, 0.5, (20, 3))
   before, _ = cameras.project(points, views, INTRINSICS)
   flipped = INTRINSICS * [1, 1, -1, 1] + [0, 0, 1, 0]
@@ -57,7 +57,7 @@ def test_mirrored_views_see_mirrored_points_in_flipped_pictures(views, rng):
   assert np.all(np.linalg.det(cameras.mirror(views)[:, :3, :3]) > 0.99)
 
 
-def test_orbit_starts_at_the_input_view_and_goes_towards_x():
+def test_orbit_starts_at_the_input_view_and_moves_towards_positive_x():
   poses = cameras.orbit(4)
   np.testing.assert_allclose(poses[0], cameras.input_camera(), atol=1e-9)
   np.testing.assert_allclose(poses[1][:3, 3], [2, 0, 0], atol=1e-9)

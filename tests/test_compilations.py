@@ -1,4 +1,4 @@
-"""In steady state nothing is compiled: not for another step, nor another object."""
+"""In steady state nothing is compiled: no other training step, and no other object, needs a compilation."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ COMPILED = '/jax/core/compile/backend_compile_duration'
 
 @pytest.fixture
 def compilations():
-  """A list to which every compilation, while the test runs, adds an entry."""
+  """A list to which each compilation during the test adds an entry."""
   entries = []
 
   def listen(event, seconds, **kwargs):
@@ -28,7 +28,7 @@ def compilations():
   jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_the_counter_counts(compilations):
+def test_compilations_are_counted(compilations):
   jax.jit(lambda x: x * 2 + 1)(jnp.ones(3))
   first = len(compilations)
   assert first >= 1
@@ -37,25 +37,25 @@ def test_the_counter_counts(compilations):
 
 
 def test_another_object_compiles_nothing(compilations, rng):
-  """Other pictures: other densities, other numbers of blocks, of vertices, of samples that are seen."""
+  """Other images give other densities, and other numbers of blocks, vertices and visible samples."""
   model = lrm_jax.from_pretrained('quickstart')
   camera = model.turntable(3)
 
-  def reconstruct(picture):
-    planes = model.encode(picture[None])
+  def reconstruct(image):
+    planes = model.encode(image[None])
     model.mesh(planes, resolution=40)
     for skip in (False, True):
       model.render(planes, *camera, size=24, skip=skip)
     model.query(planes, rng.uniform(-1, 1, (1, 50, 3)))
 
   size = model.image_size
-  pictures = [np.ones((size, size, 3), np.float32) for _ in range(4)]
-  for number, picture in enumerate(pictures):
-    picture[10 + number : 30 + 2 * number, 12 : 40 - 3 * number] = rng.uniform(size=3)
-  reconstruct(pictures[0])
+  images = [np.ones((size, size, 3), np.float32) for _ in range(4)]
+  for number, image in enumerate(images):
+    image[10 + number : 30 + 2 * number, 12 : 40 - 3 * number] = rng.uniform(size=3)
+  reconstruct(images[0])
   before = len(compilations)
-  for picture in pictures[1:]:
-    reconstruct(picture)
+  for image in images[1:]:
+    reconstruct(image)
   assert len(compilations) == before
 
 
@@ -70,7 +70,9 @@ def test_another_step_compiles_nothing(compilations, tiny_config):
       jax.block_until_ready(metrics)
       counts.append(len(compilations))
   batches.close()
-  assert counts[-1] == counts[1], 'the first two steps may compile: the state is made, then handed on'
+  assert counts[-1] == counts[1], (
+    'only the first two steps may compile: the state comes from initialisation, then from a step'
+  )
   shapes = cost.abstract_batch(tiny_config, sharding.batch_sharding(trainer.mesh))
   assert shapes.keys() == {
     'image',

@@ -1,4 +1,4 @@
-"""The check of data finds what is wrong with cameras and pictures, says what it is, and draws what it saw."""
+"""data_check detects mistakes in cameras and images, names them, and draws a contact sheet."""
 
 import subprocess
 import sys
@@ -42,38 +42,39 @@ def cropped(record):
   return record | {'views': views}
 
 
-WRONG = {
-  'OpenCV axes': (with_poses(lambda x: x @ FLIP), 'outlines', 'OpenCV axes .*flip the second and third column'),
-  'inverted': (with_poses(np.linalg.inv), 'outlines', 'world-to-camera matrices: invert'),
+# A change to a record, the kind of problem that it causes, and a pattern of its description.
+MISTAKES = {
+  'OpenCV axes': (with_poses(lambda x: x @ FLIP), 'silhouettes', 'OpenCV axes .*flip the second and third column'),
+  'inverted': (with_poses(np.linalg.inv), 'silhouettes', 'world-to-camera matrices: invert'),
   'inverted, OpenCV': (
     with_poses(lambda x: np.linalg.inv(x @ FLIP)),
-    'outlines',
+    'silhouettes',
     'with OpenCV axes: invert them, then',
   ),
   'y up': (with_poses(lambda x: Y_UP @ x), 'up', 'the world must have z up'),
   'shifted': (
     with_poses(lambda x: x + np.array([[0, 0, 0, 0.5], [0] * 4, [0] * 4, [0] * 4], np.float32)),
     'aim',
-    'degrees past the origin',
+    'miss the origin by',
   ),
-  'pixels': (lambda r: r | {'intrinsics': r['intrinsics'] * 128}, 'focal length', 'must be divided by the size'),
+  'pixels': (lambda r: r | {'intrinsics': r['intrinsics'] * 128}, 'focal length', 'must be divided by the image size'),
   'opaque': (opaque, 'opaque', '14 of 14 views .* have no transparency'),
   'cropped': (cropped, 'cut off', 'the object reaches the border'),
-  'empty': (lambda r: r | {'views': [encode_png(np.zeros((64, 64, 4), np.uint8))] * 14}, 'empty', 'show nothing'),
-  'one place': (with_poses(lambda x: np.tile(x[:1], (14, 1, 1))), 'one place', 'all cameras stand in one place'),
+  'empty': (lambda r: r | {'views': [encode_png(np.zeros((64, 64, 4), np.uint8))] * 14}, 'empty', 'fully transparent'),
+  'one place': (with_poses(lambda x: np.tile(x[:1], (14, 1, 1))), 'one place', 'all cameras have the same position'),
 }
 
 
-@pytest.mark.parametrize('kind', WRONG)
-def test_what_is_wrong_is_found(records, kind):
+@pytest.mark.parametrize('mistake', MISTAKES)
+def test_mistakes_are_detected(records, mistake):
   import re
 
-  spoil, name, words = WRONG[kind]
-  found = [inspection.inspect(spoil(record)).problems.get(name, '') for record in records]
-  assert sum(bool(re.search(words, text)) for text in found) >= len(found) - 1, found
+  change, kind, pattern = MISTAKES[mistake]
+  found = [inspection.inspect(change(record)).problems.get(kind, '') for record in records]
+  assert sum(bool(re.search(pattern, text)) for text in found) >= len(found) - 1, found
 
 
-def test_what_is_right_has_no_problems(records):
+def test_correct_records_have_no_problems(records):
   for record in records:
     findings = inspection.inspect(record)
     assert not findings.problems and findings.agreement > 0.8
@@ -82,32 +83,32 @@ def test_what_is_right_has_no_problems(records):
     assert findings.sizes == (128,) and findings.formats == ('WEBP',) and findings.normalised[0] == pytest.approx(2)
 
 
-def test_views_in_the_wrong_order_are_found_in_the_whole(tmp_path, truth):
+def test_shuffled_views_lower_the_median_agreement(tmp_path, truth):
   source = open_split(EMBEDDED, 'test')
   rng = np.random.default_rng(0)
   shuffled = with_poses(lambda x: x[rng.permutation(14)])
   agreement = [inspection.inspect(shuffled(source[i])).agreement for i in range(0, 36, 4)]
-  assert np.median(agreement) < data_check._AGREE  # pylint: disable=protected-access
+  assert np.median(agreement) < data_check._AGREE
   assert np.median([inspection.inspect(source[i]).agreement for i in range(0, 36, 4)]) > 0.97
 
 
-def test_the_hull_of_a_ball_is_a_ball(truth):
+def test_visual_hull_of_a_ball_is_a_ball(truth):
   from conftest import ball
 
   poses, intrinsics = truth
-  outlines = np.stack([ball(pose, intrinsics, 64, 0.5)[..., 3] > 0 for pose in poses])
+  silhouettes = np.stack([ball(pose, intrinsics, 64, 0.5)[..., 3] > 0 for pose in poses])
   points = np.random.default_rng(0).uniform(-1, 1, (20000, 3))
-  kept = inspection.visual_hull(poses, np.tile(intrinsics, (len(poses), 1)), outlines, points)
+  kept = inspection.visual_hull(poses, np.tile(intrinsics, (len(poses), 1)), silhouettes, points)
   distance = np.linalg.norm(points, axis=-1)
   assert kept[distance < 0.49].all() and kept[distance > 0.8].mean() < 0.02
 
 
-def test_the_sheet_shows_views_with_the_axes_over_them(records):
+def test_contact_sheet_draws_the_axes_over_the_views(records):
   sheet = contact_sheet.draw(records[:2], size=64, num_views=4)
   assert sheet.size == (4 * 64, 2 * (64 + 14))
   first = np.asarray(sheet)[14:78, :64].astype(int)
   red, green, blue = (first[..., i] - np.delete(first, i, axis=-1).max(axis=-1) for i in range(3))
-  # In the input view x runs to the right from the middle, z upwards.
+  # In the input view, x points to the right from the centre, and z up.
   assert np.mean(red[31:34, 45:60] > 60) > 0.5 and np.mean(blue[5:20, 31:34] > 60) > 0.3
   assert green.max() < 200
 
@@ -118,22 +119,22 @@ def run(*args):
   )
 
 
-def test_the_command_says_what_is_there_and_exits_with_0(tmp_path):
-  result = run(EMBEDDED, '--objects=5', '--sheet', tmp_path / 'sheet.png')
+def test_command_prints_statistics_and_exits_with_0(tmp_path):
+  result = run('embedded', '--objects=5', '--sheet', tmp_path / 'sheet.png')
   assert result.returncode == 0, result.stdout + result.stderr
-  for words in (
+  for text in (
     '425 train, 36 test',
-    '5 of 425 looked at',
-    '14 .. 14 an object, 128 px, WEBP',
-    'field of view 50.0 .. 50.0',
-    'nothing wrong was found',
+    '5 of 425 checked',
+    '14 per object, 128 px, WEBP',
+    'field of view 50.0 degrees',
+    'no problems found',
   ):
-    assert words in result.stdout
+    assert text in result.stdout
   with Image.open(tmp_path / 'sheet.png') as sheet:
     assert sheet.size == (8 * 128, 5 * (128 + 14))
 
 
-def test_the_command_lists_what_is_wrong_and_exits_with_1(truth, tmp_path):
+def test_command_lists_the_problems_and_exits_with_1(truth, tmp_path):
   folder = write_openlrm(tmp_path / 'in', truth, size=64)
   for path in (folder / 'pose').glob('*.npy'):
     np.save(path, (np.concatenate([np.load(path), [[0, 0, 0, 1]]]) @ FLIP)[:3])
@@ -141,19 +142,19 @@ def test_the_command_lists_what_is_wrong_and_exits_with_1(truth, tmp_path):
   np.save(tmp_path / 'in/other/intrinsics.npy', np.zeros(3))
   result = run(tmp_path / 'in', '--sheet', tmp_path / 'sheet.png')
   assert result.returncode == 1 and 'Traceback' not in result.stderr
-  assert 'OpenLRM' in result.stdout and '2 of 2 looked at, 1 broken' in result.stdout
-  assert 'broken: other: ' in result.stdout and 'outlines: 1 of 1 objects, the first is ball: ' in result.stdout
+  assert 'OpenLRM' in result.stdout and '2 of 2 checked, 1 broken' in result.stdout
+  assert 'broken: other: ' in result.stdout and 'silhouettes: 1 of 1 objects; the first is ball: ' in result.stdout
   assert 'flip the second and third column' in result.stdout
 
 
 @pytest.mark.parametrize(
-  'args, words',
+  'args, message',
   [
-    (('nowhere',), 'nowhere is no directory'),
+    (('nowhere',), 'nowhere is not a directory'),
     ((EMBEDDED, '--split=dev'), "no split 'dev'"),
-    ((EMBEDDED, '--objects=-1'), 'must be 0 or more'),
+    ((EMBEDDED, '--objects=-1'), 'must not be negative'),
   ],
 )
-def test_bad_input_is_one_line(args, words):
+def test_bad_input_is_reported_in_one_line(args, message):
   result = run(*args)
-  assert result.returncode == 2 and words in result.stderr and 'Traceback' not in result.stderr
+  assert result.returncode == 2 and message in result.stderr and 'Traceback' not in result.stderr

@@ -1,4 +1,4 @@
-"""The dataset that comes with the repository: whole, split by object, and its cameras are those of its pictures."""
+"""The embedded dataset is complete, split by object, attributed, and its cameras match its images."""
 
 import io
 from pathlib import Path
@@ -25,18 +25,18 @@ def records():
   return {split: {_uid(record): record for record in open_split(DATASET, split)} for split in ('train', 'test')}
 
 
-def test_it_is_small_enough_to_be_committed():
+def test_dataset_is_small_enough_to_be_committed():
   assert sum(path.stat().st_size for path in (ROOT / 'data/embedded').rglob('*')) < 24e6
 
 
-def test_objects_are_held_out_as_listed(records):
+def test_test_split_equals_the_list(records):
   held_out = read_list(SPLITS / 'embedded_test.txt')
   assert set(records['test']) == held_out
   assert not set(records['train']) & held_out
   assert not (set(records['train']) | set(records['test'])) & read_list(SPLITS / 'embedded_excluded.txt')
 
 
-def test_near_twins_are_on_one_side(records):
+def test_near_duplicates_are_in_the_same_split(records):
   groups = [line.split() for line in (SPLITS / 'embedded_twins.txt').read_text().splitlines() if line[:1] != '#']
   assert len(groups) > 40
   for group in groups:
@@ -51,7 +51,7 @@ def test_every_object_is_attributed(records):
   assert all(row['licence'] and row['attribution'] for row in rows.values())
 
 
-def test_cameras_stand_where_the_paper_puts_them(records):
+def test_cameras_are_in_the_ranges_of_the_paper(records):
   for record in _all(records):
     poses = record['camera_to_world'].astype(np.float64)
     np.testing.assert_allclose(poses[0], cameras.input_camera(), atol=1e-6)
@@ -63,19 +63,19 @@ def test_cameras_stand_where_the_paper_puts_them(records):
     np.testing.assert_allclose(record['intrinsics'], intrinsics, atol=1e-6)
 
 
-def test_every_view_shows_a_whole_object(records):
+def test_every_view_shows_the_whole_object(records):
   for record in list(_all(records))[::6]:
     for view, encoded in enumerate(record['views']):
       pixels = _pixels(encoded)
       assert pixels.shape == (128, 128, 4)
       alpha = pixels[..., 3]
       assert alpha.max() > 127, (_uid(record), view)
-      # The outermost pixels hold no more than what the pixel filter spreads of an object that fills the picture.
+      # If the object fills the image, the pixel filter spreads it to the border pixels, but not with full opacity.
       assert np.concatenate([alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]]).max() < 128, (_uid(record), view)
 
 
 @pytest.mark.parametrize('path', OBJECTS, ids=lambda path: path.stem)
-def test_the_vertices_of_the_object_project_onto_its_pictures(records, path):
+def test_vertices_project_onto_the_masks(records, path):
   record = (records['train'] | records['test'])[path.stem]
   vertices = trimesh.load(path, force='mesh', process=False).vertices
   points = vertices @ record['object_to_world'][:3, :3].T + record['object_to_world'][:3, 3]
@@ -87,8 +87,8 @@ def test_the_vertices_of_the_object_project_onto_its_pictures(records, path):
     assert_on_mask(pixels[view], _pixels(encoded)[..., 3])
 
 
-def test_another_camera_fails_the_projection_test(records):
-  # So that the test above says something: the same pictures with the pose of their neighbour, and with a flipped axis.
+def test_wrong_cameras_fail_the_projection_test(records):
+  # Control for the test above: the poses of the neighbouring views, and mirrored poses.
   path = next(path for path in OBJECTS if 'deckChair' in path.stem)
   record = records['train'][path.stem]
   vertices = trimesh.load(path, force='mesh', process=False).vertices
@@ -101,10 +101,11 @@ def test_another_camera_fails_the_projection_test(records):
 
 
 def assert_on_mask(pixels: np.ndarray, alpha: np.ndarray) -> None:
-  """Checks that points [P, 2], as `cameras.project` gives them, lie on a mask [H, W] and span it.
+  """Asserts that points [P, 2], projected by `cameras.project`, are on a mask [H, W], and that their extents agree.
 
-  A point may lie one pixel beside the mask, and the edges of the mask, where it is not quite faint, 1.5 pixels from
-  the outermost points: the renderer's filter is that wide. Whatever the view, outermost points of a mesh are vertices.
+  Points may be one pixel outside of the mask. The edges of the mask (alpha above 8) may be 1.5 pixels from the
+  outermost points, which is the width of the renderer's filter. The outermost points of a mesh are vertices in every
+  view.
   """
   size = len(alpha)
   column, row = np.moveaxis(np.floor(pixels * size).astype(int), -1, 0)
@@ -127,5 +128,5 @@ def _uid(record) -> str:
 
 
 def _pixels(encoded: bytes) -> np.ndarray:
-  with Image.open(io.BytesIO(encoded)) as picture:
-    return np.asarray(picture.convert('RGBA'))
+  with Image.open(io.BytesIO(encoded)) as image:
+    return np.asarray(image.convert('RGBA'))

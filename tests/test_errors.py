@@ -3,7 +3,7 @@
 import pytest
 
 from lrm_jax.command_line import run_main
-from lrm_jax.errors import Failure, Interrupted
+from lrm_jax.errors import FailureError, Interrupted
 
 
 def leave(main):
@@ -46,7 +46,7 @@ def test_exit_codes(capsys):
   assert leave(lambda: None) == 0
   assert leave(lambda: 3) == 3
   assert leave(fail(KeyboardInterrupt())) == 130
-  assert leave(fail(Failure('a worker has ended'))) == 1
+  assert leave(fail(FailureError('a worker has ended'))) == 1
   assert leave(fail(Interrupted('told to stop'))) == 75
   codes = []
   run_main(fail(ValueError('size')), codes.append)

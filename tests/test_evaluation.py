@@ -1,4 +1,4 @@
-"""Figures on held-out objects: right on predictions whose figures are known, and the command that prints them."""
+"""Evaluation on held-out objects: metrics of predictions with known results, baselines, and the command."""
 
 import json
 import sys
@@ -28,9 +28,9 @@ def pixels_of(color):
   return Pixels(color=color, depth=np.ones(color.shape[:-1]), opacity=np.ones(color.shape[:-1]))
 
 
-def test_only_novel_views_count(views):
+def test_metrics_cover_only_novel_views(views):
   color = views['color'].copy()
-  color[:, 0] = 0  # The input view may be as wrong as it likes.
+  color[:, 0] = 0  # Errors of the input view do not matter.
   color[:, 1:] += np.where(color[:, 1:] > 0.5, -0.1, 0.1)
   scores = novel_views.score(pixels_of(color), views)
   np.testing.assert_allclose(scores['psnr'], 20, atol=1e-4)
@@ -40,12 +40,12 @@ def test_only_novel_views_count(views):
     np.testing.assert_allclose(values['psnr'], 20, atol=1e-4)
 
 
-def test_the_truth_is_perfect(views):
+def test_true_views_have_perfect_scores(views):
   scores = novel_views.score(pixels_of(views['color']), views)
   assert scores['psnr'] == pytest.approx(100) and scores['ssim'] == pytest.approx(1)
 
 
-def test_the_mean_is_of_pictures_and_not_of_errors(views):
+def test_psnr_is_averaged_over_images(views):
   color = views['color'].copy()
   color[:, 1:] += 0.1
   color[0, 1] += 0.3
@@ -53,7 +53,7 @@ def test_the_mean_is_of_pictures_and_not_of_errors(views):
   np.testing.assert_allclose(novel_views.score(pixels_of(color), views)['psnr'], expected)
 
 
-def test_predictors_that_learn_nothing(views):
+def test_baselines_have_the_scores_of_their_images(views):
   mean_view = np.full((16, 16, 3), 0.7, np.float32)
   scores = baselines.trivial(views, mean_view)
   novel = views['color'][:, 1:]
@@ -65,9 +65,9 @@ def test_predictors_that_learn_nothing(views):
     np.testing.assert_allclose(scores[name]['psnr'], image_metrics.psnr(prediction, novel).mean(), rtol=1e-6)
 
 
-def test_the_mean_training_view_is_of_all_training_views(dataset, monkeypatch):
+def test_mean_training_view_averages_all_training_views(dataset, monkeypatch):
   everything = load_views(dataset, 'train', image_size=16, size=16)['color']
-  monkeypatch.setattr(baselines, '_OBJECTS_PER_READ', 3)  # The last part is smaller.
+  monkeypatch.setattr(baselines, '_OBJECTS_PER_READ', 3)  # The last read is smaller.
   mean = baselines.mean_training_view(dataset, 'train', 16)
   np.testing.assert_allclose(mean, everything.mean((0, 1)), atol=1e-6)
 
@@ -80,19 +80,19 @@ def run_directory(tmp_path_factory):
   return directory
 
 
-def test_the_last_objects_are_not_forgotten(run_directory, views):
+def test_any_number_of_objects_can_be_predicted(run_directory, views):
   model, _, _ = checkpoint.restore(run_directory)
   three = {
     name: [*value, value[0]] if name == 'uid' else np.concatenate([value, value[:1]]) for name, value in views.items()
   }
-  pixels = novel_views.predict(model, three)  # Fewer than a call holds.
+  pixels = novel_views.predict(model, three)  # Fewer than fit in one call.
   assert pixels.color.shape == three['color'].shape
   np.testing.assert_allclose(pixels.color[2], pixels.color[0], atol=1e-6)
   both = {name: value + value if name == 'uid' else np.concatenate([value] * 2) for name, value in three.items()}
   np.testing.assert_allclose(novel_views.predict(model, both).color[3:], pixels.color, atol=1e-6)
 
 
-def test_the_command_prints_a_table_and_writes_json(run_directory, dataset, tmp_path, capsys, monkeypatch):
+def test_command_prints_a_table_and_writes_json(run_directory, dataset, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(
     sys,
     'argv',
@@ -116,13 +116,13 @@ def test_the_command_prints_a_table_and_writes_json(run_directory, dataset, tmp_
 @pytest.mark.parametrize(
   'options, message',
   [
-    (('--data=nowhere',), 'nowhere is no dataset'),
+    (('--data=nowhere',), 'nowhere is not a dataset'),
     (('--split=other',), "no split 'other'; it has test, train"),
     (('--size=5',), 'at least 11 x 11'),
     (('--lpips_network=nowhere.npz',), 'nowhere.npz'),
   ],
 )
-def test_bad_input_is_one_line(run_directory, dataset, capsys, monkeypatch, options, message):
+def test_errors_of_the_command_are_one_line(run_directory, dataset, capsys, monkeypatch, options, message):
   monkeypatch.setattr(sys, 'argv', ['evaluate', f'--checkpoint={run_directory}', f'--data={dataset}', *options])
   with pytest.raises(SystemExit) as info:
     run_main(evaluate.main)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from conftest import make_tiny_config
-from lrm_jax.errors import Failure, Interrupted
+from lrm_jax.errors import FailureError, Interrupted
 from lrm_jax.storage import checkpoint
 from lrm_jax.training import loop as train_lib
 from lrm_jax.training.metric_writer import read
@@ -42,7 +42,7 @@ def command(file, workdir):
 @pytest.mark.slow
 def test_sigterm_saves_the_step_in_hand_and_loses_nothing(config, tmp_path, monkeypatch):
   train_lib.train(config, tmp_path / 'whole')
-  settle, seen = train_lib._settle, []
+  settle, seen = train_lib._finish_step, []
 
   def stop(*args):
     settle(*args)
@@ -50,7 +50,7 @@ def test_sigterm_saves_the_step_in_hand_and_loses_nothing(config, tmp_path, monk
     if len(seen) == 3:
       signal.raise_signal(signal.SIGTERM)
 
-  monkeypatch.setattr(train_lib, '_settle', stop)
+  monkeypatch.setattr(train_lib, '_finish_step', stop)
   before = signal.getsignal(signal.SIGTERM)
   config.checkpoint_every = 1000
   with pytest.raises(Interrupted, match='step 3 is saved'):
@@ -149,7 +149,7 @@ def kill_and_resume(file: Path, workdir: Path, kills: int, rng: np.random.Genera
     process.kill()
     process.wait()
     told = training_processes.words(workdir)
-    begun = 'a fresh run\n' if number == 0 else f'resuming after step {before}\n'
+    begun = 'a new run\n' if number == 0 else f'resuming after step {before}\n'
     assert begun in told or (early and f'{workdir.name}: ' not in told), told
     saved = checkpoint.saved_steps(workdir)[-1]
     assert saved >= before
@@ -387,7 +387,7 @@ def test_a_skipped_step_changes_nothing_but_the_step(config, tmp_path, poison):
 
   poison(change)
   config.max_skipped_steps = 2
-  with pytest.raises(train_lib.DivergedError, match='step 6: .*max_skipped_steps = 2 in a row .*skipped.jsonl'):
+  with pytest.raises(train_lib.DivergedError, match='step 6: .*max_skipped_steps = 2 steps in a row .*skipped.jsonl'):
     train_lib.train(config, tmp_path)
   assert [json.loads(line)['step'] for line in (tmp_path / 'skipped.jsonl').read_text().splitlines()] == [4, 5, 6]
   assert checkpoint.saved_steps(tmp_path) == [3]
@@ -422,9 +422,9 @@ def test_data_workers_that_die_are_told_and_not_hung_on(config, tmp_path):
         worker.kill()
         killed.append(worker)
 
-  settle = train_lib._settle
+  settle = train_lib._finish_step
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train_lib, '_settle', kill)
-    with pytest.raises(Failure, match='a data worker has ended .*exit code'):
+    patch.setattr(train_lib, '_finish_step', kill)
+    with pytest.raises(FailureError, match='a data worker exited unexpectedly .*exit code'):
       train_lib.train(config, tmp_path)
   assert killed and len(read(tmp_path)) >= 3

@@ -1,7 +1,7 @@
-"""Models of OpenLRM's and TripoSR's give the numbers that their own code gave, on the same random weights.
+"""OpenLRM and TripoSR models give the same results as the original PyTorch code, on the same random weights.
 
-The numbers are in ../shared/golden, whose README tells what each tensor is; where that folder is not beside the
-checkout, these tests are skipped. Bound: 1e-4 of the largest value of a tensor.
+The expected values are in tests/golden, whose README describes each tensor. Tolerance: 1e-4 of a tensor's largest value
+(1e-3 for gradients).
 """
 
 import json
@@ -48,16 +48,17 @@ def write_model(name: str, golden: dict, directory: Path) -> Path:
 
 @pytest.fixture(scope='module', params=OPENLRM + ('triposr',))
 def case(request, tmp_path_factory):
-  """(name, golden tensors, the model of a directory written from them)."""
+  """Returns (name, golden tensors, model loaded from a directory written from them, that directory)."""
   golden = load_file(GOLDEN / f'{request.param}.safetensors')
   directory = write_model(request.param, golden, tmp_path_factory.mktemp(request.param) / 'model')
   return request.param, golden, lrm_jax.from_pretrained(directory), directory
 
 
-def close(ours, golden, bound=1e-4):
-  ours, golden = np.asarray(ours), np.asarray(golden)
-  assert ours.shape == golden.shape
-  np.testing.assert_allclose(ours, golden, rtol=0, atol=bound * np.abs(golden).max())
+def assert_close(found, golden, bound=1e-4):
+  """Compares arrays relative to the largest golden value."""
+  found, golden = np.asarray(found), np.asarray(golden)
+  assert found.shape == golden.shape
+  np.testing.assert_allclose(found, golden, rtol=0, atol=bound * np.abs(golden).max())
 
 
 def image_of(golden):
@@ -67,7 +68,7 @@ def image_of(golden):
 
 
 def camera_of(golden):
-  """(camera_to_world [B, 4, 4], intrinsics [B, 4]) of 16 numbers a camera."""
+  """Returns (camera_to_world [B, 4, 4], intrinsics [B, 4]) from OpenLRM's 16 values per camera."""
   source = golden['in/source_camera']
   pose = np.tile(np.eye(4, dtype=np.float32), (len(source), 1, 1))
   pose[:, :3] = source[:, :12].reshape(-1, 3, 4)
@@ -81,22 +82,22 @@ def planes_of(golden):
 def test_image_tokens(case):
   _, golden, reconstructor, _ = case
   encoder, size = reconstructor.model.encoder, image_of(golden).shape[1] // reconstructor.model.encoder.patch_size
-  close(encoder.positions(size), golden['out/enc_pos_embed_interp'])
-  close(encoder(image_of(golden)), golden['out/encoder_tokens'])
+  assert_close(encoder.positions(size), golden['out/enc_pos_embed_interp'])
+  assert_close(encoder(image_of(golden)), golden['out/encoder_tokens'])
 
 
-def test_planes_by_way_of_camera_and_decoder(case):
+def test_camera_embedding_decoder_tokens_and_planes(case):
   name, golden, reconstructor, _ = case
   decoder, context = reconstructor.model.decoder, jnp.asarray(golden['out/encoder_tokens'])
   if name == 'triposr':
-    close(decoder.transform(context), golden['out/decoder_tokens'].swapaxes(1, 2))
+    assert_close(decoder.transform(context), golden['out/decoder_tokens'].swapaxes(1, 2))
     planes = reconstructor.encode(image_of(golden))
   else:
     camera = decoder.embed_camera(*map(jnp.asarray, camera_of(golden)))
-    close(camera, golden['out/camera_embedding'])
-    close(decoder.transform(context, camera), golden['out/decoder_tokens'])
+    assert_close(camera, golden['out/camera_embedding'])
+    assert_close(decoder.transform(context, camera), golden['out/decoder_tokens'])
     planes = reconstructor.encode(image_of(golden), *camera_of(golden))
-  close(planes, planes_of(golden))
+  assert_close(planes, planes_of(golden))
 
 
 def test_density_and_colour_at_points(case):
@@ -108,42 +109,42 @@ def test_density_and_colour_at_points(case):
     names = ('out/point_density_raw', 'out/point_density_act', 'out/point_color')
   else:
     names = ('out/point_sigma_raw', 'out/point_sigma_act', 'out/point_rgb')
-  close(raw, golden[names[0]][..., 0])
-  close(color, golden[names[2]])
+  assert_close(raw, golden[names[0]][..., 0])
+  assert_close(color, golden[names[2]])
   density, color = reconstructor.query(planes, points)
-  close(density, golden[names[1]][..., 0])
-  close(color, golden[names[2]])
+  assert_close(density, golden[names[1]][..., 0])
+  assert_close(color, golden[names[2]])
 
 
 @pytest.mark.parametrize('name', OPENLRM)
-def test_features_of_the_three_planes(name):
+def test_plane_features_at_points(name):
   golden = load_file(GOLDEN / f'{name}.safetensors')
   axes = triplane.plane_axes(('xy', 'xz', 'zy'))
-  ours = jax.vmap(lambda planes, points: triplane.sample_concatenated(planes, points, axes))(
+  found = jax.vmap(lambda planes, points: triplane.sample_concatenated(planes, points, axes))(
     planes_of(golden), jnp.asarray(golden['in/points'])
   )
-  close(ours, np.concatenate(golden['out/point_features'].swapaxes(0, 1), axis=-1))
+  assert_close(found, np.concatenate(golden['out/point_features'].swapaxes(0, 1), axis=-1))
 
 
 @pytest.mark.parametrize('name', OPENLRM)
-def test_total_variation_of_the_planes(name):
+def test_total_variation(name):
   golden = load_file(GOLDEN / f'{name}.safetensors')
-  close(losses.total_variation(planes_of(golden))[None], golden['out/loss_tv'])
+  assert_close(losses.total_variation(planes_of(golden))[None], golden['out/loss_tv'])
 
 
 def openlrm_views(golden):
-  """(poses [B, V, 4, 4], intrinsics [B, V, 4], greys [B, V, 3]) of the views, windows by their intrinsics."""
+  """Returns (poses [B, V, 4, 4], intrinsics [B, V, 4], backgrounds [B, V, 3]); intrinsics select windows of views."""
   cameras = golden['in/render_cameras']
   poses, matrices = cameras[..., :16].reshape(2, 2, 4, 4), cameras[..., 16:].reshape(2, 2, 3, 3)
   size, corner = golden['in/render_resolutions'], golden['in/render_anchors']
   intrinsics = np.stack([matrices[..., 0, 0], matrices[..., 1, 1], matrices[..., 0, 2], matrices[..., 1, 2]], -1)
-  # A window of 16 px whose first pixel is at `corner` (row, column) of a picture of `size`.
+  # A view is a window of 16 px whose first pixel is at `corner` (row, column) of an image of `size` px.
   corner = np.concatenate([0 * corner, corner[..., ::-1]], axis=-1)
   return poses, ((intrinsics * size - corner) / 16).astype(np.float32), np.repeat(golden['in/render_bg_colors'], 3, -1)
 
 
 def composited(model, planes, golden, variant):
-  """Returns the pixels [B, V, 16, 16] over their background, along the golden rays, at the golden distances."""
+  """Returns the pixels [B, V, 16, 16] over their backgrounds, for the golden rays and sample distances."""
 
   def get(key):
     return golden[f'out/render{variant}/{key}']
@@ -151,7 +152,8 @@ def composited(model, planes, golden, variant):
   distances = get('depths_coarse')
   if variant != 'C':
     distances = np.concatenate([distances, get('depths_fine')], axis=2)
-  # Inside of the cube is decided by the last bit of points on its faces: NumPy rounds each step, as PyTorch does.
+  # For points on the faces of the cube the last bit decides whether they are inside. NumPy rounds each operation, as
+  # PyTorch does.
   points = golden['out/ray_origins'][:, :, None] + distances * golden['out/ray_dirs'][:, :, None]
   inside = (np.abs(points) <= 1).all(-1)
   order = np.argsort(distances[..., 0], axis=-1, kind='stable')
@@ -169,24 +171,23 @@ def composited(model, planes, golden, variant):
 
 @pytest.mark.parametrize('case', OPENLRM, indirect=True)
 @pytest.mark.parametrize('variant', ['A', 'B', 'C'])
-def test_compositing_at_the_given_distances(case, variant):
-  """Colour, depth and opacity."""
+def test_compositing_at_given_distances(case, variant):
   _, golden, reconstructor, _ = case
 
   def get(key):
     return golden[f'out/render{variant}/{key}']
 
   pixels = composited(reconstructor.model, planes_of(golden), golden, variant)
-  close(pixels.color, get('images_rgb').transpose(0, 1, 3, 4, 2))
-  close(pixels.opacity, get('images_weight')[:, :, 0])
+  assert_close(pixels.color, get('images_rgb').transpose(0, 1, 3, 4, 2))
+  assert_close(pixels.opacity, get('images_weight')[:, :, 0])
   seen = get('images_weight')[:, :, 0] > 1e-3
   depth = np.asarray(pixels.depth) / np.maximum(pixels.opacity, 1e-9)
-  close(depth[seen], get('images_depth')[:, :, 0][seen])
+  assert_close(depth[seen], get('images_depth')[:, :, 0][seen])
 
 
 @pytest.mark.parametrize('case', OPENLRM, indirect=True)
-def test_the_loss_and_its_gradients(case):
-  """OpenLRM's loss of variant B: from the picture to the pixels, and back to every parameter, and to the planes."""
+def test_loss_and_gradients_of_openlrm(case):
+  """OpenLRM's loss for variant B, and its gradients with respect to all parameters and to the planes."""
   _, golden, reconstructor, directory = case
   target = jnp.asarray(golden['in/target'].transpose(0, 1, 3, 4, 2))
 
@@ -199,30 +200,30 @@ def test_the_loss_and_its_gradients(case):
     return loss_of_planes(model, model.encode(image_of(golden), *map(jnp.asarray, camera_of(golden))))
 
   (loss, parts), gradients = jax.value_and_grad(loss_fn, has_aux=True)(registry.parameters(reconstructor.model))
-  close(loss[None], golden['out/loss_total'])
-  close(parts['mse'][None], golden['out/loss_pixel'])
+  assert_close(loss[None], golden['out/loss_total'])
+  assert_close(parts['mse'][None], golden['out/loss_pixel'])
   gradient, _ = jax.grad(lambda planes: loss_of_planes(reconstructor.model, planes), has_aux=True)(planes_of(golden))
-  close(gradient, golden['out/grad/planes'].transpose(0, 1, 3, 4, 2), 1e-3)
-  # By their names: as the gradients were weights to be written.
+  assert_close(gradient, golden['out/grad/planes'].transpose(0, 1, 3, 4, 2), 1e-3)
+  # Save the gradients as if they were weights, to get them by OpenLRM's names.
   config, _ = pretrained.read(directory, openlrm)
   openlrm.write(directory / 'gradients', config.to_dict(), traverse_util.flatten_dict(gradients, sep='/'))
   check_gradients(load_file(directory / 'gradients/model.safetensors'), golden)
 
 
-def check_gradients(ours, golden):
-  """Each gradient, and the length of those of which the golden numbers have only that, to 1e-3."""
+def check_gradients(found, golden):
+  """Compares gradients within 1e-3, or only their norms if the golden file has only norms."""
   norms = {key.removeprefix('out/gradnorm/'): x for key, x in golden.items() if key.startswith('out/gradnorm/')}
   whole = {key.removeprefix('out/grad/'): x for key, x in golden.items() if key.startswith('out/grad/')}
   whole = {name: x for name, x in whole.items() if not name.startswith('planes')}
-  assert whole and whole.keys() <= ours.keys() and norms.keys() <= ours.keys()
+  assert whole and whole.keys() <= found.keys() and norms.keys() <= found.keys()
   for name, gradient in whole.items():
-    close(ours[name], gradient, 1e-3)
+    assert_close(found[name], gradient, 1e-3)
   for name, norm in norms.items():
-    np.testing.assert_allclose(np.linalg.norm(ours[name]), np.ravel(norm)[0], rtol=1e-3, atol=1e-7, err_msg=name)
+    np.testing.assert_allclose(np.linalg.norm(found[name]), np.ravel(norm)[0], rtol=1e-3, atol=1e-7, err_msg=name)
 
 
 @pytest.mark.parametrize('name', OPENLRM)
-def test_samples_are_taken_where_the_first_pass_found_something(name):
+def test_coarse_and_fine_sample_distances(name):
   golden = load_file(GOLDEN / f'{name}.safetensors')
 
   def get(key):
@@ -230,28 +231,28 @@ def test_samples_are_taken_where_the_first_pass_found_something(name):
 
   hit = golden['out/ray_near_raw'][..., 0] > -1
   near, far = (jnp.asarray(golden[f'out/ray_{end}_raw'][..., 0]) for end in ('near', 'far'))
-  close(rays.sample_ends(near, far, 8)[hit], get('depths_coarse')[..., 0][hit])
+  assert_close(rays.sample_ends(near, far, 8)[hit], get('depths_coarse')[..., 0][hit])
   uniform = np.broadcast_to((np.arange(8, dtype=np.float32) + 0.5) / 8, (4, 256, 8))
   fine = rays.sample_where_weights_are(
     *(jnp.asarray(get(key)[..., 0]) for key in ('depths_coarse', 'weights_coarse')), jnp.asarray(uniform)
   )
-  close(np.sort(fine, axis=-1), np.sort(get('depths_fine')[..., 0], axis=-1))
+  assert_close(np.sort(fine, axis=-1), np.sort(get('depths_fine')[..., 0], axis=-1))
 
 
 @pytest.mark.parametrize('name', OPENLRM)
-def test_whole_views_of_openlrm(name, tmp_path):
+def test_rendered_views_of_openlrm(name, tmp_path):
   golden = load_file(GOLDEN / f'{name}.safetensors')
   model = lrm_jax.from_pretrained(write_model(name, golden, tmp_path))
-  poses, intrinsics, greys = openlrm_views(golden)
-  pixels = model.render(planes_of(golden), poses, intrinsics, 16, jnp.asarray(greys))
-  # The first view of each object is a whole picture; the second is a window, whose rays round otherwise.
-  close(pixels.color[:, 0], golden['out/renderA/images_rgb'].transpose(0, 1, 3, 4, 2)[:, 0])
-  close(pixels.opacity[:, 0], golden['out/renderA/images_weight'][:, 0, 0])
+  poses, intrinsics, backgrounds = openlrm_views(golden)
+  pixels = model.render(planes_of(golden), poses, intrinsics, 16, jnp.asarray(backgrounds))
+  # The first view of each object is a whole image; the second is a window, whose rays are rounded differently.
+  assert_close(pixels.color[:, 0], golden['out/renderA/images_rgb'].transpose(0, 1, 3, 4, 2)[:, 0])
+  assert_close(pixels.opacity[:, 0], golden['out/renderA/images_weight'][:, 0, 0])
   difference = np.abs(pixels.color[:, 1] - golden['out/renderA/images_rgb'].transpose(0, 1, 3, 4, 2)[:, 1]).max(-1)
   assert np.mean(difference > 1e-4) < 0.2
 
 
-def test_whole_views_of_triposr(tmp_path):
+def test_rendered_views_of_triposr(tmp_path):
   golden = load_file(GOLDEN / 'triposr.safetensors')
   model = lrm_jax.from_pretrained(write_model('triposr', golden, tmp_path)).model
   hit = golden['out/rays_valid'].astype(bool)
@@ -268,16 +269,16 @@ def test_whole_views_of_triposr(tmp_path):
     num_samples=16,
   )
 
-  def picture(key):
+  def hitting_pixels(key):
     return golden[f'out/render_{key}'].reshape(2, len(hit), -1)[:, hit]
 
-  close(volume.over(pixels, 1.0).color, picture('rgb'))
-  close(pixels.opacity, picture('opacity')[..., 0])
-  close(pixels.depth, picture('depth_unnormalised')[..., 0])
+  assert_close(volume.over(pixels, 1.0).color, hitting_pixels('rgb'))
+  assert_close(pixels.opacity, hitting_pixels('opacity')[..., 0])
+  assert_close(pixels.depth, hitting_pixels('depth_unnormalised')[..., 0])
 
 
-def test_the_gradients_of_triposr(tmp_path):
-  """Of the squared error of three views of the first object."""
+def test_gradients_of_triposr(tmp_path):
+  """Gradients of the mean squared error of three views of the first object."""
   golden = load_file(GOLDEN / 'triposr.safetensors')
   model = lrm_jax.from_pretrained(write_model('triposr', golden, tmp_path)).model
   hit = golden['out/rays_valid'].astype(bool)
@@ -293,12 +294,12 @@ def test_the_gradients_of_triposr(tmp_path):
     return jnp.sum(jnp.square(volume.over(pixels, 1.0).color - flat('in/target'))) / golden['in/target'].size
 
   nerf, planes = jax.grad(loss_fn, argnums=(0, 1))(registry.parameters(model)['nerf'], planes_of(golden)[:1])
-  close(planes[0], golden['out/grad/planes0'].transpose(0, 2, 3, 1), 1e-3)
+  assert_close(planes[0], golden['out/grad/planes0'].transpose(0, 2, 3, 1), 1e-3)
   rows = [row for row in triposr.rows(len(model.nerf.hidden.bias[...]) + 2) if row.ours.startswith('nerf/')]
   check_gradients(dict(tables.save(rows, traverse_util.flatten_dict({'nerf': nerf}, sep='/'))), golden)
 
 
-def test_out_again_is_the_same_to_the_bit(case, tmp_path):
+def test_weights_are_written_back_exactly(case, tmp_path):
   name, _, reconstructor, directory = case
   before = load_file(directory / 'model.safetensors')
   kind = triposr if name == 'triposr' else openlrm
@@ -310,12 +311,12 @@ def test_out_again_is_the_same_to_the_bit(case, tmp_path):
     assert np.array_equal(x, after[key]), key
 
 
-def test_exported_to_pytorch_it_gives_the_same_numbers(case, tmp_path):
+def test_model_exported_to_pytorch_gives_the_same_results(case, tmp_path):
   torch = pytest.importorskip('torch', reason="PyTorch is not installed: pip install '.[torch]'")
-  name, golden, reconstructor, directory = case
+  name, golden, _, directory = case
   model = load_torch_lrm(export.export(directory, tmp_path / 'out', format='torch'))
   images = torch.from_numpy(np.array(image_of(golden)))
   camera = () if name == 'triposr' else map(torch.from_numpy, camera_of(golden))
   with torch.no_grad():
-    close(model.encoder(images), golden['out/encoder_tokens'])
-    close(model.encode(images, *camera), planes_of(golden))
+    assert_close(model.encoder(images), golden['out/encoder_tokens'])
+    assert_close(model.encode(images, *camera), planes_of(golden))

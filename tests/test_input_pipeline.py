@@ -1,4 +1,4 @@
-"""The input pipeline: cameras and windows fit the pictures; batches depend on the seed and the step alone."""
+"""The input pipeline: cameras and windows match the images; batches depend only on the seed and the step."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ POINT = np.array([0.21, -0.13, 0.17])
 
 @pytest.fixture(scope='module')
 def dots():
-  """A record of 7 views in which nothing but one point of the world is seen, as a soft dot; an off-centre camera."""
+  """A record with 7 views of one world point, drawn as a soft dot, by cameras with an off-centre principal point."""
   rng = np.random.default_rng(5)
   positions = rng.normal(size=(7, 3)) * [1, 1, 0.4]
   positions *= (rng.uniform(1.5, 3.0, 7) / np.linalg.norm(positions, axis=-1))[:, None]
@@ -60,7 +60,7 @@ def assert_same(x, y):
 
 
 def centroid(opacity):
-  """Returns where a dot is, (column, row) divided by the picture's size, or None where its window cuts it."""
+  """Returns the centroid (column, row) of a dot, divided by the image size, or None if the window cuts it."""
   border = max(opacity[0].max(), opacity[-1].max(), opacity[:, 0].max(), opacity[:, -1].max())
   if opacity.sum() < 0.5 or border > 0.004:
     return None
@@ -70,12 +70,12 @@ def centroid(opacity):
 
 @pytest.mark.parametrize('mirror', [False, True])
 @pytest.mark.parametrize('normalise', [False, True])
-def test_a_point_is_seen_where_the_cameras_of_its_window_project_it(dots, normalise, mirror):
+def test_window_cameras_project_a_point_to_its_pixel(dots, normalise, mirror):
   make = dataclasses.replace(MAKE, normalise_cameras=normalise, mirror=mirror, window=24, resize_min=26, resize_max=50)
   seen, mirrored = 0, set()
   for seed in range(30):
     example = make(dots, np.random.default_rng(seed))
-    # Which view became the input is told by its camera: the world it lies in follows.
+    # The input view is random, and determines the normalised world: try the world of every view.
     worlds = []
     for view in range(7):
       similarity = np.eye(4)
@@ -90,23 +90,23 @@ def test_a_point_is_seen_where_the_cameras_of_its_window_project_it(dots, normal
       distances = [np.linalg.norm(place - pixel) * 24 for place, pixel in found if place is not None]
       errors.append((max(distances, default=0), len(distances), reflected))
     error, count, reflected = min(errors)
-    if count == 3:  # All views show the point in full: one world explains them.
-      assert error < 0.1, 'pixels of the window'
+    if count == 3:  # All windows contain the whole dot: exactly one world must explain them.
+      assert error < 0.1, 'error in pixels of the window'
       seen += 1
       mirrored.add(reflected)
   assert seen >= 3
   assert mirrored == ({False, True} if mirror else {False})
 
 
-def test_the_input_view_is_the_first_target_and_stands_before_the_object(dataset):
+def test_input_view_is_the_first_target_and_is_normalised(dataset):
   for batch in take(dataset, 3, window=16, resize_min=16, resize_max=16):
     np.testing.assert_allclose(batch['camera_to_world'][:, :3, 3], [[0, -2, 0]] * 4, atol=1e-5)
     np.testing.assert_allclose(batch['camera_to_world'], [cameras.input_camera()] * 4, atol=1e-5)
     np.testing.assert_array_equal(batch['target_camera_to_world'][:, 0], batch['camera_to_world'])
-    # A window as large as the view is the whole view: here, at the size of the input.
+    # A window of the size of the view is the whole view, here at the size of the input image.
     np.testing.assert_allclose(batch['target_color'][:, 0], batch['image'], atol=1e-6)
     np.testing.assert_allclose(batch['target_intrinsics'][:, 0], batch['intrinsics'], atol=1e-6)
-    # Cameras look at the origin still, and no two views of an object are the same.
+    # Cameras still look at the origin, and the views of an object are all different.
     forward = -batch['target_camera_to_world'][..., :3, 2]
     towards = -batch['target_camera_to_world'][..., :3, 3]
     np.testing.assert_allclose(np.cross(forward, towards), 0, atol=1e-5)
@@ -114,7 +114,7 @@ def test_the_input_view_is_the_first_target_and_stands_before_the_object(dataset
     assert np.all(np.linalg.norm(positions - np.roll(positions, 1, axis=1), axis=-1) > 1e-3)
 
 
-def test_keys_shapes_and_kinds(dataset):
+def test_keys_shapes_and_dtypes_of_a_batch(dataset):
   (batch,) = take(dataset, 1, background=(0.25,), input_background=0.25)
   shapes = {
     'image': (4, 16, 16, 3),
@@ -136,26 +136,26 @@ def test_keys_shapes_and_kinds(dataset):
   np.testing.assert_allclose(batch['target_color'][outside], 0.25)
 
 
-def test_the_processes_share_the_batch_of_one(dataset):
+def test_processes_together_read_the_batch_of_one_process(dataset):
   whole = take(dataset, 5, mirror=True)
-  for rows in ((0, 1), (2, 3), (1, 3)):  # Of a mesh whose devices lie otherwise too.
+  for rows in ((0, 1), (2, 3), (1, 3)):  # (1, 3) occurs with meshes in another device order.
     for part, batch in zip(take(dataset, 5, mirror=True, rows=rows), whole):
       assert_same(part, {name: value[list(rows)] for name, value in batch.items()})
 
 
-def test_starting_at_a_step_gives_what_would_have_come(dataset):
-  batches = take(dataset, 6, batch_size=3)  # Of 4 objects: batches reach across epochs.
+def test_starting_at_a_step_equals_uninterrupted_iteration(dataset):
+  batches = take(dataset, 6, batch_size=3)  # There are 4 objects, so batches span epochs.
   for start in (1, 4):
     for late, expected in zip(take(dataset, 2, batch_size=3, start_step=start), batches[start:]):
       assert_same(late, expected)
 
 
-def test_workers_change_nothing(dataset):
+def test_batches_do_not_depend_on_the_number_of_workers(dataset):
   for x, y in zip(take(dataset, 4), take(dataset, 4, num_workers=2)):
     assert_same(x, y)
 
 
-def test_every_epoch_has_every_object_once_in_its_own_order(dataset):
+def test_every_epoch_has_every_object_once_in_a_new_order(dataset):
   orders = [tuple(batch['record']) for batch in take(dataset, 8)]
   assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
   assert len(set(orders)) > 1
@@ -163,7 +163,7 @@ def test_every_epoch_has_every_object_once_in_its_own_order(dataset):
   assert other != orders
 
 
-def test_an_object_is_cut_anew_in_every_epoch(dataset):
+def test_windows_differ_between_epochs(dataset):
   first, second = take(dataset, 2)
   row = list(second['record']).index(first['record'][0])
   assert not np.array_equal(first['target_intrinsics'][0], second['target_intrinsics'][row])
@@ -174,36 +174,38 @@ def test_only_picked_views_are_decoded(dots, monkeypatch):
   decode = images.decode
   monkeypatch.setattr(images, 'decode', lambda encoded: decoded.append(encoded) or decode(encoded))
   MAKE(dots, np.random.default_rng(0))
-  decoded = [encoded for encoded in decoded if encoded in dots['views']]  # Readers of other tests may still finish.
+  # Readers of other tests may still be running.
+  decoded = [encoded for encoded in decoded if encoded in dots['views']]
   assert len(decoded) == len(set(decoded)) == 3
 
 
-def test_the_frontal_view_is_the_input_as_often_as_asked(dots):
+def test_frontal_view_is_the_input_with_the_given_probability(dots):
   def share(probability):
     make = dataclasses.replace(MAKE, frontal_input_probability=probability)
     rng = np.random.default_rng(0)
-    return np.mean([make._pick(dots, rng)[0] == 0 for _ in range(700)])  # pylint: disable=protected-access
+    return np.mean([make._pick(dots, rng)[0] == 0 for _ in range(700)])
 
   assert share(1.0) == 1
   assert share(0.0) == pytest.approx(1 / 7, abs=0.05)
   assert share(0.5) == pytest.approx(0.5 + 0.5 / 7, abs=0.06)
 
 
-def test_colours_are_permuted_alike_in_all_views(dots):
+def test_colours_are_permuted_equally_in_all_views(dots):
   make = dataclasses.replace(
     MAKE, permute_colors=True, background=(0.0,), input_background=0.0, window=30, resize_min=30, resize_max=30
   )
-  carriers = set()
+  channels = set()
   for seed in range(20):
     example = make(dots, np.random.default_rng(seed))
     light = np.stack([example['image'].sum((0, 1)), *example['target_color'].sum((1, 2))])
-    assert np.all((light > 0).sum(axis=1) == 1)  # The dot is red, in the file.
-    assert len(carrier := set(np.argmax(light, axis=1))) == 1
-    carriers |= carrier
-  assert carriers == {0, 1, 2}
+    assert np.all((light > 0).sum(axis=1) == 1)  # The dot is pure red in the file.
+    in_view = set(np.argmax(light, axis=1))
+    assert len(in_view) == 1
+    channels |= in_view
+  assert channels == {0, 1, 2}
 
 
-def test_windows_prefer_the_foreground_when_asked(dots):
+def test_foreground_bias_centres_windows_on_the_object(dots):
   def share(bias):
     make = dataclasses.replace(MAKE, foreground_bias=bias, resize_min=30)
     rng = np.random.default_rng(0)
@@ -214,40 +216,40 @@ def test_windows_prefer_the_foreground_when_asked(dots):
   assert share(0.0) < 0.9
 
 
-def test_a_blank_view_has_no_foreground_to_prefer(dots):
+def test_foreground_bias_accepts_blank_views(dots):
   blank = dots | {'views': [encode_png(np.zeros((32, 32, 4), np.uint8))] * 7}
   example = dataclasses.replace(MAKE, foreground_bias=1.0)(blank, np.random.default_rng(0))
   np.testing.assert_array_equal(example['target_color'], 1)
 
 
-def test_small_views_are_enlarged(dots):
+def test_small_views_are_upsampled(dots):
   make = dataclasses.replace(MAKE, image_size=128, window=110, resize_min=112, resize_max=120)
   example = make(dots, np.random.default_rng(0))
   assert example['image'].shape == (128, 128, 3)
   assert example['target_color'].shape == (3, 110, 110, 3)
 
 
-def test_too_few_views_is_said_with_the_cure(dataset):
+def test_too_few_views_raises_with_advice(dataset):
   batches = make_dataset(dataset, num_side_views=5)
   with pytest.raises(ValueError, match=r'ball_\d has 5 views, too few .* 5 side views: lower'):
     next(batches)
   batches.close()
 
 
-def test_a_damaged_view_is_named(dots):
+def test_damaged_view_is_named(dots):
   broken = dots | {'views': [view[:200] for view in dots['views']]}
   with pytest.raises(ValueError, match=r'view \d of dot cannot be decoded'):
     MAKE(broken, np.random.default_rng(0))
 
 
-def test_what_is_no_dataset_is_said(dataset, tmp_path):
-  with pytest.raises(FileNotFoundError, match='no dataset.*data/build.py'):
+def test_missing_dataset_and_split_raise(dataset, tmp_path):
+  with pytest.raises(FileNotFoundError, match='is not a dataset.*data/build.py'):
     make_dataset(tmp_path)
   with pytest.raises(ValueError, match="no split 'valid'; it has test, train"):
     load_views(dataset, 'valid', image_size=8, size=8)
 
 
-def test_evaluation_takes_every_view_from_before_the_object(dataset):
+def test_load_views_returns_all_views_with_normalised_cameras(dataset):
   views = load_views(dataset, 'test', image_size=16, size=24, indices=[1, 0, 7], background=0.5, input_background=0.5)
   source = open_split(dataset, 'test')
   assert views['image'].shape == (2, 16, 16, 3)
@@ -257,17 +259,17 @@ def test_evaluation_takes_every_view_from_before_the_object(dataset):
     record = source[index]
     assert views['uid'][row] == record['uid'].decode()
     np.testing.assert_allclose(views['intrinsics'][row], record['intrinsics'])
-    picture = images.resize(images.decode(record['views'][3]), 24)
-    np.testing.assert_allclose(views['color'][row, 3], images.over(picture, 0.5), atol=1e-6)
+    view = images.resize(images.decode(record['views'][3]), 24)
+    np.testing.assert_allclose(views['color'][row, 3], images.over(view, 0.5), atol=1e-6)
 
 
-def test_evaluating_nothing_is_said(dataset):
+def test_load_views_without_objects_raises(dataset):
   with pytest.raises(ValueError, match="no objects .* 'test' .* has 2"):
     load_views(dataset, 'test', image_size=16, size=24, indices=[7])
 
 
 def mixture(dataset, other, **kwargs):
-  """Batches of two datasets, the second with every record three times an epoch and its own camera rule."""
+  """Returns 4 batches of two datasets; the second has each record three times per epoch, and keeps its distances."""
   sources = [
     pipeline.Source(dataset, 'train', MAKE),
     pipeline.Source(other, 'test', dataclasses.replace(MAKE, keep_distance=True), 3.0, 'video'),
@@ -278,16 +280,16 @@ def mixture(dataset, other, **kwargs):
   return result
 
 
-def test_an_epoch_of_a_mixture_has_each_record_as_often_as_asked(dataset):
+def test_epoch_of_a_mixture_has_each_record_the_given_number_of_times(dataset):
   """4 records once and 2 records three times: 10 examples, two batches."""
   batches = mixture(dataset, dataset)
   for epoch in (batches[:2], batches[2:]):
     records = np.concatenate([batch['record'] for batch in epoch])
     assert sorted(records) == [0, 1, 2, 3] + 3 * [4] + 3 * [5]
-    assert 0 < np.mean(records[:5] >= 4) < 1, 'mixed, not one dataset after the other'
+    assert 0 < np.mean(records[:5] >= 4) < 1, 'the datasets must be mixed, not concatenated'
 
 
-def test_each_dataset_of_a_mixture_has_its_own_rules(dataset):
+def test_each_dataset_of_a_mixture_has_its_own_settings(dataset):
   for batch in mixture(dataset, dataset):
     distance = np.linalg.norm(batch['camera_to_world'][:, :3, 3], axis=-1)
     direction = batch['camera_to_world'][:, :3, 3] / distance[:, None]
@@ -301,7 +303,7 @@ def test_each_dataset_of_a_mixture_has_its_own_rules(dataset):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_a_mixture_is_shared_and_resumed_as_one_dataset_is(dataset, workers):
+def test_mixture_is_sharded_and_resumed_like_a_single_dataset(dataset, workers):
   whole = mixture(dataset, dataset, batch_size=4)
   halves = [0, 1], [2, 3]
   parts = [mixture(dataset, dataset, batch_size=4, rows=rows, num_workers=workers) for rows in halves]
@@ -312,7 +314,7 @@ def test_a_mixture_is_shared_and_resumed_as_one_dataset_is(dataset, workers):
       assert_same(part[step], {name: value[rows] for name, value in batch.items()})
 
 
-def test_the_datasets_of_a_configuration(dataset):
+def test_training_sources_of_a_configuration(dataset):
   data = dict(
     path='a',
     times=1.0,
@@ -333,60 +335,59 @@ def test_the_datasets_of_a_configuration(dataset):
   assert (first.path, first.times, first.name, first.make.mirror) == ('a', 1.0, '', False)
   assert (second.path, second.times, second.name, second.make.mirror) == ('b', 0.5, 'scans', True)
   assert second.make.input_position == (1.9, 0, 0) and second.make.resize_max == 9
-  for entry, words in [
-    (dict(path='b', mirrored=True), 'scans has mirrored, which'),
-    (dict(path='b', window=9), r'scans.window = 9 must be config.data.window = 8'),
-    (dict(path='b', times=0.0), r'scans.times = 0.0 must be above 0'),
+  for entry, message in [
+    (dict(path='b', mirrored=True), 'scans has the unknown values mirrored: '),
+    (dict(path='b', window=9), r'scans.window = 9 must equal config.data.window = 8'),
+    (dict(path='b', times=0.0), r'scans.times = 0.0 must be positive'),
   ]:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
       read(mixture={'scans': entry})
 
 
 class Damaged:
-  """Records of which some are damaged."""
+  """Wraps records, some of which are damaged."""
 
-  def __init__(self, records, damaged, harm):
-    self.records, self.damaged, self.harm = records, damaged, harm
+  def __init__(self, records, damaged, damage):
+    self.records, self.damaged, self.damage = records, damaged, damage
 
   def __len__(self):
     return len(self.records)
 
   def __getitem__(self, index):
     record = dict(self.records[index])
-    return record | self.harm(record) if index in self.damaged else record
+    return record | self.damage(record) if index in self.damaged else record
 
 
-HARM = {
-  'a truncated picture': lambda r: {'views': [view[:200] for view in r['views']]},
-  'a picture that is not square': lambda r: {'views': [encode_png(np.zeros((8, 9, 4), np.uint8))] * len(r['views'])},
-  'a pose that is no number': lambda r: {'camera_to_world': np.full_like(r['camera_to_world'], np.nan)},
-  'a singular matrix': lambda r: {'camera_to_world': 0 * r['camera_to_world']},
-  'a mirrored camera': lambda r: {'camera_to_world': r['camera_to_world'] * np.array([1, 1, -1, 1], np.float32)},
-  'a missing view': lambda r: {'views': r['views'][:-1]},
-  'a missing camera': lambda r: {'intrinsics': r['intrinsics'][1:]},
-  'no focal length': lambda r: {'intrinsics': 0 * r['intrinsics']},
-  'a camera in the origin': lambda r: {
-    'camera_to_world': np.tile(np.eye(4, dtype=np.float32), (len(r['views']), 1, 1))
-  },
+# The changed values of a record, for each kind of damage.
+DAMAGES = {
+  'truncated image': lambda r: {'views': [view[:200] for view in r['views']]},
+  'image that is not square': lambda r: {'views': [encode_png(np.zeros((8, 9, 4), np.uint8))] * len(r['views'])},
+  'NaN pose': lambda r: {'camera_to_world': np.full_like(r['camera_to_world'], np.nan)},
+  'singular matrix': lambda r: {'camera_to_world': 0 * r['camera_to_world']},
+  'mirrored camera': lambda r: {'camera_to_world': r['camera_to_world'] * np.array([1, 1, -1, 1], np.float32)},
+  'missing view': lambda r: {'views': r['views'][:-1]},
+  'missing camera': lambda r: {'intrinsics': r['intrinsics'][1:]},
+  'focal length of zero': lambda r: {'intrinsics': 0 * r['intrinsics']},
+  'camera at the origin': lambda r: {'camera_to_world': np.tile(np.eye(4, dtype=np.float32), (len(r['views']), 1, 1))},
   'too few views': lambda r: {name: r[name][:2] for name in ('views', 'camera_to_world', 'intrinsics')},
 }
 
 
-@pytest.mark.parametrize('kind', HARM)
-def test_a_broken_record_is_named_and_replaced_up_to_a_limit(dataset, kind, monkeypatch, caplog):
+@pytest.mark.parametrize('kind', DAMAGES)
+def test_broken_records_are_logged_and_replaced_up_to_a_limit(dataset, kind, monkeypatch, caplog):
   records = open_split(dataset, 'train')
-  monkeypatch.setattr(pipeline, 'open_split', lambda *args: Damaged(records, {2}, HARM[kind]))
+  monkeypatch.setattr(pipeline, 'open_split', lambda *args: Damaged(records, {2}, DAMAGES[kind]))
   good = take(dataset, 2, max_broken_share=0.5)
   name = records[2]['uid'].decode()
   assert all(2 not in batch['record'] for batch in good) and all(sorted(b['record']) == [0, 1, 3, 3] for b in good)
   assert 'record 2 is broken' in caplog.text and name in caplog.text
-  for limit, words in [(0.1, '1 broken records among 4 examples.*max_broken_share = 0.1'), (0.0, name)]:
-    with pytest.raises(ValueError, match=words):
+  for limit, message in [(0.1, '1 broken records among 4 examples.*max_broken_share = 0.1'), (0.0, name)]:
+    with pytest.raises(ValueError, match=message):
       take(dataset, 2, max_broken_share=limit)
 
 
-def test_a_dataset_that_is_broken_all_over_is_not_searched_for_ever(dataset, monkeypatch):
+def test_dataset_with_only_broken_records_raises(dataset, monkeypatch):
   records = open_split(dataset, 'train')
-  monkeypatch.setattr(pipeline, 'open_split', lambda *args: Damaged(records, range(4), HARM['no focal length']))
+  monkeypatch.setattr(pipeline, 'open_split', lambda *args: Damaged(records, range(4), DAMAGES['focal length of zero']))
   with pytest.raises(ValueError, match='ball_. has a focal length of 0'):
     take(dataset, 1, max_broken_share=1.0)

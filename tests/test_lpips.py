@@ -1,4 +1,4 @@
-"""LPIPS: a distance between pictures, equal in value and in gradient to its definition computed plainly in float64."""
+"""LPIPS equals a direct float64 implementation of its definition, in value and in gradient."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ from lrm_jax.geometry.volume import Pixels
 from lrm_jax.models import lpips
 from lrm_jax.weights import vgg
 
-# The network is an argument: constants of this size take long to compile.
+# The network is an argument, because constants of this size take long to compile.
 compare = jax.jit(lambda network, x, y: network(x, y))
 distance_and_gradients = jax.jit(
   jax.value_and_grad(lambda x, y, network: (jnp.sum(d := network(x, y)), d), argnums=(0, 1), has_aux=True)
@@ -25,7 +25,7 @@ distance_and_gradients = jax.jit(
 
 @pytest.fixture(scope='module')
 def weights():
-  """Random weights in the published names and shapes; heads are not negative, as the trained ones."""
+  """Returns random weights with the published names and shapes. As in trained networks, heads are not negative."""
   rng, result = np.random.default_rng(0), {}
   for name, shape in lpips.shapes().items():
     if name.startswith('lin'):
@@ -42,22 +42,22 @@ def distance(weights):
 
 
 @pytest.fixture(scope='module')
-def pictures():
+def images():
   return np.random.default_rng(1).uniform(size=(2, 2, 20, 18, 3)).astype(np.float32)
 
 
-def scaled(pictures):
-  """Returns what torchvision's networks take, as the lpips package says it: of -1..1, shifted and scaled."""
-  return (2 * pictures - 1 - jnp.array([-0.030, -0.088, -0.188])) / jnp.array([0.458, 0.448, 0.450])
+def scaled(images):
+  """Returns the inputs of torchvision's networks, as the lpips package computes them: -1..1, shifted and scaled."""
+  return (2 * images - 1 - jnp.array([-0.030, -0.088, -0.188])) / jnp.array([0.458, 0.448, 0.450])
 
 
-def caffe(pictures):
-  """Returns what Caffe's networks take: blue, green, red in 0..255, less their mean."""
-  return 255 * pictures[..., ::-1] - jnp.array([103.939, 116.779, 123.68])
+def caffe(images):
+  """Returns the inputs of Caffe's networks: blue, green, red in 0..255 minus their mean."""
+  return 255 * images[..., ::-1] - jnp.array([103.939, 116.779, 123.68])
 
 
 def plain_lpips(weights, x, y, prepare=scaled):
-  """Returns the distances of pictures [B, H, W, 3], as the lpips package defines them."""
+  """Returns the distances of images [B, H, W, 3], as the lpips package defines them."""
   total, pair = 0.0, prepare(jnp.stack([x, y]))
   for k, stage in enumerate(lpips.STAGES):
     if k:
@@ -75,8 +75,8 @@ def plain_lpips(weights, x, y, prepare=scaled):
   return total
 
 
-def plainly(weights, pictures, prepare=scaled):
-  """Returns (distances, gradients to both pictures) in float64."""
+def float64_reference(weights, images, prepare=scaled):
+  """Returns (distances, gradients with respect to both images) in float64."""
   with jax.enable_x64(True):
     wide = {name: jnp.asarray(array, jnp.float64) for name, array in weights.items()}
 
@@ -84,84 +84,84 @@ def plainly(weights, pictures, prepare=scaled):
       return (jnp.sum(d := plain_lpips(wide, x, y, prepare)), d)
 
     (_, distances), gradients = jax.jit(jax.value_and_grad(plain, argnums=(0, 1), has_aux=True))(
-      *pictures.astype(np.float64), wide
+      *images.astype(np.float64), wide
     )
     return np.asarray(distances), [np.asarray(gradient) for gradient in gradients]
 
 
-def close(found, expected, tolerance):
-  """Numbers agree: each distance to its own size, gradients to that of the largest."""
+def assert_close(found, expected, tolerance):
+  """Compares each distance relative to its value, and gradients relative to the largest component."""
   np.testing.assert_allclose(found[0], expected[0], rtol=tolerance)
-  for gradient, wanted in zip(found[1], expected[1]):
-    np.testing.assert_allclose(gradient, wanted, atol=tolerance * np.max(np.abs(wanted)))
+  for gradient, reference in zip(found[1], expected[1]):
+    np.testing.assert_allclose(gradient, reference, atol=tolerance * np.max(np.abs(reference)))
 
 
-def test_it_is_the_distance_of_the_lpips_package_and_so_are_its_gradients(weights, pictures):
-  expected = plainly(weights, pictures)
+def test_distances_and_gradients_equal_the_lpips_package(weights, images):
+  expected = float64_reference(weights, images)
   network = lpips.LPIPS(weights)
-  (_, distances), gradients = distance_and_gradients(*pictures, network)
+  (_, distances), gradients = distance_and_gradients(*images, network)
   assert distances.dtype == np.float32
-  close((distances, gradients), expected, 1e-5)
-  with jax.enable_x64(True):  # The rest is the rounding of float32: with wide pictures it goes.
-    (_, distances), gradients = distance_and_gradients(*pictures.astype(np.float64), network)
-  close((distances, gradients), expected, 1e-6)
+  assert_close((distances, gradients), expected, 1e-5)
+  with jax.enable_x64(True):  # With float64 images, the rounding errors of float32 vanish.
+    (_, distances), gradients = distance_and_gradients(*images.astype(np.float64), network)
+  assert_close((distances, gradients), expected, 1e-6)
 
 
-def test_caffes_network_sees_blue_green_red_less_its_mean_and_that_mean_around_the_picture(weights, pictures):
-  theirs = weights | {'features.0.weight': weights['features.0.weight'] / 64}
+def test_converted_caffe_network_equals_the_original_including_its_padding(weights, images):
+  caffe_weights = weights | {'features.0.weight': weights['features.0.weight'] / 64}
   names = {
     f'features.{index}': f'conv{block}_{number}'
     for block, stage in enumerate(lpips.STAGES, start=1)
     for number, index in enumerate(stage, start=1)
   }
-  renamed = {f'{names[stem]}.{part}': theirs[f'{stem}.{part}'] for stem in names for part in ('weight', 'bias')}
+  renamed = {f'{names[stem]}.{part}': caffe_weights[f'{stem}.{part}'] for stem in names for part in ('weight', 'bias')}
   network = lpips.LPIPS(
-    vgg.load(renamed) | vgg.load({f'lin{k}.model.1.weight': theirs[f'lin{k}.model.1.weight'] for k in range(5)}),
+    vgg.load(renamed) | vgg.load({f'lin{k}.model.1.weight': caffe_weights[f'lin{k}.model.1.weight'] for k in range(5)}),
     mean=vgg.CAFFE_MEAN,
   )
-  expected = plainly(theirs, pictures, caffe)
-  (_, distances), gradients = distance_and_gradients(*pictures, network)
-  close((distances, gradients), expected, 1e-5)
+  expected = float64_reference(caffe_weights, images, caffe)
+  (_, distances), gradients = distance_and_gradients(*images, network)
+  assert_close((distances, gradients), expected, 1e-5)
 
 
-def test_it_is_a_distance(distance, pictures):
-  x, y = pictures
+def test_distance_is_zero_for_equal_images_symmetric_and_monotonic(distance, images):
+  x, y = images
   np.testing.assert_allclose(distance(x, x), 0, atol=1e-12)
   np.testing.assert_allclose(distance(x, y), distance(y, x), rtol=1e-6)
-  slightly = distance(x, 0.95 * x + 0.05 * y)
-  assert np.all(slightly > 0) and np.all(slightly < 0.5 * distance(x, y))
+  near = distance(x, 0.95 * x + 0.05 * y)
+  assert np.all(near > 0) and np.all(near < 0.5 * distance(x, y))
 
 
-def test_gradients_are_finite_and_reach_only_the_pictures(weights, pictures):
+def test_gradients_are_finite_and_do_not_reach_the_network(weights, images):
   network = lpips.LPIPS(weights)
   gradient = jax.jit(jax.grad(lambda network, x, y: jnp.sum(network(x, y)), argnums=(0, 1)))
-  blank = np.ones_like(pictures[0])
-  for x, y in ((pictures[0], pictures[1]), (pictures[0], pictures[0]), (blank, blank), (blank, pictures[0])):
+  blank = np.ones_like(images[0])
+  for x, y in ((images[0], images[1]), (images[0], images[0]), (blank, blank), (blank, images[0])):
     frozen, moving = gradient(network, x, y)
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(frozen))
     assert np.all(np.isfinite(moving))
     assert (np.max(np.abs(moving)) > 1e-6) == np.any(x != y)
 
 
-def test_small_pictures_are_refused(distance):
-  with pytest.raises(ValueError, match='at least 16 pixels, not 8 x 8'):
+def test_images_below_16_pixels_raise(distance):
+  with pytest.raises(ValueError, match='at least 16 pixels wide and high, not 8 x 8'):
     distance(np.zeros((1, 8, 8, 3)), np.zeros((1, 8, 8, 3)))
 
 
-def test_the_network_without_weights_has_the_shapes_of_one_with(weights):
+def test_abstract_network_has_the_shapes_of_a_loaded_one(weights):
   def shapes(network):
     return [leaf.shape for leaf in jax.tree.leaves(network)]
 
   assert shapes(lpips.abstract_lpips()) == shapes(lpips.LPIPS(weights))
 
 
-def test_figures_say_which_network_they_are_of(dataset, tmp_path, capsys, monkeypatch):
+def test_evaluate_reports_which_lpips_network_was_used(dataset, tmp_path, capsys, monkeypatch):
   def network(x, y):
     return jnp.mean(jnp.square(x - y), axis=(1, 2, 3))
 
   def predict(model, views):
     del model
-    return Pixels(views['color'], views['opacity'], views['opacity'])  # Depth is not looked at.
+    return Pixels(views['color'], views['opacity'], views['opacity'])  # The depth is not used.
 
   network = jax.tree_util.Partial(network)
   network.source = 'some.npz: a network'
@@ -180,6 +180,6 @@ def test_figures_say_which_network_they_are_of(dataset, tmp_path, capsys, monkey
     ['evaluate', f'--data={dataset}', '--size=16', '--lpips_network=some.npz', f'--json={tmp_path / "figures.json"}'],
   )
   evaluate.main()
-  assert 'lpips by some.npz: a network\n' in capsys.readouterr().out
+  assert 'LPIPS network: some.npz: a network\n' in capsys.readouterr().out
   figures = json.loads((tmp_path / 'figures.json').read_text())
   assert figures['lpips_network'] == 'some.npz: a network' and figures['rows']['model']['lpips'] == 0

@@ -1,4 +1,4 @@
-"""The model: shapes, precision, chunking, and the paper's sizes."""
+"""The LRM model: output shapes and ranges, precision, attention, position tables, and the paper's sizes."""
 
 from flax import nnx
 import jax
@@ -33,13 +33,13 @@ def model():
   return LRM(**TINY_MODEL, rngs=nnx.Rngs(0))
 
 
-def test_the_five_arrows_give_views(model):
+def test_call_renders_target_views_in_range(model):
   pixels = model(*scene(), size=8)
   assert pixels.color.shape == (2, 3, 8, 8, 3) and pixels.depth.shape == pixels.opacity.shape == (2, 3, 8, 8)
   assert np.all((pixels.color >= 0) & (pixels.color <= 1)) and np.all((pixels.opacity >= 0) & (pixels.opacity <= 1))
 
 
-def test_encode_then_render_is_the_call(model):
+def test_call_equals_encode_then_render(model):
   image, pose, intrinsics, poses, all_intrinsics = scene()
   whole = model(image, pose, intrinsics, poses, all_intrinsics, 8)
   parts = model.render(model.encode(image, pose, intrinsics), poses, all_intrinsics, 8)
@@ -47,7 +47,7 @@ def test_encode_then_render_is_the_call(model):
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_stratified_samples_need_a_key_and_differ(model):
+def test_rendering_is_deterministic_without_key_and_stratified_with_key(model):
   image, pose, intrinsics, poses, all_intrinsics = scene()
   planes = 3 * model.encode(image, pose, intrinsics)
 
@@ -58,7 +58,7 @@ def test_stratified_samples_need_a_key_and_differ(model):
   assert np.abs(render(jax.random.key(0)) - render(jax.random.key(1))).max() > 1e-4
 
 
-def test_query_is_activated(model):
+def test_query_returns_nonnegative_density_and_colour_in_range(model):
   planes = model.encode(*scene()[:3])
   density, color = model.query(planes, jnp.zeros((2, 5, 3)))
   assert density.shape == (2, 5) and color.shape == (2, 5, 3)
@@ -66,23 +66,23 @@ def test_query_is_activated(model):
 
 
 @pytest.mark.slow
-def test_rematerialisation_changes_no_gradient():
+def test_rematerialisation_does_not_change_gradients():
   def gradients(remat):
     graphdef, params = nnx.split(LRM(**TINY_MODEL, remat=remat, rngs=nnx.Rngs(0)), nnx.Param)
     return jax.grad(lambda p: nnx.merge(graphdef, p)(*scene(), 8).color.var())(params)
 
   expected = jax.tree.leaves(gradients('none'))
-  for policy in ('dots', 'full', True):
+  for policy in ('dots', 'full'):
     for a, b in zip(jax.tree.leaves(gradients(policy)), expected, strict=True):
       np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_an_unknown_rule_of_rematerialisation_is_told():
-  with pytest.raises(ValueError, match="config.model.remat = 'some' is unknown: one of none, dots, full"):
+def test_unknown_remat_policy_raises():
+  with pytest.raises(ValueError, match="config.model.remat = 'some' is unknown: use one of none, dots, full"):
     LRM(**TINY_MODEL, remat='some', rngs=nnx.Rngs(0))
 
 
-def test_the_camera_matters_once_the_modulation_has_learned(model):
+def test_camera_affects_planes_only_after_modulation_is_trained(model):
   image, pose, intrinsics, *_ = scene()
   other = jnp.array(cameras.look_at([1.0, -1.5, 0.8]), jnp.float32)[None].repeat(2, 0)
   np.testing.assert_array_equal(model.encode(image, pose, intrinsics), model.encode(image, other, intrinsics))
@@ -92,14 +92,14 @@ def test_the_camera_matters_once_the_modulation_has_learned(model):
   assert np.abs(trained.encode(image, pose, intrinsics) - trained.encode(image, other, intrinsics)).max() > 1e-3
 
 
-def test_bfloat16_agrees_with_float32():
+def test_bfloat16_planes_are_close_to_float32():
   inputs = scene()
   planes = [LRM(**TINY_MODEL, dtype=dtype, rngs=nnx.Rngs(0)).encode(*inputs[:3]) for dtype in ('float32', 'bfloat16')]
   assert planes[1].dtype == jnp.float32
   assert np.abs(planes[0] - planes[1]).max() < 0.03 * np.abs(planes[0]).max()
 
 
-def test_blocks_of_queries_are_plain_attention(monkeypatch, rng):
+def test_plain_and_blocked_attention_equal_reference(monkeypatch, rng):
   q, k, v = (jnp.array(rng.normal(size=(2, n, 4, 8)), jnp.float32) for n in (64, 48, 48))
   whole = attention._plain(q, k, v)
   reference = jax.nn.dot_product_attention(q, k, v)
@@ -108,12 +108,12 @@ def test_blocks_of_queries_are_plain_attention(monkeypatch, rng):
   np.testing.assert_allclose(attention._blocks(q, k, v), whole, atol=1e-5)
 
 
-def test_stacked_layers_are_drawn_apart():
+def test_stacked_layers_are_initialised_independently():
   stack = layers.stack(3, lambda rngs: nnx.Linear(4, 4, rngs=rngs), rngs=nnx.Rngs(0))
   assert stack.kernel.shape == (3, 4, 4) and not np.allclose(stack.kernel[0], stack.kernel[1])
 
 
-def test_position_tables_are_interpolated():
+def test_position_tables_are_interpolated_to_other_sizes():
   matrix = cubic_matrix(14, 32)
   np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
   np.testing.assert_allclose(cubic_matrix(7, 7), np.eye(7), atol=1e-7)
@@ -136,15 +136,15 @@ def test_position_tables_are_interpolated():
 
 
 @pytest.mark.parametrize(
-  'name, value, words',
+  'name, value, message',
   [('decoder_num_heads', 5, 'multiple'), ('image_size', 17, 'patch_size'), ('nerf_depth', 2, 'at least 3')],
 )
-def test_impossible_sizes_are_refused(name, value, words):
-  with pytest.raises(ValueError, match=words):
+def test_inconsistent_sizes_raise(name, value, message):
+  with pytest.raises(ValueError, match=message):
     LRM(**{**TINY_MODEL, name: value}, rngs=nnx.Rngs(0))
 
 
-def test_the_base_model_has_the_papers_sizes():
+def test_base_config_has_the_sizes_of_the_paper():
   kwargs = base.get_config().model.to_dict()
   abstract = registry.abstract_model(kwargs)
   params = registry.parameters(abstract)
@@ -163,18 +163,19 @@ def test_the_base_model_has_the_papers_sizes():
 
 
 @pytest.mark.parametrize('config', [small, quickstart])
-def test_every_configuration_builds(config):
+def test_configs_build_a_model(config):
   assert cost.count(registry.parameters(registry.abstract_model(config.get_config().model.to_dict()))) > 1e6
 
 
 @pytest.mark.slow
-def test_the_base_model_runs_here_in_both_precisions():
+def test_base_model_encodes_in_float32_and_bfloat16():
   kwargs = base.get_config().model.to_dict()
   encode = jax.jit(lambda model, *inputs: model.encode(*inputs))
   inputs = scene(batch=1, size=512)[:3]
   planes = {}
   for dtype in ('float32', 'bfloat16'):
-    model = jax.jit(lambda: registry.build_model({**kwargs, 'dtype': dtype}, nnx.Rngs(0)))()
+    sizes = {**kwargs, 'dtype': dtype}
+    model = jax.jit(lambda sizes=sizes: registry.build_model(sizes, nnx.Rngs(0)))()
     planes[dtype] = np.asarray(encode(model, *inputs))
     del model
   assert planes['float32'].shape == (1, 3, 64, 64, 80)

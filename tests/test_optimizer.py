@@ -1,4 +1,4 @@
-"""The optimizer: what decays, what is clipped, where the schedule peaks, and what Muon moves."""
+"""The optimizer: weight decay, gradient clipping, the learning rate schedule, and Muon."""
 
 import jax
 import jax.numpy as jnp
@@ -33,18 +33,18 @@ def test_only_kernels_decay(params):
   assert not mask['decoder/tokens'] and not mask['encoder/position_embedding'] and not mask['encoder/norm/scale']
 
 
-def test_warm_up_peak_and_cosine():
+def test_schedule_has_warm_up_peak_and_cosine():
   _, schedule = make_optimizer(**SETTINGS)
   np.testing.assert_allclose([schedule(0), schedule(10), schedule(55), schedule(100)], [0, 1e-3, 5e-4, 0], atol=1e-9)
 
 
-def test_a_warm_up_longer_than_the_training_is_refused():
+def test_warm_up_must_be_shorter_than_the_training():
   with pytest.raises(ValueError, match='warmup_steps=100'):
     make_optimizer(**{**SETTINGS, 'warmup_steps': 100})
 
 
 @pytest.mark.slow
-def test_the_first_step_of_adam_has_the_size_of_the_rate_whatever_the_gradient(params):
+def test_first_adam_step_has_unit_size_for_any_gradient(params):
   transform, _ = make_optimizer(**{**SETTINGS, 'weight_decay': 0.0})
   grads = jax.tree.map(lambda x: 1e4 * jnp.ones_like(x), params)
   updates, _ = transform.update(grads, transform.init(params), params)
@@ -52,7 +52,7 @@ def test_the_first_step_of_adam_has_the_size_of_the_rate_whatever_the_gradient(p
     np.testing.assert_allclose(update, 1.0, atol=1e-2)
 
 
-def test_muon_moves_the_kernels_of_layers_along_orthogonal_matrices(params):
+def test_muon_updates_of_layer_kernels_are_nearly_orthogonal(params):
   transform, _ = make_optimizer(**{**SETTINGS, 'weight_decay': 0.0}, muon=True)
   rng = np.random.default_rng(0)
   grads = jax.tree.map(lambda x: jnp.array(rng.normal(size=x.shape), jnp.float32), params)

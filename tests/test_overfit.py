@@ -1,6 +1,6 @@
-"""One object learned by heart: the whole way from pictures to a mesh that lies where the object was.
+"""Overfits a model to one object, and checks its renders, depth and mesh.
 
-This proves the model's conventions: cameras, planes, depth and mesh agree with each other and with the data.
+This tests the conventions end to end: cameras, planes, depth and mesh must agree with each other and with the data.
 """
 
 from pathlib import Path
@@ -36,7 +36,7 @@ def views():
 
 @pytest.fixture(scope='module')
 def overfitted(views):
-  """The quickstart's model, trained on 8 views of one object."""
+  """A model like the quickstart's, trained on 8 views of one object."""
   kwargs = {**quickstart.get_config().model.to_dict(), 'encoder_depth': 2, 'decoder_depth': 2, 'num_samples': 32}
   transform, schedule = make_optimizer(
     learning_rate=2e-3,
@@ -51,7 +51,7 @@ def overfitted(views):
   model = registry.abstract_model(kwargs)
   step = jax.jit(
     step_lib.make_train_step(
-      model, transform, schedule, window=SIZE, loss_weights=dict(lpips_weight=0.0, mask_weight=0.1)
+      model, transform, schedule, window=SIZE, rays_per_chunk=256, loss_weights=dict(lpips_weight=0.0, mask_weight=0.1)
     ),
     donate_argnums=0,
   )
@@ -74,7 +74,7 @@ def overfitted(views):
 
 
 @pytest.mark.slow
-def test_it_passes_28_db_on_the_trained_views(overfitted, views):
+def test_trained_views_reach_28_db(overfitted, views):
   planes = overfitted.encode(views['image'])
   pixels = overfitted.render(planes, views['camera_to_world'][:, :NUM_VIEWS], views['intrinsics'][:, :NUM_VIEWS], SIZE)
   psnr = image_metrics.psnr(pixels.color, views['color'][:, :NUM_VIEWS]).mean()
@@ -83,7 +83,7 @@ def test_it_passes_28_db_on_the_trained_views(overfitted, views):
 
 
 @pytest.mark.slow
-def test_its_mesh_lies_on_the_masks(overfitted, views):
+def test_mesh_projects_onto_the_masks(overfitted, views):
   mesh = overfitted.mesh(overfitted.encode(views['image']), resolution=96)[0]
   assert mesh.volume > 0
   for view in range(NUM_VIEWS):
@@ -93,10 +93,10 @@ def test_its_mesh_lies_on_the_masks(overfitted, views):
     )
     assert np.all(distance > 0)
     column, row = np.clip((pixels * SIZE).astype(int), 0, SIZE - 1).T
-    # A pixel of grace, for the mask's own edge.
+    # One pixel of tolerance at the edge of the mask.
     near = mask | np.roll(mask, 1, 0) | np.roll(mask, -1, 0) | np.roll(mask, 1, 1) | np.roll(mask, -1, 1)
     assert near[row, column].mean() > 0.97, view
-    # And it spans them: the outlines' boxes agree.
+    # The bounding boxes of mesh and mask agree.
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     truth = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
     found = np.concatenate([pixels.min(0), pixels.max(0)]) * SIZE
@@ -104,13 +104,13 @@ def test_its_mesh_lies_on_the_masks(overfitted, views):
 
 
 @pytest.mark.slow
-def test_its_depth_is_where_its_mesh_is(overfitted, views):
+def test_depth_agrees_with_the_mesh(overfitted, views):
   planes = overfitted.encode(views['image'])
   mesh = overfitted.mesh(planes, resolution=96)[0]
   pixels = overfitted.render(planes, views['camera_to_world'][:, :1], views['intrinsics'][:, :1], SIZE)
   middle = SIZE // 2
   depth = pixels.depth[0, 0, middle, middle] / pixels.opacity[0, 0, middle, middle]
-  # The input view stands at [0, -2, 0]: along its axis the first of the mesh is at the smallest y near x = z = 0.
+  # The input camera is at [0, -2, 0]: along its axis, the mesh begins at the smallest y near x = z = 0.
   vertices = np.asarray(mesh.vertices)
   axis = vertices[np.hypot(vertices[:, 0], vertices[:, 2]) < 0.05]
   assert abs(2 + axis[:, 1].min() - depth) < 0.12

@@ -1,6 +1,5 @@
 """The page is whole and needs no network; the quickstart goes from a checkpoint and a dataset to that page."""
 
-import dataclasses
 from html.parser import HTMLParser
 import json
 from pathlib import Path
@@ -15,11 +14,11 @@ import pytest
 import trimesh
 
 from conftest import DATA, TINY_MODEL
-from lrm_jax import quickstart
 from lrm_jax.command_line import run_main
 from lrm_jax.models import registry
 from lrm_jax.models.lrm import LRM
 from lrm_jax.quickstart import __main__, page
+from lrm_jax.quickstart.run import run
 from lrm_jax.reconstruction import glb, video
 from lrm_jax.storage import checkpoint
 
@@ -62,7 +61,7 @@ def test_a_page_holds_all_it_shows(tmp_path):
     page.curves({'run': lines, 'empty': [{'step': 1, 'loss': 1.0}]}, {'white': 14.0}),
     page.section(
       'object',
-      page.pictures({'truth': [np.zeros((4, 4, 3))] * 2}, 32),
+      page.image_rows({'truth': [np.zeros((4, 4, 3))] * 2}, 32),
       page.column(page.video(tmp_path / 'a.mp4', 64, 'turntable')),
       page.mesh(tmp_path / 'a.glb', 64, 'mesh'),
     ),
@@ -71,15 +70,6 @@ def test_a_page_holds_all_it_shows(tmp_path):
   assert counts['img'] == 2 and counts['video'] == counts['canvas'] == counts['svg'] == 1
   assert 'A &lt;title&gt;' in text and 'a &lt; b' in text and '>12.35<' in text and '>0.500<' in text
   assert_needs_no_network(text)
-
-
-@dataclasses.dataclass
-class _Arguments:
-  out: Path
-  data: str
-  checkpoint: str
-  minutes: float = 0.05
-  objects: int = 2
 
 
 @pytest.mark.slow
@@ -92,7 +82,7 @@ def test_the_quickstart_writes_its_page_and_figures(dataset, tmp_path):
   checkpoint.write_model(tmp_path / 'run', params, ConfigDict({'model': TINY_MODEL, 'data': DATA}), step=3)
   out = tmp_path / 'out'
   for _ in range(2):  # The second time, what is there from the first is replaced.
-    summary = quickstart.run(_Arguments(out, dataset, str(tmp_path / 'run')))
+    summary = run(out, minutes=0.05, num_objects=2, checkpoint=str(tmp_path / 'run'), data=dataset)
     text = (out / 'index.html').read_text()
     assert Outline(text).counts['canvas'] == 2
     assert_needs_no_network(text)

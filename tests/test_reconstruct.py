@@ -118,9 +118,9 @@ def test_wrong_arguments_are_told(model, planes, call, message):
 
 
 def test_a_model_that_is_not_there_is_told(tmp_path):
-  with pytest.raises(FileNotFoundError, match='nowhere is no directory and no model that ships'):
+  with pytest.raises(FileNotFoundError, match='Model nowhere was not found'):
     lrm_jax.from_pretrained('nowhere')
-  with pytest.raises(FileNotFoundError, match='holds no model that is known.*config.json'):
+  with pytest.raises(FileNotFoundError, match='does not contain a model in a known format.*config.json'):
     lrm_jax.from_pretrained(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The pool of workers: crashes, hangs and signals cost one object each, and leave nothing half-written."""
+"""The worker pool: a crash or a hang loses only one object, and no incomplete folders are left behind."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from test_render import BOAT, ROOT
 
 from lrm_jax.data.rendering import pool
 
-# Speaks as data/rendering/worker.py does; what it does with an object is told by its name.
+# A worker with the protocol of data/rendering/worker.py; the uid of an object decides what it does.
 WORKER = """
 import json, os, sys, time, pathlib
 replies = os.fdopen(int(sys.argv[2]), 'w')
@@ -49,32 +49,32 @@ def run(command, out, uids, *, workers=2, timeout=1.5, settings=None):
 
 
 @pytest.mark.parametrize('workers', [1, 3])
-def test_what_goes_wrong_costs_one_object(command, tmp_path, workers):
+def test_failures_lose_only_one_object(command, tmp_path, workers):
   uids = ['a', 'crash_1', 'b', 'hang', 'c', 'bad', 'd', 'exit', 'e', 'crash_2', 'f']
   results = run(command, tmp_path / 'out', uids, workers=workers)
   assert {uid: error for uid, error in results.items() if len(uid) > 1} == {
-    'crash_1': 'the renderer died of signal 11',
-    'crash_2': 'the renderer died of signal 11',
+    'crash_1': 'the renderer was killed by signal 11',
+    'crash_2': 'the renderer was killed by signal 11',
     'bad': 'a bad file',
-    'hang': 'it took longer than 1.5 s',
-    'exit': 'the renderer ended with exit code 3',
+    'hang': 'rendering took longer than 1.5 s',
+    'exit': 'the renderer exited with code 3',
   }
   assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == list('abcdef')
   assert [results[uid] for uid in 'abcdef'] == [None] * 6
 
 
-def test_a_worker_renders_many_objects(command, tmp_path):
+def test_worker_renders_many_objects(command, tmp_path):
   run(command, tmp_path / 'out', [f'o{i}' for i in range(12)], workers=2)
   pids = {(folder / 'pid').read_text() for folder in (tmp_path / 'out').iterdir()}
   assert len(pids) <= 2
 
 
-def test_an_engine_that_cannot_start_is_told_once(command, tmp_path):
+def test_engine_that_cannot_start_raises(command, tmp_path):
   with pytest.raises(pool.EngineError, match='no graphics here'):
     run(command, tmp_path / 'out', ['a', 'b'], settings={'broken': True})
 
 
-def test_closing_ends_the_workers(command, tmp_path):
+def test_closing_the_iterator_stops_the_workers(command, tmp_path):
   (tmp_path / 'out').mkdir()
   results = pool.render_all(
     [('a', Path('a')), ('hang', Path('hang'))], tmp_path / 'out', {}, command, workers=1, timeout=100
@@ -86,7 +86,7 @@ def test_closing_ends_the_workers(command, tmp_path):
   assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a']
 
 
-def test_only_what_the_dead_left_is_removed(tmp_path):
+def test_only_folders_of_dead_processes_are_removed(tmp_path):
   dead = subprocess.Popen(['true'])
   dead.wait()
   for pid in (dead.pid, os.getpid()):
@@ -95,8 +95,8 @@ def test_only_what_the_dead_left_is_removed(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == [f'.cup.v2.{os.getpid()}.partial']
 
 
-@pytest.mark.parametrize('how', [signal.SIGTERM, signal.SIGKILL])
-def test_a_render_that_is_stopped_goes_on_later(how, tmp_path):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_render_is_resumed(number, tmp_path):
   pytest.importorskip('moderngl', reason="moderngl is not installed: pip install '.[raster]'")
   for i in range(40):
     (tmp_path / f'boat_{i}.glb').write_bytes(BOAT.read_bytes())
@@ -114,19 +114,20 @@ def test_a_render_that_is_stopped_goes_on_later(how, tmp_path):
   process = subprocess.Popen(args, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
   def done():
-    return [path for path in (tmp_path / 'out').glob('boat_*')]
+    return list((tmp_path / 'out').glob('boat_*'))
 
   while len(done()) < 3 and process.poll() is None:
     time.sleep(0.01)
   if process.poll() is not None and 'EGL' in process.stderr.read():
-    pytest.skip('no OpenGL through EGL here')
-  process.send_signal(how)
-  assert process.wait(timeout=20) == (143 if how == signal.SIGTERM else -how)
+    pytest.skip('OpenGL through EGL is not available')
+  process.send_signal(number)
+  process.stderr.close()
+  assert process.wait(timeout=20) == (143 if number == signal.SIGTERM else -number)
   before = {path: path.stat().st_mtime_ns for path in done()}
   assert 3 <= len(before) < 40
-  if how == signal.SIGTERM:
+  if number == signal.SIGTERM:
     assert not list((tmp_path / 'out').glob('.*'))
-  time.sleep(0.5)  # Workers whose master was killed end when their input does.
+  time.sleep(0.5)  # Workers whose parent was killed exit at the end of their input.
   again = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, check=False)
   assert again.returncode == 0, again.stderr
   assert len(done()) == 40 and not list((tmp_path / 'out').glob('.*'))
@@ -134,7 +135,7 @@ def test_a_render_that_is_stopped_goes_on_later(how, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_same_as_a_beam_pipeline(tmp_path):
+def test_beam_pipeline_renders_the_same_views(tmp_path):
   pytest.importorskip('apache_beam', reason="Apache Beam is not installed: pip install '.[beam]'")
   pytest.importorskip('moderngl', reason="moderngl is not installed: pip install '.[raster]'")
   for i in range(4):
@@ -149,7 +150,7 @@ def test_the_same_as_a_beam_pipeline(tmp_path):
     check=False,
   )
   if 'EGL' in done.stderr:
-    pytest.skip('no OpenGL through EGL here')
+    pytest.skip('OpenGL through EGL is not available')
   assert done.returncode == 1 and 'bad: FAILED: ' in done.stderr and '4 of 5 objects' in done.stdout, done.stderr
   subprocess.run(
     [sys.executable, 'data/render.py', *options, '--out', str(tmp_path / 'plain')],
@@ -164,8 +165,8 @@ def test_the_same_as_a_beam_pipeline(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_slurm_array_shares_the_objects_and_hands_its_signal_on(tmp_path):
-  """As Slurm would start its tasks; Slurm itself is not asked for."""
+def test_slurm_array_splits_the_objects_and_forwards_signals(tmp_path):
+  """Starts the tasks as Slurm does, without Slurm."""
   pytest.importorskip('moderngl', reason="moderngl is not installed: pip install '.[raster]'")
   for i in range(30):
     (tmp_path / f'boat_{i:02d}.glb').write_bytes(BOAT.read_bytes())
@@ -195,7 +196,7 @@ def test_the_slurm_array_shares_the_objects_and_hands_its_signal_on(tmp_path):
   tasks = [start(task, 3, 'shared') for task in range(3)]
   errors = [task.communicate()[1] for task in tasks]
   if any('EGL' in error for error in errors):
-    pytest.skip('no OpenGL through EGL here')
+    pytest.skip('OpenGL through EGL is not available')
   assert [task.returncode for task in tasks] == [0, 0, 0], errors
   assert len(list((tmp_path / 'shared').glob('boat_*'))) == 30
   task = start(0, 1, 'stopped', '--num_views=8 --size=256')

@@ -1,4 +1,4 @@
-"""Rays, volume rendering and triplane sampling, by their properties."""
+"""Properties of rays, volume rendering, triplane sampling and the ray marcher."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from lrm_jax.models import renderer, triplane
 from lrm_jax.models.nerf import NeRFMLP
 
 
-def test_rays_pass_through_what_projects_to_their_pixel(rng):
+def test_points_on_rays_project_to_the_pixel_centres(rng):
   pose = cameras.look_at([1.0, -1.8, 0.7])
   intrinsics = np.array([0.9, 1.1, 0.45, 0.52])
   origins, directions = rays.pixel_rays(jnp.array(pose, jnp.float32), jnp.array(intrinsics, jnp.float32), 8)
@@ -31,16 +31,16 @@ def test_rays_pass_through_what_projects_to_their_pixel(rng):
     ((0, -2, 0), (0, 1, 0), 1, 3),
     ((0, 0, 0), (0, 0, 1), 0, 1),  # Starts inside.
     ((0, -2, 3), (0, 1, 0), 0, 0),  # Misses, parallel to a face.
-    ((0, -2, 0), (0, -1, 0), 0, 0),  # Looks away.
+    ((0, -2, 0), (0, -1, 0), 0, 0),  # Points away from the cube.
     ((-2, -2, 0), (2**-0.5, 2**-0.5, 0), 2**0.5, 3 * 2**0.5),  # From edge to edge.
   ],
 )
-def test_cube_intersections(origin, direction, near, far):
+def test_intersect_cube_returns_entry_and_exit_distances(origin, direction, near, far):
   result = rays.intersect_cube(jnp.array(origin, jnp.float32), jnp.array(direction, jnp.float32))
   np.testing.assert_allclose(result, (near, far), atol=1e-4)
 
 
-def test_samples_are_stratified(rng):
+def test_samples_are_bin_midpoints_or_stratified(rng):
   near, far = jnp.array([1.0, 0.0]), jnp.array([3.0, 0.0])
   middle, delta = rays.sample_distances(near, far, 4)
   np.testing.assert_allclose(middle, [[1.25, 1.75, 2.25, 2.75], [0] * 4])
@@ -50,7 +50,7 @@ def test_samples_are_stratified(rng):
   assert np.all(drawn[0] >= edges[:-1]) and np.all(drawn[0] <= edges[1:])
 
 
-def test_weights_and_background_make_one(rng):
+def test_weights_and_background_sum_to_one(rng):
   density = jnp.array(rng.exponential(3, (7, 16)), jnp.float32)
   color = jnp.array(rng.uniform(size=(7, 16, 3)), jnp.float32)
   distances = jnp.sort(jnp.array(rng.uniform(1, 3, (7, 16)), jnp.float32))
@@ -60,22 +60,22 @@ def test_weights_and_background_make_one(rng):
   np.testing.assert_allclose(volume.over(white, 1.0).color, 1, atol=1e-6)
 
 
-def test_a_homogeneous_fog_has_its_analytic_opacity():
+def test_homogeneous_fog_has_analytic_opacity():
   pixels = volume.composite(jnp.full((1, 50), 0.7), jnp.ones((1, 50, 3)), jnp.ones((1, 50)), jnp.full((1, 1), 2 / 50))
   np.testing.assert_allclose(pixels.opacity, 1 - np.exp(-0.7 * 2), rtol=1e-5)
 
 
-def test_an_opaque_wall_has_its_depth():
+def test_opaque_wall_has_correct_depth():
   density = jnp.where(jnp.arange(64) >= 32, 1e4, 0.0)[None]
   distances = 1 + 2 * (jnp.arange(64)[None] + 0.5) / 64
   pixels = volume.composite(density, jnp.ones((1, 64, 3)), distances, jnp.full((1, 1), 2 / 64))
   np.testing.assert_allclose(pixels.depth, 2, atol=0.02)
 
 
-def test_planes_give_back_a_linear_field(rng):
+def test_sampling_reproduces_a_linear_field(rng):
   size = 8
   centre = (np.arange(size) + 0.5) / size * 2 - 1
-  u, v = np.meshgrid(centre, centre)  # u along the width.
+  u, v = np.meshgrid(centre, centre)  # u runs along the width.
   planes = jnp.array(np.stack([np.stack([u, v], -1)] * 3), jnp.float32)
   points = jnp.array(rng.uniform(-0.85, 0.85, (50, 3)), jnp.float32)
   features = triplane.sample_concatenated(planes, points)
@@ -84,24 +84,24 @@ def test_planes_give_back_a_linear_field(rng):
 
 @pytest.mark.parametrize('axes', [triplane.PLANE_AXES, ((0, 1), (0, 2), (2, 1))])
 @pytest.mark.parametrize('platform', ['cpu', 'tpu'])
-def test_the_gradient_of_a_sum_of_planes_is_that_of_the_planes_side_by_side(axes, platform, rng, monkeypatch):
+def test_gradient_of_sample_sum_equals_gradient_of_summed_sample_concatenated(axes, platform, rng, monkeypatch):
   monkeypatch.setattr(backend, 'platform', lambda: platform)
   planes = jnp.array(rng.normal(size=(3, 5, 5, 4)), jnp.float32)
-  points = jnp.array(rng.uniform(-1.3, 1.3, (6, 50, 3)), jnp.float32)  # Some lie in the frame, some outside.
+  points = jnp.array(rng.uniform(-1.3, 1.3, (6, 50, 3)), jnp.float32)  # Some are in the frame, some outside of it.
   weight = jnp.array(rng.normal(size=(6, 50, 4)), jnp.float32)
 
-  def ours(planes, points):
+  def summed(planes, points):
     return jnp.sum(weight * triplane.sample_sum(planes, points, axes))
 
-  def plain(planes, points):
+  def reference(planes, points):
     return jnp.sum(weight * triplane.sample_concatenated(planes, points, axes).reshape(6, 50, 3, 4).sum(2))
 
-  for a, b in zip(jax.grad(ours, (0, 1))(planes, points), jax.grad(plain, (0, 1))(planes, points)):
+  for a, b in zip(jax.grad(summed, (0, 1))(planes, points), jax.grad(reference, (0, 1))(planes, points)):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('platform', ['cpu', 'tpu'])
-def test_gradients_of_planes_in_half_precision_are_summed_in_float32(platform, rng, monkeypatch):
+def test_gradients_of_bfloat16_planes_are_accumulated_in_float32(platform, rng, monkeypatch):
   monkeypatch.setattr(backend, 'platform', lambda: platform)
   planes = jnp.array(rng.normal(size=(3, 5, 5, 4)), jnp.float32)
   points = jnp.array(rng.uniform(-1, 1, (5000, 3)), jnp.float32)
@@ -112,19 +112,19 @@ def test_gradients_of_planes_in_half_precision_are_summed_in_float32(platform, r
   half = planes.astype(jnp.bfloat16)
   gradient = jax.grad(loss)(half)
   assert gradient.dtype == jnp.bfloat16
-  # Thousands of small numbers were added up: in bfloat16 they would be lost.
+  # Each texel accumulates thousands of small values, which a sum in bfloat16 would lose.
   np.testing.assert_allclose(
     gradient.astype(jnp.float32), jax.grad(loss)(half.astype(jnp.float32)), rtol=2**-7, atol=0.05
   )
 
 
-def test_planes_fade_to_nothing_outside_the_cube(rng):
+def test_features_are_zero_outside_the_cube(rng):
   planes = jnp.ones((3, 4, 4, 2))
   outside = triplane.sample_sum(planes, jnp.array([[2.0, 2.0, 2.0], [-9, 9, 5]]))
   np.testing.assert_array_equal(outside, 0)
 
 
-def test_folded_is_unfolded(rng):
+def test_folded_nerf_equals_unfolded_nerf(rng):
   nerf = NeRFMLP(6, 16, 4, density_scale=3.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
   nerf.first.bias[...] = jnp.array(rng.normal(size=16), jnp.float32)
   planes = jnp.array(rng.normal(size=(3, 5, 5, 6)), jnp.float32)
@@ -136,12 +136,12 @@ def test_folded_is_unfolded(rng):
 
 
 def field(points):
-  """A ball of radius 0.5, red, almost hard at its edge."""
+  """Returns density and colour of a red ball of radius 0.5 with a nearly sharp edge."""
   density = 400 * jax.nn.sigmoid(200 * (0.5 - jnp.linalg.norm(points + 1e-6, axis=-1)))
   return density, jnp.broadcast_to(jnp.array([1.0, 0, 0]), points.shape)
 
 
-def test_the_marched_ball_has_its_outline_and_depth():
+def test_rendered_ball_has_correct_outline_and_depth():
   origins, directions = rays.pixel_rays(
     jnp.array(cameras.input_camera(), jnp.float32), jnp.array(cameras.intrinsics_from_fov(50), jnp.float32), 33
   )
@@ -153,12 +153,14 @@ def test_the_marched_ball_has_its_outline_and_depth():
   assert pixels.opacity[16, 16] > 0.99 and pixels.opacity[0, 0] < 0.01
   np.testing.assert_allclose(pixels.depth[16, 16], 1.5, atol=0.05)
   outline = np.asarray(pixels.opacity[16] > 0.5).sum() / 33
-  truth = 2 * 0.5 / np.sqrt(2**2 - 0.5**2) * cameras.intrinsics_from_fov(50)[0]  # The tangent cone's width.
+  truth = (
+    2 * 0.5 / np.sqrt(2**2 - 0.5**2) * cameras.intrinsics_from_fov(50)[0]
+  )  # Width of the tangent cone in the image.
   assert abs(outline - truth) < 1.5 / 33
 
 
 def tracer(after_first):
-  """Returns what render_rays asks for: the pixels of rays through one object's folded planes."""
+  """Returns a `trace` function for render_rays: the pixels of rays through one object's folded planes."""
 
   def trace(planes, origins, directions, keys):
     def field(points):
@@ -169,7 +171,7 @@ def tracer(after_first):
   return trace
 
 
-def test_chunks_of_rays_change_nothing(rng):
+def test_rendering_does_not_depend_on_chunk_size(rng):
   planes = jnp.array(rng.normal(size=(2, 3, 5, 5, 16)), jnp.float32)
   nerf = NeRFMLP(6, 16, 3, density_scale=3.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
   origins = jnp.tile(jnp.array([0.0, -2, 0]), (2, 50, 1))
@@ -183,7 +185,7 @@ def test_chunks_of_rays_change_nothing(rng):
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_one_object_after_another_is_all_at_once(rng, monkeypatch):
+def test_rendering_objects_sequentially_equals_rendering_them_together(rng, monkeypatch):
   planes = jnp.array(rng.normal(size=(2, 3, 5, 5, 16)), jnp.float32)
   nerf = NeRFMLP(6, 16, 3, density_scale=3.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
   origins = jnp.tile(jnp.array([0.0, -2, 0]), (2, 20, 1))
@@ -209,10 +211,10 @@ def test_one_object_after_another_is_all_at_once(rng, monkeypatch):
     ((0, -2, 3), (0, 1, 0)),  # Misses.
     ((0.1, 0.2, 0.3), (0.6, 0.8, 0)),  # Starts inside.
     ((0, -2, 0), (0, 1, 0)),  # Parallel to four faces.
-    ((0, -2, 1), (0, 1, 0)),  # Runs within a face.
-    ((1, -2, 1), (0, 1, 0)),  # Along an edge.
-    ((-2, -2, -2), (3**-0.5, 3**-0.5, 3**-0.5)),  # Corner to corner.
-    ((1, 1, 1), (0, 0, 1)),  # Starts in a corner and leaves.
+    ((0, -2, 1), (0, 1, 0)),  # Lies in a face.
+    ((1, -2, 1), (0, 1, 0)),  # Lies on an edge.
+    ((-2, -2, -2), (3**-0.5, 3**-0.5, 3**-0.5)),  # From corner to corner.
+    ((1, 1, 1), (0, 0, 1)),  # Starts at a corner and points away.
   ],
 )
 @pytest.mark.parametrize('stratified', [False, True])

@@ -143,7 +143,7 @@ def test_what_stops_with_two_goes_on_with_any_number(config, tmp_path, uninterru
   assert training_processes.finish(started, workdir) == [75, 75], training_processes.words(workdir, 2)
   [saved] = checkpoint.saved_steps(workdir)
   assert 3 <= saved < 80 and len(training_processes.steps(workdir)) == saved
-  assert f'told to stop; step {saved} is saved' in training_processes.words(workdir)
+  assert f'stopped by SIGTERM; step {saved} is saved' in training_processes.words(workdir)
   training_processes.train(file, workdir, '--config.mesh.data=1', f'--config.mesh.fsdp={later}', processes=later)
   assert f'resuming after step {saved}' in training_processes.words(workdir)
   assert_same(training_processes.steps(workdir), expected)

@@ -1,4 +1,4 @@
-"""What is not seen may be left out: pictures stay within 45 dB of the full rendering, for less work."""
+"""Skipping unseen samples: renderings have a PSNR above 45 dB to the full rendering and need fewer evaluations."""
 
 from flax import nnx
 import jax
@@ -18,14 +18,14 @@ EMBEDDED = 'data/embedded/object_views/1.0.0'
 
 
 def ball(points, radius=0.5):
-  """An opaque ball, coloured by place."""
+  """Returns density and colour of an opaque ball, coloured by position."""
   density = 300 * jax.nn.sigmoid(100 * (radius - jnp.linalg.norm(points, axis=-1)))
   return density, jnp.clip(points / 2 + 0.5, 0, 1)
 
 
 @pytest.fixture(scope='module')
 def view():
-  """(origins, directions, distances, delta) of a view of 24 x 24 rays, 40 samples each."""
+  """Returns (origins, directions, distances, delta) of a view with 24 x 24 rays of 40 samples."""
   pose, intrinsics = cameras.look_at([1.0, -1.6, 0.6]), cameras.intrinsics_from_fov(60)
   flat = [
     x.reshape(-1, 3) for x in rays.pixel_rays(jnp.array(pose, jnp.float32), jnp.array(intrinsics, jnp.float32), 24)
@@ -33,7 +33,7 @@ def view():
   return *flat, *renderer.bins(*flat, None, num_samples=40)
 
 
-def test_where_everything_is_asked_nothing_changes(view):
+def test_march_skipping_equals_march_if_everything_is_occupied(view):
   def everywhere(points):
     return jnp.ones(points.shape[:-1], bool)
 
@@ -44,14 +44,14 @@ def test_where_everything_is_asked_nothing_changes(view):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_a_ball_is_asked_for_where_it_is_seen(view, monkeypatch):
+def test_field_is_evaluated_only_near_the_visible_surface(view, monkeypatch):
   axis = jnp.linspace(-1, 1, skipping.GRID + 1)
   density, _ = ball(jnp.stack(jnp.meshgrid(axis, axis, axis, indexing='ij'), axis=-1))
   cells = skipping.occupied_cells(density, 1e-3)
-  asked = []
+  evaluated = []
 
   def counted(points):
-    jax.debug.callback(lambda n: asked.append(n), len(points))
+    jax.debug.callback(evaluated.append, len(points))
     return ball(points)
 
   monkeypatch.setattr(skipping, '_BATCH', 64)
@@ -59,10 +59,10 @@ def test_a_ball_is_asked_for_where_it_is_seen(view, monkeypatch):
   jax.effects_barrier()
   for a, b in zip(pixels, renderer.march(ball, *view)):
     np.testing.assert_allclose(a, b, atol=3e-3)
-  assert sum(asked) < 0.25 * view[2].size
+  assert sum(evaluated) < 0.25 * view[2].size
 
 
-def test_cells_are_occupied_around_what_is_dense():
+def test_cells_near_dense_points_are_occupied():
   density = jnp.zeros((9, 9, 9)).at[4, 4, 4].set(1.0)
   cells = skipping.occupied_cells(density, 0.5)
   assert cells.shape == (8, 8, 8)
@@ -73,29 +73,31 @@ def test_cells_are_occupied_around_what_is_dense():
 
 
 @pytest.mark.parametrize('sizes', [TINY_MODEL, TRIPOSR], ids=['lrm', 'triposr'])
-def test_models_leave_out_what_is_not_seen(sizes, rng):
+def test_models_skip_unseen_samples(sizes, rng):
   model = registry.build_model(sizes, nnx.Rngs(0))
   planes = jnp.asarray(rng.normal(size=(2, 3, 8, 8, 6)) * 3, jnp.float32)
-  poses = jnp.asarray(cameras.look_at([[[1.0, -1.5, 0.5], [0.2, 0.3, 0.1]]] * 2), jnp.float32)  # One from within.
+  poses = jnp.asarray(
+    cameras.look_at([[[1.0, -1.5, 0.5], [0.2, 0.3, 0.1]]] * 2), jnp.float32
+  )  # The second camera is inside the cube.
   intrinsics = jnp.tile(jnp.array([1.0, 1.0, 0.5, 0.5]), (2, 2, 1))
-  full, seen = (model.render(planes, poses, intrinsics, 16, skip=skip) for skip in (False, True))
-  assert image_metrics.psnr(np.asarray(seen.color), np.asarray(full.color)).min() > 45
-  np.testing.assert_allclose(seen.depth, full.depth, atol=0.02)
+  full, skipped = (model.render(planes, poses, intrinsics, 16, skip=skip) for skip in (False, True))
+  assert image_metrics.psnr(np.asarray(skipped.color), np.asarray(full.color)).min() > 45
+  np.testing.assert_allclose(skipped.depth, full.depth, atol=0.02)
 
 
-def test_a_model_that_may_leave_out_nothing_does_not(rng):
+def test_openlrm_never_skips_samples(rng):
   model = registry.build_model(OPENLRM, nnx.Rngs(0))
   planes = jnp.asarray(rng.normal(size=(1, 3, 8, 8, 6)), jnp.float32)
   pose, intrinsics = jnp.asarray(cameras.look_at([[[1.0, -1.5, 0.5]]]), jnp.float32), jnp.full((1, 1, 4), 0.5)
-  full, seen = (model.render(planes, pose, intrinsics, 8, skip=skip) for skip in (False, True))
-  np.testing.assert_array_equal(seen.color, full.color)
+  full, skipped = (model.render(planes, pose, intrinsics, 8, skip=skip) for skip in (False, True))
+  np.testing.assert_array_equal(skipped.color, full.color)
 
 
-def test_the_shipped_model_within_45_db():
+def test_shipped_model_skips_with_psnr_above_45_db():
   model = lrm_jax.from_pretrained('quickstart')
   source = open_split(EMBEDDED, 'test')
-  pictures = [images.resize(images.decode(source[i]['views'][0]), model.image_size) for i in (2, 12, 30)]
-  planes = model.encode(images.over(np.stack(pictures), 1.0))
+  inputs = [images.resize(images.decode(source[i]['views'][0]), model.image_size) for i in (2, 12, 30)]
+  planes = model.encode(images.over(np.stack(inputs), 1.0))
   cameras_ = [np.repeat(x, 3, axis=0) for x in model.turntable(4)]
-  full, seen = (model.render(planes, *cameras_, size=48, skip=skip) for skip in (False, True))
-  assert image_metrics.psnr(seen.color, full.color).min() > 45
+  full, skipped = (model.render(planes, *cameras_, size=48, skip=skip) for skip in (False, True))
+  assert image_metrics.psnr(skipped.color, full.color).min() > 45

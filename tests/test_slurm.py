@@ -150,7 +150,7 @@ def test_a_job_that_is_requeued_goes_on_and_ends_as_one_process_would(tmp_path):
     run('scontrol', 'requeue', job)
     wait_for(lambda: state() == 'PENDING', 120)
     saved = len(training_processes.steps(workdir))
-    assert 3 <= saved < 30 and f'told to stop; step {saved} is saved' in log()
+    assert 3 <= saved < 30 and f'stopped by SIGTERM; step {saved} is saved' in log()
     run('scontrol', 'update', f'JobId={job}', 'StartTime=now')  # Slurm holds it for two minutes.
     wait_for(lambda: state() == 'COMPLETED', 240)
   assert f'resuming after step {saved}' in log() and '2 x cpu of 2 processes' in log()

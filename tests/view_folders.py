@@ -1,4 +1,4 @@
-"""Writers of folders of views of a ball, in each layout that we read."""
+"""Writes folders of views of a ball, in the layouts that lrm_jax.datasets.folders reads."""
 
 import json
 import struct
@@ -12,6 +12,7 @@ NUM_VIEWS = 7
 
 
 def write_openlrm(root, truth, size=48):
+  """Writes an object in OpenLRM's layout, and returns its folder. `truth` is (poses [V, 4, 4], intrinsics [4])."""
   poses, intrinsics = truth
   folder = root / 'ball'
   (folder / 'rgba').mkdir(parents=True)
@@ -24,6 +25,7 @@ def write_openlrm(root, truth, size=48):
 
 
 def write_nerf(root, truth, size=48, per_frame=False):
+  """Writes an object in NeRF's layout, with intrinsics for the file or for each frame, and returns its folder."""
   poses, intrinsics = truth
   folder = root / 'lego'
   (folder / 'train').mkdir(parents=True)
@@ -39,7 +41,7 @@ def write_nerf(root, truth, size=48, per_frame=False):
 
 
 def quaternion(rotation):
-  """Returns (w, x, y, z) of a rotation matrix, by the eigenvector that it leaves alone in four dimensions."""
+  """Returns the quaternion (w, x, y, z) of a rotation matrix. Source: Bar-Itzhack 2000."""
   r = rotation
   k = np.array(
     [
@@ -53,7 +55,7 @@ def quaternion(rotation):
 
 
 def write_video(root, truth, *, binary, width=96, height=72, similarity=None, model='PINHOLE', off_centre=0.0):
-  """Writes a COLMAP model of the ball, its world turned, shifted and scaled by `similarity`."""
+  """Writes a COLMAP model of the ball, with its world transformed by `similarity` [4, 4], and returns its folder."""
   poses, _ = truth
   similarity = np.eye(4) if similarity is None else similarity
   scale = np.cbrt(np.linalg.det(similarity[:3, :3]))
@@ -65,7 +67,7 @@ def write_video(root, truth, *, binary, width=96, height=72, similarity=None, mo
   for view, pose in enumerate(poses):
     moved = similarity @ pose
     moved[:3, :3] /= scale
-    # A square picture around the rectangle, then cut: the ball is drawn by the intrinsics of the rectangle.
+    # `ball` draws squares: draw one with the intrinsics of the rectangle, and crop it.
     square = ball(pose, np.array([focal, focal, *centre]) / width, width, 0.5)
     rgba = square[:height]
     name = f'{view:03d}.jpg'

@@ -1,1 +1,1 @@
-"""Rendering of training views: presets of cameras and light, two engines behind one interface, the work on one object."""
+"""Renders training views: presets of cameras and lights, two engines with one interface, and a pool of workers."""

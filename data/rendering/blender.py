@@ -1,4 +1,7 @@
-"""The engine Cycles: Blender's path tracer, through `bpy`. Runs in Blender's Python, which has NumPy and little else."""
+"""The engine `cycles`: Blender's path tracer, through `bpy`.
+
+Runs in Blender's Python, which has NumPy and Pillow, but not the dependencies of lrm_jax.
+"""
 
 import contextlib
 import os
@@ -17,14 +20,14 @@ from .scene import Geometry
 
 
 class Cycles:
-  """`samples` rays a pixel; `threads` 0: all."""
+  """Implements `scene.Engine` with Cycles. `samples` is the number of rays per pixel; `threads` = 0 uses all cores."""
 
   name = 'cycles'
   kinds = ('.glb', '.gltf', '.obj', '.fbx')
 
   def __init__(self, *, samples: int, threads: int = 0, seed: int = 0):
     self._samples, self._threads, self._seed = samples, threads, seed
-    self._tree = None
+    self._tree = None  # (vertices, triangles), replaced by a BVHTree when it is first needed.
 
   def load(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
     with _quiet():
@@ -38,7 +41,7 @@ class Cycles:
       load(filepath=str(path))
     for image in bpy.data.images:
       if image.source == 'FILE' and 0 in image.size[:]:
-        raise ValueError(f'its texture {image.name} cannot be read, or has no pixels')
+        raise ValueError(f'texture {image.name} cannot be read or has no pixels')
     vertices, triangles = _triangles(bpy.context.evaluated_depsgraph_get())
     self._tree = (vertices, triangles)
     self._set_up(bpy.context.scene, vertices)
@@ -53,7 +56,7 @@ class Cycles:
     background.inputs['Strength'].default_value = light.ambient
     for direction, strength in light.suns:
       sun = bpy.data.lights.new('sun', 'SUN')
-      sun.energy = np.pi * strength  # Irradiance: a white surface that faces it is `strength` bright.
+      sun.energy = np.pi * strength  # Irradiance: a white surface facing the sun then has the brightness `strength`.
       sun.angle = np.deg2rad(5)
       lamp = bpy.data.objects.new('sun', sun)
       lamp.rotation_mode = 'QUATERNION'
@@ -69,11 +72,11 @@ class Cycles:
       scene.render.filepath = str(Path(folder) / 'view.png')
       with _quiet():
         bpy.ops.render.render(write_still=True)
-      with Image.open(scene.render.filepath) as picture:
-        return np.array(picture.convert('RGBA'))
+      with Image.open(scene.render.filepath) as image:
+        return np.array(image.convert('RGBA'))
 
   def geometry(self, pose: np.ndarray, fov: float, size: int) -> Geometry:
-    if isinstance(self._tree, tuple):  # Made when it is asked for.
+    if isinstance(self._tree, tuple):
       vertices, triangles = self._tree
       self._tree = bvhtree.BVHTree.FromPolygons(vertices.tolist(), triangles.tolist(), all_triangles=True)
     place = (np.arange(size) + 0.5) / size * 2 - 1
@@ -84,9 +87,9 @@ class Cycles:
     origin = mathutils.Vector(pose[:3, 3])
     for row, column in np.ndindex(size, size):
       direction = directions[row, column]
-      hit, normal, _, away = self._tree.ray_cast(origin, mathutils.Vector(direction))
+      hit, normal, _, length = self._tree.ray_cast(origin, mathutils.Vector(direction))
       if hit is not None:
-        distance[row, column] = away
+        distance[row, column] = length
         normals[row, column] = np.array(normal) * (-1 if np.dot(normal, direction) > 0 else 1)
     return Geometry(distance, normals)
 
@@ -94,7 +97,7 @@ class Cycles:
     return {'samples': self._samples, 'blender': bpy.app.version_string}
 
   def _set_up(self, scene, vertices) -> None:
-    """Path tracing, a transparent background, colours as they are, and a camera."""
+    """Sets up path tracing on the CPU, a transparent background, the view transform Standard, and a camera."""
     for thing in [thing for thing in scene.objects if thing.type in ('LIGHT', 'CAMERA')]:
       bpy.data.objects.remove(thing, do_unlink=True)
     scene.render.engine = 'CYCLES'
@@ -123,8 +126,8 @@ class Cycles:
 
 
 def _triangles(depsgraph) -> tuple[np.ndarray, np.ndarray]:
-  """Returns (vertices [K, 3], triangles [T, 3]) of all meshes of a scene."""
-  clouds, faces, count = [np.empty((0, 3))], [np.empty((0, 3), int)], 0
+  """Returns (vertices [K, 3], triangles [T, 3]) of all visible meshes of a scene, in world coordinates."""
+  vertices, triangles, count = [np.empty((0, 3))], [np.empty((0, 3), int)], 0
   for instance in depsgraph.object_instances:
     if instance.object.type != 'MESH' or not instance.show_self:
       continue
@@ -135,22 +138,22 @@ def _triangles(depsgraph) -> tuple[np.ndarray, np.ndarray]:
     corners = np.empty(3 * len(mesh.loop_triangles), np.int32)
     mesh.loop_triangles.foreach_get('vertices', corners)
     matrix = np.array(instance.matrix_world)
-    clouds.append(points.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3])
-    faces.append(corners.reshape(-1, 3) + count)
+    vertices.append(points.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3])
+    triangles.append(corners.reshape(-1, 3) + count)
     count += len(mesh.vertices)
     instance.object.to_mesh_clear()
-  return np.concatenate(clouds), np.concatenate(faces)
+  return np.concatenate(vertices), np.concatenate(triangles)
 
 
 @contextlib.contextmanager
 def _quiet():
-  """Blender writes its progress straight to file descriptor 1."""
+  """Redirects file descriptor 1 to /dev/null, because Blender writes its progress there, not to sys.stdout."""
   sys.stdout.flush()
-  kept = os.dup(1)
-  with open(os.devnull, 'wb') as nowhere:
-    os.dup2(nowhere.fileno(), 1)
+  stdout = os.dup(1)
+  with open(os.devnull, 'wb') as null:
+    os.dup2(null.fileno(), 1)
   try:
     yield
   finally:
-    os.dup2(kept, 1)
-    os.close(kept)
+    os.dup2(stdout, 1)
+    os.close(stdout)

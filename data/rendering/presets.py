@@ -1,7 +1,8 @@
-"""Presets: where cameras stand around an object, what they see, and what light falls on it.
+"""Presets: camera poses, fields of view and light for rendering an object.
 
-World (lrm_jax/geometry/cameras.py): z up, the object's bounding box centred in the origin, its vertices within OBJECT_RADIUS, so
-that every camera of every preset sees all of it. View 0 is frontal. All cameras look at the origin.
+World (lrm_jax/geometry/cameras.py): z up, the bounding box of the object is centred at the origin, and its vertices are
+within OBJECT_RADIUS of it, so that every camera of every preset sees the whole object. All cameras look at the origin;
+view 0 is frontal. Values marked [ours] are our choice, not published.
 """
 
 from collections.abc import Callable
@@ -12,18 +13,18 @@ import numpy as np
 from lrm_jax.geometry import cameras
 
 OBJECT_RADIUS = 1.5 * np.sin(np.deg2rad(25))
-RADIUS, HEIGHT = (1.5, 3.0), (-0.75, 1.60)  # world units, of the paper's cameras
-OPENLRM_FOV = 2 * np.rad2deg(np.arctan(0.5 / 0.75))  # degrees [SPEC.md: the focal length is 0.75 of the width]
-OPENLRM_RADIUS = (1.9, 2.6)  # world units [told to us; no source of it was read]
-_TRIPOSR_FOV = (35.0, 65.0)  # degrees [ours: it is told that they vary]
-_TRIPOSR_FILL = (0.6, 0.95)  # of the picture's side, by the sphere around the object [ours]
+RADIUS, HEIGHT = (1.5, 3.0), (-0.75, 1.60)  # of the paper's cameras, world units
+OPENLRM_FOV = 2 * np.rad2deg(np.arctan(0.5 / 0.75))  # degrees [SPEC.md: the focal length is 0.75 image widths]
+OPENLRM_RADIUS = (1.9, 2.6)  # world units [second-hand; not checked against a source]
+_TRIPOSR_FOV = (35.0, 65.0)  # degrees [ours; TripoSR's report only says that they vary]
+_TRIPOSR_FILL = (0.6, 0.95)  # share of the side of the image that the sphere around the object fills [ours]
 
 
 @dataclasses.dataclass(frozen=True)
 class Light:
-  """`ambient` from everywhere, and suns: (direction towards it [3], strength) each; white, linear.
+  """White light: `ambient` from all directions, and suns, each given by (direction towards the sun [3], strength).
 
-  A white surface looks `ambient` bright in the ambient light alone, and `strength` brighter where it faces a sun.
+  In linear colour, a white surface has the brightness `ambient`, plus `strength` for each sun that it faces.
   """
 
   ambient: float = 1.0
@@ -32,7 +33,7 @@ class Light:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """Of one object: camera_to_world [V, 4, 4], fields of view [V] in degrees, light."""
+  """Cameras and light of one object: camera_to_world [V, 4, 4], fields of view [V] in degrees, light."""
 
   poses: np.ndarray
   fovs: np.ndarray
@@ -40,14 +41,14 @@ class Setup:
 
   @property
   def intrinsics(self) -> np.ndarray:
-    """(fx, fy, cx, cy) [V, 4] of square pictures, divided by their size."""
+    """(fx, fy, cx, cy) [V, 4] of square images, divided by their size."""
     return np.stack([cameras.intrinsics_from_fov(fov) for fov in self.fovs])
 
 
 def paper(num_views: int, fov: float, rng: np.random.Generator) -> Setup:
-  """LRM: view 0 at [0, -2, 0], the others at radius 1.5..3.0, height -0.75..1.60, any azimuth; 50 degrees [C]; even light.
+  """LRM: view 0 at [0, -2, 0], the others at radius 1.5..3.0, height -0.75..1.60, any azimuth; even light.
 
-  Source: LRM, section 4.1 and appendix (SPEC.md).
+  The default field of view is 50 degrees [C]. Source: LRM, section 4.1 and appendix (SPEC.md).
   """
   radius = rng.uniform(*RADIUS, num_views - 1)
   height = rng.uniform(np.maximum(HEIGHT[0], -0.95 * radius), np.minimum(HEIGHT[1], 0.95 * radius))
@@ -59,7 +60,10 @@ def paper(num_views: int, fov: float, rng: np.random.Generator) -> Setup:
 
 
 def openlrm(num_views: int, fov: float, rng: np.random.Generator) -> Setup:
-  """OpenLRM: radius 1.9..2.6, any direction (not within 15 degrees of straight up or down [ours]), 67.4 degrees; even light."""
+  """OpenLRM: radius 1.9..2.6, any direction except within 15 degrees of the vertical [ours]; even light.
+
+  The default field of view is 67.4 degrees.
+  """
   radius = rng.uniform(*OPENLRM_RADIUS, num_views)
   limit = np.sin(np.deg2rad(75))
   poses = cameras.look_at(radius[:, None] * _directions(rng.uniform(-limit, limit, num_views), rng))
@@ -68,12 +72,14 @@ def openlrm(num_views: int, fov: float, rng: np.random.Generator) -> Setup:
 
 
 def triposr_like(num_views: int, fov: float | None, rng: np.random.Generator) -> Setup:
-  """Varied as TripoSR's data are told to be: the field of view 35..65 degrees a view, the object's sphere 0.6..0.95 of it.
+  """Varied cameras and light, as in TripoSR.
 
-  Elevations -15..60 degrees; ambient light of 0.5..1.0 and up to two suns a object, of together 0.5 at most [ours].
+  Per view, the field of view is 35..65 degrees, and the sphere around the object fills 0.6..0.95 of it.
+  Elevations are -15..60 degrees. Per object, the ambient light is 0.5..1.0, and there are up to two suns with a total
+  strength of at most 0.5 [ours].
   """
   fovs = rng.uniform(*_TRIPOSR_FOV, num_views) if fov is None else np.full(num_views, fov)
-  # The sphere's outline reaches tan(asin(radius / distance)) from the middle of a picture of half-width tan(fov / 2).
+  # The silhouette of the sphere has the radius tan(asin(radius / distance)) in an image of half-width tan(fov / 2).
   fill = rng.uniform(*_TRIPOSR_FILL, num_views)
   distance = OBJECT_RADIUS / np.sin(np.arctan(fill * np.tan(np.deg2rad(fovs) / 2)))
   height = np.sin(np.deg2rad(rng.uniform(-15, 60, num_views)))
@@ -86,7 +92,7 @@ def triposr_like(num_views: int, fov: float | None, rng: np.random.Generator) ->
   return Setup(poses, fovs, Light(float(rng.uniform(0.5, 1.0 - sum(s for _, s in suns))), tuple(suns)))
 
 
-# With the field of view where none is asked for; None: it varies.
+# Each preset with its default field of view in degrees; None if the preset draws it.
 PRESETS: dict[str, tuple[Callable, float | None]] = {
   'paper': (paper, 50.0),
   'openlrm': (openlrm, OPENLRM_FOV),
@@ -95,13 +101,13 @@ PRESETS: dict[str, tuple[Callable, float | None]] = {
 
 
 def make(name: str, num_views: int, fov: float | None, rng: np.random.Generator) -> Setup:
-  """Returns the cameras and the light of a preset; `fov` in degrees takes the place of its own."""
-  preset, own = PRESETS[name]
-  return preset(num_views, own if fov is None else fov, rng)
+  """Returns the cameras and the light of a preset; `fov` in degrees overrides its default."""
+  preset, default_fov = PRESETS[name]
+  return preset(num_views, default_fov if fov is None else fov, rng)
 
 
 def _directions(height: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Returns unit vectors [V, 3] of these heights (z), at any azimuth."""
+  """Returns unit vectors [V, 3] with the given z components and random azimuths."""
   azimuth = rng.uniform(0, 2 * np.pi, len(height))
   across = np.sqrt(1 - height**2)
   return np.stack([across * np.cos(azimuth), across * np.sin(azimuth), height], axis=-1)

@@ -1,9 +1,9 @@
-"""The engine raster: OpenGL through EGL, on a GPU or on Mesa's llvmpipe; no display is needed. Reads GLB, glTF, OBJ.
+"""The engine `raster`: OpenGL through EGL, on a GPU or with Mesa's llvmpipe; needs no display. Reads GLB, glTF and OBJ.
 
-The light is even, or even with suns that cast no shadow: a rough surface is then its own colour, and what Cycles adds,
-darker hollows and light from one part to another, is missing. A dielectric reflects a white world by Fresnel's law
-(Schlick 1994), a metal by its colour. Light is linear until the picture is done. 4 x multisampling and 2 x 2
-supersampling; see-through triangles are drawn back to front.
+The light is ambient, plus suns without shadows, so a rough surface has its own colour. Unlike Cycles, there is no
+ambient occlusion and no indirect light. Dielectrics reflect a white environment by Fresnel's law (Schlick 1994), metals
+by their colour. Colours are linear until the image is complete. Antialiasing is 4 x multisampling with 2 x 2
+supersampling. Transparent triangles are drawn back to front.
 """
 
 from pathlib import Path
@@ -82,7 +82,7 @@ void main() {
 
 
 class Raster:
-  """One OpenGL context, for one scene after another. ValueError where there is no EGL."""
+  """Implements `scene.Engine` with OpenGL; the constructor raises ValueError if EGL is not available."""
 
   name = 'raster'
   kinds = ('.glb', '.gltf', '.obj')
@@ -90,10 +90,10 @@ class Raster:
   def __init__(self):
     try:
       self._gl = moderngl.create_context(standalone=True, backend='egl')
-    except Exception as error:  # It raises Exception itself.
+    except Exception as error:  # moderngl raises plain Exception.
       raise ValueError(
-        f'there is no OpenGL through EGL here ({error}): install Mesa (Debian: libegl1 libegl-mesa0 '
-        'libgl1-mesa-dri libgl1), or take --engine=cycles'
+        f'OpenGL through EGL is not available ({error}): install Mesa (Debian: libegl1 libegl-mesa0 '
+        'libgl1-mesa-dri libgl1), or use --engine=cycles'
       ) from error
     self._programs = [self._gl.program(_VERTEX, fragment) for fragment in (_COLOR, _GEOMETRY)]
     self._white = self._texture(np.full((1, 1, 4), 255, np.uint8), srgb=False)
@@ -114,7 +114,7 @@ class Raster:
       matrix = Y_UP_TO_Z_UP @ transform
       points = mesh.vertices @ matrix[:3, :3].T + matrix[:3, 3]
       if not np.all(np.isfinite(points)):
-        raise ValueError('vertices of its mesh are no finite numbers')
+        raise ValueError('the mesh has vertices with NaN or infinite values')
       normals = mesh.vertex_normals @ np.linalg.inv(matrix[:3, :3])
       self._parts.append(_Part(self, mesh, points, normals))
       vertices.append(points)
@@ -182,7 +182,7 @@ class Raster:
     program['eye'] = tuple(pose[:3, 3])
 
   def _target(self, size: int):
-    """Returns framebuffers: drawn to (many samples), resolved, and of the geometry (one sample a pixel)."""
+    """Returns the framebuffers (multisampled colour, resolved colour, geometry with one sample per pixel)."""
     if size not in self._targets:
       large = (_SUPER * size,) * 2
       drawn = self._gl.framebuffer(
@@ -206,7 +206,7 @@ class Raster:
 
 
 class _Part:
-  """A mesh with one material, on the device."""
+  """A mesh with one material, in the memory of the OpenGL device."""
 
   def __init__(self, raster: Raster, mesh: trimesh.Trimesh, points: np.ndarray, normals: np.ndarray):
     self._raster, material = raster, getattr(mesh.visual, 'material', None)
@@ -233,23 +233,23 @@ class _Part:
     uv = getattr(mesh.visual, 'uv', None)
     uv = np.zeros((len(points), 2)) if uv is None or len(uv) != len(points) else uv
     tint = self._tint(mesh, len(points))
-    self._middles = points[mesh.faces].mean(axis=1)
+    self._centres = points[mesh.faces].mean(axis=1)
     self.extent = float(np.ptp(points, axis=0).max())
     data = np.concatenate([points, normals, uv, tint], axis=1).astype('f4')
-    self._buffer = raster._gl.buffer(data.tobytes())  # pylint: disable=protected-access
+    self._buffer = raster._gl.buffer(data.tobytes())
     self._faces = mesh.faces.astype('i4')
-    self._indices = raster._gl.buffer(self._faces.tobytes())  # pylint: disable=protected-access
+    self._indices = raster._gl.buffer(self._faces.tobytes())
     self._arrays = {}
 
   def draw(self, program, pose: np.ndarray | None = None) -> None:
-    """Draws it; with a pose, its triangles from the farthest on."""
+    """Draws the mesh; if `pose` is given, its triangles are sorted from far to near."""
     if pose is not None:
-      order = np.argsort(-np.linalg.norm(self._middles - pose[:3, 3], axis=-1))
+      order = np.argsort(-np.linalg.norm(self._centres - pose[:3, 3], axis=-1))
       self._indices.write(self._faces[order].tobytes())
     if program not in self._arrays:
       names = [('3f', 'position'), ('3f', 'normal'), ('2f', 'uv'), ('4f', 'color')]
       layout = ' '.join(form if name in program else f'{int(form[0]) * 4}x' for form, name in names)
-      self._arrays[program] = self._raster._gl.vertex_array(  # pylint: disable=protected-access
+      self._arrays[program] = self._raster._gl.vertex_array(
         program, [(self._buffer, layout, *(name for _, name in names if name in program))], self._indices
       )
     for name, value in (
@@ -271,30 +271,30 @@ class _Part:
     self._arrays[program].render()
 
   def distance(self, pose: np.ndarray) -> float:
-    """Returns how far its middle is from a camera."""
-    return float(np.linalg.norm(self._middles.mean(axis=0) - pose[:3, 3]))
+    """Returns the distance between the centre of the mesh and a camera."""
+    return float(np.linalg.norm(self._centres.mean(axis=0) - pose[:3, 3]))
 
   def release(self) -> None:
-    """Gives its memory on the device back."""
-    white = self._raster._white  # pylint: disable=protected-access
-    for thing in (*self._arrays.values(), self._buffer, self._indices, self._base, self._surface, self._glow):
-      if thing is not white:
-        thing.release()
+    """Frees the memory on the device."""
+    white = self._raster._white
+    for resource in (*self._arrays.values(), self._buffer, self._indices, self._base, self._surface, self._glow):
+      if resource is not white:
+        resource.release()
 
   def _map(self, image, *, srgb: bool):
     if image is None:
-      return self._raster._white  # pylint: disable=protected-access
+      return self._raster._white
     try:
       pixels = np.array(image.convert('RGBA'))
     except (OSError, SyntaxError, AttributeError, ValueError) as error:
-      raise ValueError(f'a texture of it cannot be read ({error})') from error
+      raise ValueError(f'a texture cannot be read ({error})') from error
     if 0 in pixels.shape:
-      raise ValueError('a texture of it has no pixels')
-    return self._raster._texture(pixels, srgb=srgb)  # pylint: disable=protected-access
+      raise ValueError('a texture has no pixels')
+    return self._raster._texture(pixels, srgb=srgb)
 
   @staticmethod
   def _tint(mesh, count) -> np.ndarray:
-    """Returns vertex colours [K, 4], linear, white where there are none."""
+    """Returns vertex colours [K, 4], linear; white if the mesh has none."""
     colors = (
       getattr(mesh.visual, 'vertex_colors', None)
       if mesh.visual.kind == 'vertex'

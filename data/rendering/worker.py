@@ -1,7 +1,9 @@
-"""The process that renders: `worker.py SETTINGS REPLIES`, one object after another, told on standard input.
+"""The worker process, `worker.py SETTINGS REPLIES`, which renders one object after another (see pool.py).
 
-A line in is {"uid": ..., "file": ..., "out": ...}; a line out, on the file descriptor REPLIES, {"error": ... or null}.
-Runs in our Python for the engine raster, in Blender's for Cycles. Whoever started it kills it when it takes too long.
+Each line of standard input is a request {"uid": ..., "file": ..., "out": ...}. Each reply is a line {"error": ...} on
+the file descriptor REPLIES, with null if the object was rendered; a first reply says whether the engine started.
+Runs in the Python of lrm_jax for the engine raster, and in Blender's Python for Cycles. The parent process kills the
+worker if it takes too long.
 """
 
 import hashlib
@@ -15,18 +17,25 @@ import zlib
 import numpy as np
 from PIL import Image
 
-# Not the folder of this script, where Python looks first: Blender has modules with names of its own.
-sys.path[:] = [str(Path(__file__).resolve().parents[1])] + [x for x in sys.path if Path(x) != Path(__file__).parent]
-from rendering import presets, scene  # pylint: disable=wrong-import-position
+# Python puts the folder of this script first on the path. Replace it by its parent, so that blender.py and others here
+# do not shadow Blender's own modules; and by the folder of lrm_jax, which is not installed in Blender's Python (it is two
+# levels up in a checkout, three in site-packages).
+_HERE = Path(__file__).resolve()
+_ROOT = next(folder for folder in _HERE.parents[2:] if (folder / 'lrm_jax/geometry/cameras.py').is_file())
+sys.path[:] = [str(_HERE.parents[1]), str(_ROOT), *(x for x in sys.path if Path(x) != Path(__file__).parent)]
+from rendering import presets, scene  # noqa: E402
 
 NUM_SURFACE_POINTS = 4096
-DEPTH_RANGE = 8.0  # world units that 65535 stands for
+DEPTH_RANGE = 8.0  # distance in world units that is stored as 65535
 
 
 def render_object(engine, path: Path, out: Path, uid: str, settings: dict) -> None:
-  """Renders one object into the folder `out`, which appears when all of it is written."""
+  """Renders one object into the folder `out`, which appears only when it is complete.
+
+  `settings` is the dict of render.py. Raises ValueError if the object cannot be used, and whatever its loader raises.
+  """
   if path.suffix.lower() not in engine.kinds:
-    raise ValueError(f'--engine={engine.name} does not read {path.suffix}, --engine=cycles does')
+    raise ValueError(f'--engine={engine.name} does not support {path.suffix}: use --engine=cycles')
   rng = np.random.default_rng([settings['seed'], zlib.crc32(uid.encode())])
   setup = presets.make(settings['preset'], settings['num_views'], settings['fov'], rng)
   folder = out.parent / f'.{uid}.{os.getpid()}.partial'
@@ -37,20 +46,20 @@ def render_object(engine, path: Path, out: Path, uid: str, settings: dict) -> No
   engine.light(setup.light)
   to_world = np.diag([scale, scale, scale, 1.0])
   to_world[:3, 3] = -scale * centre
-  pictures = []
+  views = []
   for view, (pose, fov) in enumerate(zip(setup.poses, setup.fovs)):
-    # The camera is moved around the object as it is, rather than the object (with whatever rig it has) moved.
-    moved = pose.copy()
-    moved[:3, 3] = pose[:3, 3] / scale + centre
-    pixels = engine.render(moved, float(fov), settings['size'])
+    # Transform the camera instead of the object, which may have a rig.
+    scene_pose = pose.copy()
+    scene_pose[:3, 3] = pose[:3, 3] / scale + centre
+    pixels = engine.render(scene_pose, float(fov), settings['size'])
     pixels[pixels[..., 3] == 0] = 0
-    pictures.append(pixels)
+    views.append(pixels)
     Image.fromarray(pixels).save(
       folder / f'views/{view:03d}.webp', lossless=True, exact=True, method=settings['method']
     )
     if settings['depth'] or settings['normals']:
-      _write_geometry(engine.geometry(moved, float(fov), settings['size']), scale, folder, view, settings)
-  scene.check_views(pictures, (vertices - centre) * scale, setup.poses, setup.intrinsics)
+      _write_geometry(engine.geometry(scene_pose, float(fov), settings['size']), scale, folder, view, settings)
+  scene.check_views(views, (vertices - centre) * scale, setup.poses, setup.intrinsics)
   points = scene.surface_points(vertices, triangles, NUM_SURFACE_POINTS, rng) * scale - scale * centre
   np.save(folder / 'surface.npy', points.astype(np.float32))
   source_axes = np.eye(4) if path.suffix.lower() == '.fbx' else scene.Y_UP_TO_Z_UP
@@ -87,18 +96,18 @@ def _write_geometry(geometry, scale, folder, view, settings) -> None:
     steps = np.round(geometry.distance * (scale / DEPTH_RANGE) * 65535)
     Image.fromarray(np.clip(steps, 0, 65535).astype(np.uint16)).save(folder / f'depth/{view:03d}.png')
   if settings['normals']:
-    there = geometry.distance > 0
-    normals = np.round((geometry.normals + 1) * 127.5) * there[..., None]
+    hit = geometry.distance > 0
+    normals = np.round((geometry.normals + 1) * 127.5) * hit[..., None]
     Image.fromarray(normals.astype(np.uint8)).save(folder / f'normals/{view:03d}.png')
 
 
 def make_engine(settings: dict):
-  """Returns the engine that the settings name; each is imported where it is asked for."""
+  """Returns the engine of the settings; imports only that one, because each has its own dependencies."""
   if settings['engine'] == 'raster':
-    from rendering.raster import Raster  # pylint: disable=import-outside-toplevel
+    from rendering.raster import Raster
 
     return Raster()
-  from rendering.blender import Cycles  # pylint: disable=import-outside-toplevel
+  from rendering.blender import Cycles
 
   return Cycles(samples=settings['samples'], threads=settings['threads'], seed=settings['seed'])
 
@@ -108,19 +117,20 @@ def main() -> None:
   settings, replies = json.loads(arguments[0]), os.fdopen(int(arguments[1]), 'w')
 
   def reply(error):
-    return print(json.dumps({'error': error}), file=replies, flush=True)
+    print(json.dumps({'error': error}), file=replies, flush=True)
 
   try:
     engine = make_engine(settings)
   except (ImportError, ValueError) as error:
-    return reply(f'the engine cannot be started: {error}')
+    reply(f'the engine cannot be started: {error}')
+    return
   reply(None)
   for line in sys.stdin:
     work = json.loads(line)
     try:
       render_object(engine, Path(work['file']), Path(work['out']), work['uid'], settings)
       reply(None)
-    except Exception as error:  # One bad object, of whatever kind, must not end the work on the others.
+    except Exception as error:  # Loaders raise all kinds of errors; a bad object must not stop the others.
       if not isinstance(error, (ValueError, RuntimeError, OSError)):
         traceback.print_exc()
       reply(' '.join(str(error).split()) or type(error).__name__)

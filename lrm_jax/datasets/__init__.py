@@ -1,4 +1,4 @@
-"""Datasets of views: records on disk, training batches, views for evaluation, and what is wrong with them."""
+"""Datasets of views: records on disk, training batches, views for evaluation, and checks of the data."""
 
 from lrm_jax import extras
 

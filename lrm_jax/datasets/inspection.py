@@ -1,9 +1,10 @@
-"""What a record of training data shows when it is looked at as training will: cameras, pictures, outlines.
+"""Inspects records of training data: cameras, images, and whether the two are consistent.
 
-The strongest check of cameras needs no truth: an object lies, in each view, behind its outline. The points of the cube
-that do so in all views make up the visual hull (space carving), and where cameras are right, its outlines cover the
-object's; where an axis is flipped or a matrix inverted, little is left of it, and the mistake is found by trying which
-correction brings it back. Source: Laurentini 1994 (visual hull).
+The strongest check of the cameras needs no ground truth. In each view, the object lies behind its silhouette. The
+points of the cube [-1, 1]^3 that lie behind the silhouettes of all views form the visual hull (space carving). If the
+cameras are right, the projections of the hull cover the silhouettes. If an axis is flipped or a matrix is inverted,
+little of the hull is left; the mistake is then identified by trying corrections.
+Source: Laurentini 1994 (visual hull).
 Legend: V views, P points, S pixels along a side.
 """
 
@@ -18,28 +19,30 @@ from scipy import ndimage
 from lrm_jax.datasets.records import check_cameras, decode, uid
 from lrm_jax.geometry import cameras, images
 
-_OUTLINE = 32  # pixels along a side, in which outlines are compared
-_GRID = 40  # points along a side of the cube: closer than the pixels of an outline
-_TRACE = 0.02  # of a pixel that the object covers, at least: a blade seen from its edge is thinner than a pixel
-_VIEWS = 12  # of an object, at most, are compared
-_AGREE = 0.9  # of the outlines that the hull must cover: where cameras are right, it is all of them
-_OFF_AIM = 3.0  # degrees that a camera may look past the origin
+_SILHOUETTE_SIZE = 32  # pixels along a side of the silhouettes that are compared
+_GRID = 40  # points along a side of the cube: denser than the pixels of a silhouette
+_MIN_COVERAGE = 0.02  # of a pixel by the object; low, because a blade seen edge-on is thinner than a pixel
+_VIEWS = 12  # largest number of views of an object that are compared
+_AGREE = 0.9  # least share of the silhouettes that the hull must cover; with right cameras it covers all of them
+_OFF_AIM = 3.0  # largest angle in degrees between a camera's axis and the direction to the origin
 _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
-_MISTAKES = {  # What may be wrong with camera_to_world, and what undoes it.
-  'they have OpenCV axes (y down, looking along +z): flip the second and third column': lambda pose: pose @ _FLIP,
-  'they are world-to-camera matrices: invert them': np.linalg.inv,
-  'they are world-to-camera matrices with OpenCV axes: invert them, then flip the second and third column': lambda pose: (
-    np.linalg.inv(pose) @ _FLIP
+_MISTAKES = {  # Common mistakes in camera_to_world, and the function that corrects them.
+  'the poses have OpenCV axes (y down, looking along +z): flip the second and third column': lambda pose: pose @ _FLIP,
+  'the poses are world-to-camera matrices: invert them': np.linalg.inv,
+  'the poses are world-to-camera matrices with OpenCV axes: invert them, then flip the second and third column': (
+    lambda pose: np.linalg.inv(pose) @ _FLIP
   ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-  """Of one object: angles in degrees; distances in the units of its own world.
+  """The findings for one object. Angles are in degrees, distances in the units of the object's own world.
 
-  `normalised` are the distances [V] once the input view, view 0, stands where it does in training. `agreement` is the
-  share of the outlines that the visual hull covers. `problems` are words by kind.
+  `sizes` and `formats` are those of the encoded images, `bytes` is their total size. `distances` [V] are from the
+  cameras to the origin, `normalised` [V] the same after normalisation to view 0, the input view, as in training. `aims`
+  [V] are the angles between the ray through the centre of the image and the direction to the origin. `agreement` is the
+  share of the silhouettes that the visual hull covers. `problems` maps the kind of each problem to its description.
   """
 
   uid: str
@@ -58,25 +61,25 @@ class Findings:
 def inspect(
   record: Mapping, *, input_position: Sequence[float] = cameras.INPUT_POSITION, keep_distance: bool = False
 ) -> Findings:
-  """Returns what there is to say of a record; BrokenRecordError where it cannot be used at all."""
+  """Returns the findings for a record; raises BrokenRecordError if the record cannot be used at all."""
   check_cameras(record)
   poses, intrinsics = (np.asarray(record[name], np.float64) for name in ('camera_to_world', 'intrinsics'))
   views = [decode(record, view) for view in range(len(poses))]
-  problems = dict([*_of_pictures(views), *_of_cameras(poses, intrinsics)])
+  problems = dict([*_image_problems(views), *_camera_problems(poses, intrinsics)])
 
   def normalise(poses):
     return cameras.normalise_to_input_view(poses, position=input_position, keep_distance=keep_distance)[0]
 
-  outlines = np.stack([images.resize(view[..., 3:], _OUTLINE)[..., 0] for view in views])
-  agreement, mistake = _outlines_agree(normalise, poses, intrinsics, outlines)
+  silhouettes = np.stack([images.resize(view[..., 3:], _SILHOUETTE_SIZE)[..., 0] for view in views])
+  agreement, mistake = _silhouette_agreement(normalise, poses, intrinsics, silhouettes)
   if agreement < _AGREE:
-    problems['outlines'] = (
-      f'the outlines of the views do not fit together by their cameras (the visual hull covers '
-      f'{agreement:.0%} of them): {mistake}'
+    problems['silhouettes'] = (
+      f'the silhouettes of the views are inconsistent with their cameras (the visual hull covers {agreement:.0%} of '
+      f'them): {mistake}'
     )
   position = poses[:, :3, 3]
   distances = np.linalg.norm(position, axis=-1)
-  formats, sizes = zip(*(_kind(encoded) for encoded in record['views']))
+  formats, sizes = zip(*(_format_and_width(encoded) for encoded in record['views']))
   return Findings(
     uid=uid(record),
     sizes=tuple(sorted(set(sizes))),
@@ -92,35 +95,39 @@ def inspect(
   )
 
 
-def visual_hull(poses: np.ndarray, intrinsics: np.ndarray, outlines: np.ndarray, points: np.ndarray) -> np.ndarray:
-  """Returns [P], which of the points lie behind the opacity [V, S, S] of all views, or out of the picture."""
+def visual_hull(poses: np.ndarray, intrinsics: np.ndarray, silhouettes: np.ndarray, points: np.ndarray) -> np.ndarray:
+  """Returns a mask [P] of the points [P, 3] that lie behind the silhouette (opacity [V, S, S]) of every view.
+
+  A view keeps the points that it does not see, because they are outside of its image.
+  """
   kept = np.ones(len(points), bool)
-  for pose, camera, outline in zip(poses, intrinsics, outlines):
-    seen, rows, columns = _where_seen(points, pose, camera, len(outline))
-    # A pixel's breadth is forgiven: outlines are coarse, and the points stand apart.
-    kept &= ~seen | ndimage.binary_dilation(outline > _TRACE, np.ones((3, 3)))[rows, columns]
+  for pose, camera, silhouette in zip(poses, intrinsics, silhouettes):
+    seen, rows, columns = _project_to_pixels(points, pose, camera, len(silhouette))
+    # Tolerate one pixel: silhouettes are coarse, and so is the grid of points.
+    kept &= ~seen | ndimage.binary_dilation(silhouette > _MIN_COVERAGE, np.ones((3, 3)))[rows, columns]
   return kept
 
 
-def _outlines_agree(normalise, poses, intrinsics, outlines) -> tuple[float, str]:
-  """Returns (share of the outlines that the hull covers, what is wrong where it is small)."""
-  some = np.unique(np.linspace(0, len(poses) - 1, _VIEWS).round().astype(int))
+def _silhouette_agreement(normalise, poses, intrinsics, silhouettes) -> tuple[float, str]:
+  """Returns (share of the silhouettes that the visual hull covers, the likely mistake if it is too small)."""
+  views = np.unique(np.linspace(0, len(poses) - 1, _VIEWS).round().astype(int))
   axis = np.linspace(-1, 1, _GRID)
   points = np.stack(np.meshgrid(axis, axis, axis, indexing='ij'), axis=-1).reshape(-1, 3)
 
   def agreement(poses):
-    poses = normalise(poses)[some]
-    hull = points[visual_hull(poses, intrinsics[some], outlines[some], points)]
-    shares = [_covered(hull, *view) for view in zip(poses, intrinsics[some], outlines[some] > 0.5) if view[2].any()]
+    poses = normalise(poses)[views]
+    hull = points[visual_hull(poses, intrinsics[views], silhouettes[views], points)]
+    compared = zip(poses, intrinsics[views], silhouettes[views] > 0.5)
+    shares = [_coverage(hull, *view) for view in compared if view[2].any()]
     return float(np.mean(shares)) if shares else 1.0
 
   share = agreement(poses)
   if share >= _AGREE:
     return share, ''
   corrected = {}
-  for mistake, undo in _MISTAKES.items():
+  for mistake, correct in _MISTAKES.items():
     try:
-      corrected[mistake] = agreement(np.stack([undo(pose) for pose in poses]))
+      corrected[mistake] = agreement(np.stack([correct(pose) for pose in poses]))
     except np.linalg.LinAlgError:
       continue
   mistake = max(corrected, key=corrected.get)
@@ -132,16 +139,16 @@ def _outlines_agree(normalise, poses, intrinsics, outlines) -> tuple[float, str]
   )
 
 
-def _covered(points, pose, intrinsics, outline) -> float:
-  """Returns the share of an outline that points, each as large as their distance, lie in front of."""
-  seen, rows, columns = _where_seen(points, pose, intrinsics, len(outline))
-  drawn = np.zeros_like(outline)
+def _coverage(points, pose, intrinsics, silhouette) -> float:
+  """Returns the share of a silhouette [S, S] that the projections of the points cover, each 3 x 3 pixels large."""
+  seen, rows, columns = _project_to_pixels(points, pose, intrinsics, len(silhouette))
+  drawn = np.zeros_like(silhouette)
   drawn[rows[seen], columns[seen]] = True
-  return float(np.mean(ndimage.binary_dilation(drawn, np.ones((3, 3)))[outline]))
+  return float(np.mean(ndimage.binary_dilation(drawn, np.ones((3, 3)))[silhouette]))
 
 
-def _where_seen(points, pose, intrinsics, size):
-  """Returns (which points are in the picture, their rows, their columns)."""
+def _project_to_pixels(points, pose, intrinsics, size):
+  """Returns (mask of the points that are inside the image, their rows, their columns)."""
   pixels, distance = cameras.project(points, pose, intrinsics)
   with np.errstate(invalid='ignore'):
     seen = (distance > 1e-6) & np.all((pixels >= 0) & (pixels < 1), axis=-1)
@@ -150,7 +157,7 @@ def _where_seen(points, pose, intrinsics, size):
 
 
 def _aims(poses, intrinsics) -> np.ndarray:
-  """Returns the angles [V], in degrees, between the rays through the middles of pictures and the directions to the origin."""
+  """Returns the angles [V], in degrees, between the ray through the image centre and the direction to the origin."""
   x, y = ((0.5 - intrinsics[:, 2:]) / intrinsics[:, :2]).T
   middle = np.einsum('vij,vj->vi', poses[:, :3, :3], np.stack([x, -y, -np.ones_like(x)], axis=-1))
   cosine = (
@@ -161,60 +168,54 @@ def _aims(poses, intrinsics) -> np.ndarray:
   return np.rad2deg(np.arccos(np.clip(cosine, -1, 1)))
 
 
-def _of_cameras(poses, intrinsics) -> Iterable[tuple[str, str]]:
+def _camera_problems(poses, intrinsics) -> Iterable[tuple[str, str]]:
+  """Yields (kind, description) of problems with the cameras."""
   aims = _aims(poses, intrinsics)
   if np.median(aims) > _OFF_AIM:
     yield (
       'aim',
-      (
-        f'cameras look {np.median(aims):.0f} degrees past the origin (median; {aims.max():.0f} at most): move '
-        'the world so that the object is in the origin'
-      ),
+      f'cameras miss the origin by {np.median(aims):.0f} degrees (median; {aims.max():.0f} at most): move the world so '
+      'that the object is at the origin',
     )
   if np.any(intrinsics[:, :2] > 20):
     yield (
       'focal length',
-      (
-        f'a focal length is {intrinsics[:, :2].max():g} picture widths: intrinsics must be divided by '
-        'the size of the picture'
-      ),
+      f'a focal length is {intrinsics[:, :2].max():g} image widths: intrinsics must be divided by the image size',
     )
   if np.any((intrinsics[:, 2:] < 0) | (intrinsics[:, 2:] > 1)):
     yield (
       'principal point',
-      'a principal point lies outside of the picture: intrinsics are (fx, fy, cx, cy), divided by its size',
+      'a principal point is outside of the image: intrinsics must be (fx, fy, cx, cy), divided by the image size',
     )
   up = poses[:, :3, 1].mean(axis=0)
   if np.linalg.norm(up) > 0.3 and up[2] < 0.5 * np.linalg.norm(up):
     yield (
       'up',
-      (
-        f'cameras have their upper side towards ({up[0]:.1f}, {up[1]:.1f}, {up[2]:.1f}) on average: the world '
-        'must have z up'
-      ),
+      f'the mean up direction of the cameras is ({up[0]:.1f}, {up[1]:.1f}, {up[2]:.1f}): the world must have z up',
     )
   if len(poses) > 1 and np.ptp(poses[:, :3, 3], axis=0).max() < 1e-6:
-    yield 'one place', 'all cameras stand in one place'
+    yield 'one place', 'all cameras have the same position'
 
 
-def _of_pictures(views) -> Iterable[tuple[str, str]]:
+def _image_problems(views) -> Iterable[tuple[str, str]]:
+  """Yields (kind, description) of problems with the images."""
   opacity = [view[..., 3] for view in views]
 
-  def several(which):
+  def count(which):
     return f'{len(which)} of {len(views)} views (the first is {which[0]})'
 
   if opaque := [i for i, a in enumerate(opacity) if a.min() > 0.99]:
-    yield 'opaque', f'{several(opaque)} have no transparency: the background must be cut out'
+    yield 'opaque', f'{count(opaque)} have no transparency: remove the background'
   if empty := [i for i, a in enumerate(opacity) if a.max() < 0.01]:
-    yield 'empty', f'{several(empty)} show nothing'
+    yield 'empty', f'{count(empty)} are fully transparent'
 
-  def edge(a):
+  def border(a):
     return max(a[0].max(), a[-1].max(), a[:, 0].max(), a[:, -1].max())
 
-  if cut := [i for i, a in enumerate(opacity) if a.min() <= 0.99 and edge(a) > 0.5]:
-    yield 'cut off', f'{several(cut)} are cut off: the object reaches the border of the picture'
+  if cut := [i for i, a in enumerate(opacity) if a.min() <= 0.99 and border(a) > 0.5]:
+    yield 'cut off', f'{count(cut)} are cut off: the object reaches the border of the image'
 
 
-def _kind(encoded: bytes) -> tuple[str, int]:
-  with Image.open(io.BytesIO(encoded)) as picture:
-    return picture.format, picture.size[0]
+def _format_and_width(encoded: bytes) -> tuple[str, int]:
+  with Image.open(io.BytesIO(encoded)) as image:
+    return image.format, image.size[0]

@@ -1,8 +1,8 @@
-"""From datasets to batches: random access, shuffled, mixed, made into examples, sharded by process, resumable.
+"""The input pipeline: random access, shuffling, mixing of datasets, making examples, batching; sharded and resumable.
 
-Batches are NumPy and the same whatever the number of workers or processes: a step's batch is a function of the seed
-and the step. Examples are made in lrm_jax/datasets/examples.py.
-Legend: B objects, V = 1 + side views (view 0 is the input view), H W input picture, h w window.
+Batches are NumPy. The batch of a step is a function of the seed and the step alone, whatever the number of workers or
+processes. Examples are made in lrm_jax/datasets/examples.py.
+Legend: B objects, V = 1 + side views (view 0 is the input view), H W input image, h w window.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,45 +16,48 @@ import numpy as np
 
 from lrm_jax.datasets.examples import MakeExample
 from lrm_jax.datasets.records import BrokenRecordError, open_split, uid
-from lrm_jax.errors import Failure
+from lrm_jax.errors import FailureError
 
-_TRIES = 8  # Records in a row that are tried in place of a broken one.
+_TRIES = 8  # Consecutive records that are tried in place of a broken one.
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """A split of a dataset: each of its records makes `times` examples an epoch, by the rules of `make`."""
+  """A split of a dataset; `make` turns each of its records into `times` examples per epoch.
+
+  `name` is that of the dataset in a mixture, or ''. The seed of the dataset is derived from the run's seed and `name`.
+  """
 
   path: str | Path
   split: str
   make: MakeExample
   times: float = 1.0
-  name: str = ''  # Of a dataset in a mixture: its random numbers are drawn from the seed and this.
+  name: str = ''
 
 
 def training_sources(data: Mapping, *, image_size: int, input_position: Sequence[float]) -> list[Source]:
-  """Returns the datasets of the section `data` of a configuration: that of `path`, and those of `mixture` with a path.
+  """Returns the datasets of the `data` section of a configuration: `path`, and the entries of `mixture` with a path.
 
-  An entry of the mixture has a path of its own, and any other values of the section that differ. Raises ValueError where
-  it names one that is not there, or one that all examples of a batch must share.
+  An entry of the mixture has its own path, and may override other values of the section. Raises ValueError if it
+  overrides a value that the section does not have, or one that all examples of a batch must share.
   """
   common = {name: value for name, value in data.items() if name != 'mixture'}
   sources = []
   for name, entry in {'': {}, **data.get('mixture', {})}.items():
-    where = f'config.data.mixture.{name}'
+    where = f'config.data.mixture.{name}' if name else 'config.data'
     if unknown := set(entry) - set(common):
-      raise ValueError(f'{where} has {", ".join(sorted(unknown))}, which config.data does not have')
+      raise ValueError(f'{where} has the unknown values {", ".join(sorted(unknown))}: config.data does not have them')
     for shared in ('window', 'num_side_views'):
       if entry.get(shared, common[shared]) != common[shared]:
         raise ValueError(
-          f'{where}.{shared} = {entry[shared]} must be config.data.{shared} = {common[shared]}: a batch '
-          'has examples of all datasets'
+          f'{where}.{shared} = {entry[shared]} must equal config.data.{shared} = {common[shared]}, because batches '
+          'mix all datasets'
         )
     values = common | dict(entry)
     if not values['path'] or (name and 'path' not in entry):
       continue
     if not values.get('times', 1.0) > 0:
-      raise ValueError(f'{where if name else "config.data"}.times = {values["times"]} must be above 0')
+      raise ValueError(f'{where}.times = {values["times"]} must be positive')
     rules = {field.name: values[field.name] for field in dataclasses.fields(MakeExample) if field.name in values}
     rules |= dict(image_size=image_size, input_position=tuple(input_position), background=tuple(values['background']))
     sources.append(Source(values['path'], values['train_split'], MakeExample(**rules), values.get('times', 1.0), name))
@@ -71,26 +74,27 @@ def make_dataset(
   num_workers: int = 0,
   max_broken_share: float = 0.0,
 ) -> 'Batches':
-  """Returns the endless batches of datasets, from that of `start_step` on.
+  """Returns an endless iterator over batches, which starts with the batch of `start_step`.
 
-  An epoch has `times` examples of each record, exactly where these are whole numbers, its datasets evenly mixed.
-  `batch_size` objects a step over all processes, of which this one reads those at the places `rows` (None: all), so that
-  a step is the same whoever reads what. With `num_workers` processes read ahead, else threads do.
+  An epoch has `times` examples of each record (exactly, if the `times` are whole numbers), with the datasets evenly
+  mixed. `batch_size` is the global batch size; this process reads only the rows `rows` of each batch (None: all), so a
+  batch does not depend on which process reads which rows. Reading ahead is done by `num_workers` processes, or by a
+  thread if it is 0.
   Keys: image [B, H, W, 3], camera_to_world [B, 4, 4], intrinsics [B, 4]; target_color [B, V, h, w, 3],
-  target_opacity [B, V, h, w], target_camera_to_world [B, V, 4, 4], target_intrinsics [B, V, 4],
-  background [B, V, 3]; record [B] int32, the object's place in the splits, one after another.
-  A broken record is named in the log, and the next one of its split is taken; more of them than `max_broken_share` of
-  what has been read, or of an epoch where that is more, and ValueError is raised.
+  target_opacity [B, V, h, w], target_camera_to_world [B, V, 4, 4], target_intrinsics [B, V, 4], background [B, V, 3];
+  record [B] int32, the index of the object in the concatenation of the splits.
+  Broken records are logged and replaced by the next one of their split. The iterator raises ValueError if they exceed
+  `max_broken_share` of the examples read so far, or of one epoch if that is more.
   """
   rows = range(batch_size) if rows is None else rows
   first, datasets, examples = 0, [], []
   for source in sources:
     records = open_split(source.path, source.split)
-    own = zlib.crc32(f'{seed}/{source.name}'.encode()) if source.name else seed
-    # Random draws come before the rows are picked: after it, all processes would draw the same numbers.
+    source_seed = zlib.crc32(f'{seed}/{source.name}'.encode()) if source.name else seed
+    # Random numbers are drawn before rows are selected; otherwise all processes would draw the same ones.
     datasets.append(
       grain.MapDataset.range(len(records))
-      .seed(own)
+      .seed(source_seed)
       .shuffle()
       .repeat(None)
       .random_map(_ReadExample(records, source.make, first, max_broken_share > 0))
@@ -108,7 +112,7 @@ def make_dataset(
 
 
 class _Rows(grain.MapDataset):
-  """Of every `batch_size` elements in a row those at some places, one after another."""
+  """Keeps the given rows of each group of `batch_size` consecutive elements."""
 
   def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int]):
     super().__init__(parent)
@@ -125,7 +129,10 @@ class _Rows(grain.MapDataset):
 
 
 class _ReadExample(grain.transforms.RandomMap):
-  """The number of a record -> an example; of the next good record where it is broken, and how many were."""
+  """Makes an example from the record at an index, or from the next good record if that one is broken.
+
+  Adds `record`, the index of the record used, and `broken`, the number of broken records before it.
+  """
 
   def __init__(self, records, make: MakeExample, first: int, replace: bool):
     self._records, self._make, self._first, self._replace = records, make, first, replace
@@ -139,15 +146,15 @@ class _ReadExample(grain.transforms.RandomMap):
       except BrokenRecordError as error:
         if not self._replace or broken == _TRIES - 1:
           raise
-        logging.getLogger(__name__).warning('record %d is broken, the next is taken: %s', place, error)
+        logging.getLogger(__name__).warning('record %d is broken, using the next one: %s', place, error)
     raise AssertionError('unreachable')
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
-  """An iterator that ends its workers when it is closed, and stops where too many records are broken.
+  """An iterator over batches that stops its workers when it is closed, and raises if too many records are broken.
 
-  With `copy`, batches leave the memory that is shared with workers, which is then given back at once. `epoch` is how
-  many examples of an epoch come by here.
+  With `copy`, batches are copied out of the memory shared with the workers, which is then freed at once. `epoch` is
+  the number of examples of an epoch that this process reads.
   """
 
   def __init__(self, iterator, *, copy: bool = False, epoch: float = 0.0, max_broken_share: float = 0.0):
@@ -160,9 +167,9 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     except RuntimeError as error:
       if 'exit code' not in str(error):
         raise
-      raise Failure(
-        f'a data worker has ended ({" ".join(str(error).split()[:9])}): where the machine ran out of memory, lower '
-        'config.data.num_workers; the same command goes on from the last checkpoint'
+      raise FailureError(
+        f'a data worker exited unexpectedly ({" ".join(str(error).split()[:9])}). If the machine ran out of memory, '
+        'lower config.data.num_workers. The same command resumes from the last checkpoint'
       ) from error
     if self._copy:
       batch = {name: np.array(value) for name, value in batch.items()}
@@ -170,25 +177,27 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     self.broken += int(batch.pop('broken').sum())
     if self.broken > self._max_broken_share * max(self.seen, self._epoch):
       raise ValueError(
-        f'{self.broken} broken records among {self.seen} examples, more than config.data.max_broken_share = '
-        f'{self._max_broken_share:g} allows: they are named in the log; `python -m lrm_jax.data_check` lists them all'
+        f'{self.broken} broken records among {self.seen} examples exceed config.data.max_broken_share = '
+        f'{self._max_broken_share:g}. See the log for the records read so far, and '
+        '`python -m lrm_jax.data_check DIR --objects=0` for all of them'
       )
     return batch
 
   def close(self) -> None:
-    """Stops reading ahead; nothing follows."""
-    # Grain's iterator is let go here: one that lives until the interpreter ends complains on its way out.
+    """Stops reading ahead and ends the iterator."""
+    # Drop Grain's iterator here: if it lives until the interpreter exits, its destructor reports errors.
     iterator, self._iterator = self._iterator, iter(())
     if hasattr(iterator, 'close'):
       iterator.close()
 
 
 def uids(sources: Sequence[Source], records: Sequence[int]) -> list[str]:
-  """Returns the names of objects by their place in the splits, one after another (`record` of a batch)."""
+  """Returns the uids of objects, given their indices in the concatenation of the splits (`record` of a batch)."""
   splits = [open_split(source.path, source.split) for source in sources]
   ends = np.cumsum([len(split) for split in splits])
   names = []
   for record in records:
     number = int(np.searchsorted(ends, record, side='right'))
-    names.append(uid(splits[number][int(record - (ends[number - 1] if number else 0))]))
+    start = ends[number - 1] if number else 0
+    names.append(uid(splits[number][int(record - start)]))
   return names

@@ -1,6 +1,6 @@
-"""Records of a dataset on disk: random access to a split, and what must hold for a record to be usable.
+"""Records of a dataset: random access to a split, decoding of views, and validation of cameras.
 
-A record has `uid`, `views` (V encoded RGBA images), `camera_to_world` [V, 4, 4], `intrinsics` [V, 4].
+A record has `uid`, `views` (V encoded RGBA images), `camera_to_world` [V, 4, 4] and `intrinsics` [V, 4].
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,14 @@ from lrm_jax.storage import paths
 
 
 def open_split(path: str | Path, split: str):
-  """Returns the records of a split, by random access; clear errors where there is no such dataset or split."""
+  """Returns the records of a split, with random access.
+
+  `path` is the directory of a dataset (the one with dataset_info.json), or 'embedded' for the dataset that ships with
+  the package. Raises FileNotFoundError if there is no dataset at `path`, and ValueError if it has no such split.
+  """
   if not (paths.dataset(path) / 'dataset_info.json').is_file():
     raise FileNotFoundError(
-      f'{path} is no dataset: it has no dataset_info.json; give the directory that data/build.py printed'
+      f'{path} is not a dataset: it contains no dataset_info.json. Pass the directory that data/build.py printed'
     )
   builder = tfds.builder_from_directory(paths.dataset(path))
   if split.split('[', maxsplit=1)[0] not in builder.info.splits:
@@ -26,41 +30,47 @@ def open_split(path: str | Path, split: str):
 
 
 class BrokenRecordError(ValueError):
-  """A record that no example can be made of; the message names it, and says why."""
+  """A record from which no example can be made; the message has its uid and the reason."""
 
 
 def decode(record: Mapping, view: int) -> np.ndarray:
-  """Returns a view [H, H, 4], premultiplied, in 0..1; BrokenRecordError where it is no whole, square picture."""
+  """Returns a view [H, H, 4], premultiplied, in [0, 1].
+
+  Raises BrokenRecordError if the image is damaged or not square.
+  """
   try:
-    picture = images.decode(record['views'][view])
+    image = images.decode(record['views'][view])
   except ValueError as error:
     raise BrokenRecordError(
       f'view {view} of {uid(record)} cannot be decoded ({error}): build the dataset again'
     ) from error
-  if picture.shape[0] != picture.shape[1]:
+  if image.shape[0] != image.shape[1]:
     raise BrokenRecordError(
-      f'view {view} of {uid(record)} is {picture.shape[1]} x {picture.shape[0]} pixels: views must be square'
+      f'view {view} of {uid(record)} is {image.shape[1]} x {image.shape[0]} pixels: views must be square'
     )
-  return picture
+  return image
 
 
 def uid(record: Mapping) -> str:
-  """Returns the name of a record's object."""
+  """Returns the uid of the record's object."""
   name = record['uid']
   return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def check_cameras(record: Mapping) -> None:
-  """Raises BrokenRecordError where a record's cameras cannot be: too few, no numbers, no rotation, no focal length."""
+  """Raises BrokenRecordError if the cameras of a record are invalid.
+
+  Checked are the number of cameras, NaN and infinite values, rotations, focal lengths, and cameras at the origin.
+  """
   poses, intrinsics = np.asarray(record['camera_to_world']), np.asarray(record['intrinsics'])
   count, name = len(record['views']), uid(record)
   if poses.shape != (count, 4, 4) or intrinsics.shape != (count, 4):
     raise BrokenRecordError(
-      f'{name} has {count} views, camera_to_world {list(poses.shape)} and intrinsics {list(intrinsics.shape)}: there '
-      f'must be [{count}, 4, 4] and [{count}, 4]'
+      f'{name} has {count} views, but camera_to_world has shape {list(poses.shape)} and intrinsics '
+      f'{list(intrinsics.shape)}: they must be [{count}, 4, 4] and [{count}, 4]'
     )
   if not (np.all(np.isfinite(poses)) and np.all(np.isfinite(intrinsics))):
-    raise BrokenRecordError(f'a camera of {name} has values that are no numbers')
+    raise BrokenRecordError(f'a camera of {name} has NaN or infinite values')
   rotation = poses[:, :3, :3].astype(np.float64)
   off = np.abs(rotation.swapaxes(1, 2) @ rotation - np.eye(3)).max(axis=(1, 2), initial=0)
   bad = np.flatnonzero(
@@ -68,9 +78,12 @@ def check_cameras(record: Mapping) -> None:
   )
   if len(bad):
     raise BrokenRecordError(
-      f'camera_to_world of view {bad[0]} of {name} is no rotation and translation: it is mirrored, scaled or sheared'
+      f'camera_to_world of view {bad[0]} of {name} is not a rotation and a translation: it is mirrored, scaled or '
+      'sheared'
     )
   if np.any(intrinsics[:, :2] <= 0):
-    raise BrokenRecordError(f'a camera of {name} has a focal length of {intrinsics[:, :2].min():g}: it must be above 0')
+    raise BrokenRecordError(
+      f'a camera of {name} has a focal length of {intrinsics[:, :2].min():g}: it must be positive'
+    )
   if np.any(np.linalg.norm(poses[:, :3, 3], axis=1) < 1e-6):
-    raise BrokenRecordError(f'a camera of {name} stands in the origin, where the object is')
+    raise BrokenRecordError(f'a camera of {name} is at the origin, which is the centre of the object')

@@ -1,7 +1,7 @@
-"""Accelerators by name, here or not: their rates and memory, and devices that programs can be compiled for without them.
+"""Accelerators by name, attached or not: their specifications, and devices that programs can be compiled for.
 
-A name is kind:shape: v5e:4x4 and v5p:2x2x1 are slices of TPUs as Google names them, h100:8 is one host with 8 GPUs,
-a100:16x8 are 16 hosts with 8 each (a100:128 is the same).
+A topology name is kind:shape. v5e:4x4 and v5p:2x2x1 are TPU slices in Google's notation; h100:8 is one host with 8
+GPUs; a100:16x8 is 16 hosts with 8 GPUs each (a100:128 is the same).
 """
 
 import dataclasses
@@ -13,11 +13,12 @@ from jax.experimental import multihost_utils, topologies
 import numpy as np
 
 from lrm_jax import extras
+from lrm_jax.distributed import simulation
 
 
 @dataclasses.dataclass(frozen=True)
 class Accelerator:
-  """What a maker's sheet says of a device: dense bfloat16 in FLOP/s, memory in bytes, its bandwidth in bytes/s."""
+  """The vendor's data sheet: peak dense bfloat16 FLOP/s, memory in bytes, memory bandwidth in bytes/s."""
 
   peak: float
   memory: float
@@ -34,7 +35,7 @@ ACCELERATORS = {
   'v5p': Accelerator(459e12, 95e9, 2.765e12),
   'v6e': Accelerator(918e12, 32e9, 1.64e12),
 }
-# How devices name themselves (jax.Device.device_kind); longer names first.
+# Substrings of jax.Device.device_kind; more specific names first.
 _KINDS = {
   'H200': 'h200',
   'H100': 'h100',
@@ -46,7 +47,8 @@ _KINDS = {
   'TPU v5': 'v5p',
   'TPU v4': 'v4',
 }
-# Of NVIDIA's: name, compute capability, multiprocessors, shared memory of one and of a block at most, level-2 cache, GHz.
+# NVIDIA GPUs: device name, compute capability, multiprocessors, shared memory per multiprocessor and per block
+# (opt-in), L2 cache, clock in GHz.
 _GPUS = {
   'a100': ('NVIDIA A100-SXM4-40GB', (8, 0), 108, 167936, 166912, 41943040, 1.41),
   'a100-80': ('NVIDIA A100-SXM4-80GB', (8, 0), 108, 167936, 166912, 41943040, 1.41),
@@ -54,7 +56,7 @@ _GPUS = {
   'h200': ('NVIDIA H200', (9, 0), 132, 233472, 232448, 62914560, 1.98),
 }
 _GPUS_PER_HOST = 8
-_NEEDED = {  # modules that compile, and what brings them
+_NEEDED = {  # platform: (modules that compile for it, packages that provide them)
   'tpu': (('libtpu',), "'jax[tpu]=={jax}'"),
   'gpu': (
     ('jax_cuda12_plugin', 'nvidia.cudnn'),
@@ -64,19 +66,21 @@ _NEEDED = {  # modules that compile, and what brings them
 
 
 class MissingCompilerError(ValueError):
-  """What compiles for such devices is not installed."""
+  """The compiler for a topology's devices is not installed."""
 
 
 def accelerator(device_kind: str) -> Accelerator | None:
-  """Returns what is known of a device by the name it gives itself; None of one that is not in the table."""
+  """Returns the specification of a device by its `device_kind`, or None if it is not in the table."""
   return next((ACCELERATORS[name] for words, name in _KINDS.items() if words in device_kind), None)
 
 
 def memory(device: jax.Device) -> float | None:
-  """Returns the bytes of memory of a device, attached or not; None where they are not known, and for CPUs.
+  """Returns the memory of a device in bytes, or None if it is unknown or the device is a CPU.
 
-  The limit that an attached device reports comes first: it may be a MIG slice, or shared.
+  The limit that an attached device reports is preferred: the device may be a MIG slice or shared.
   """
+  if (simulated := simulation.simulated()) is not None and device in jax.local_devices():
+    return simulated.memory
   if device.platform == 'cpu':
     return None
   if device in jax.local_devices() and (stats := device.memory_stats()):
@@ -86,9 +90,9 @@ def memory(device: jax.Device) -> float | None:
 
 
 def mesh_memory(mesh: jax.sharding.Mesh) -> float | None:
-  """Returns the bytes of memory of each device of a mesh, as `memory`: the same number in all processes.
+  """Returns the memory of each device of a mesh in bytes (see `memory`), the same number in all processes.
 
-  Process 0's device decides: the number decides the program, and processes with different programs would hang.
+  Process 0's device decides. The number determines the compiled program, and processes with different programs hang.
   """
   local = [device for device in mesh.devices.flat if device in jax.local_devices()]
   size = memory(local[0] if local else mesh.devices.flat[0])
@@ -98,33 +102,31 @@ def mesh_memory(mesh: jax.sharding.Mesh) -> float | None:
 
 
 def parse(name: str) -> tuple[str, tuple[int, ...]]:
-  """Returns (kind, shape) of a topology's name; ValueError where it is none."""
+  """Returns (kind, shape) of a topology name. Raises ValueError if it is not a topology."""
   kind, _, shape = name.lower().partition(':')
   parts = shape.split('x')
   if kind not in ACCELERATORS or not all(part.isdigit() and int(part) for part in parts):
     raise ValueError(
-      f'topology = {name!r} is none: write kind:shape, such as v5e:4x4 or h100:8; kinds: {", ".join(ACCELERATORS)}'
+      f'topology = {name!r} is unknown: write kind:shape, such as v5e:4x4 or h100:8; kinds: {", ".join(ACCELERATORS)}'
     )
   shape = tuple(map(int, parts))
   if kind in _GPUS and len(shape) == 1:
     hosts, rest = divmod(shape[0], _GPUS_PER_HOST)
     if hosts and rest:
-      raise ValueError(
-        f'topology = {name!r}: GPUs come {_GPUS_PER_HOST} a host; write hosts x GPUs, such as {kind}:4x4'
-      )
+      raise ValueError(f'topology = {name!r}: a host has {_GPUS_PER_HOST} GPUs; write hosts x GPUs, such as {kind}:4x4')
     shape = (hosts, _GPUS_PER_HOST) if hosts else (1, shape[0])
   return kind, shape
 
 
 def count(name: str) -> int:
-  """Returns the number of devices of a topology."""
+  """Returns the number of devices in a topology."""
   return math.prod(parse(name)[1])
 
 
 def devices(name: str) -> list[jax.Device]:
-  """Returns devices that can be compiled for and not run on.
+  """Returns devices that programs can be compiled for but not run on.
 
-  Raises MissingCompilerError, with what to install, and ValueError where there is no such topology.
+  Raises MissingCompilerError, with the packages to install, and ValueError if the topology does not exist.
   """
   kind, shape = parse(name)
   modules, packages = _NEEDED['gpu' if kind in _GPUS else 'tpu']
@@ -136,23 +138,23 @@ def devices(name: str) -> list[jax.Device]:
     return topologies.get_topology_desc(
       platform='cuda', target_config=_target(kind), topology='1x' + 'x'.join(map(str, shape))
     ).devices
-  os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')  # libtpu looks for its host's name, and complains.
+  os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')  # libtpu warns if it cannot resolve the host name.
   try:
     return topologies.get_topology_desc(platform='tpu', topology_name=f'{kind}:{"x".join(map(str, shape))}').devices
-  except Exception as error:  # JaxRuntimeError, NotImplementedError: libtpu's words.
-    raise ValueError(f'topology = {name!r} cannot be had from libtpu: {str(error).splitlines()[0]}') from error
+  except Exception as error:  # libtpu raises JaxRuntimeError, NotImplementedError and others.
+    raise ValueError(f'topology = {name!r} is not supported by libtpu: {str(error).splitlines()[0]}') from error
 
 
 def _target(kind: str) -> str:
-  """Returns XLA's description of a GPU (GpuTargetConfigProto)."""
+  """Returns XLA's GPU target description (GpuTargetConfigProto, text format)."""
   name, (major, minor), cores, shared, per_block, cache, clock = _GPUS[kind]
   known = ACCELERATORS[kind]
   capability = f'major: {major} minor: {minor}' if minor else f'major: {major}'
   return f'''gpu_device_info {{
     threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048 core_count: {cores}
-    fpus_per_core: {128 if major > 8 else 64} block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-    shared_memory_per_block: 49152 shared_memory_per_core: {shared} shared_memory_per_block_optin: {per_block}
-    memory_bandwidth: {int(known.bandwidth)} l2_cache_size: {cache} clock_rate_ghz: {clock}
-    device_memory_size: {int(known.memory)} registers_per_core_limit: 65536 registers_per_block_limit: 65536
-    device_address_bits: 64 cuda_compute_capability {{ {capability} }} name: "{name}" }}
+    fpus_per_core: {128 if major > 8 else 64} block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z:
+    65535 shared_memory_per_block: 49152 shared_memory_per_core: {shared} shared_memory_per_block_optin: {per_block}
+    memory_bandwidth: {int(known.bandwidth)} l2_cache_size: {cache} clock_rate_ghz: {clock} device_memory_size:
+    {int(known.memory)} registers_per_core_limit: 65536 registers_per_block_limit: 65536 device_address_bits: 64
+    cuda_compute_capability {{ {capability} }} name: "{name}" }}
   platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 10 }} device_description_str: "{name}"'''

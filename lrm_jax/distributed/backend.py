@@ -1,13 +1,15 @@
 """Which form of a computation suits the backend that a program is compiled for: the one place that decides.
 
-A program may be compiled for devices that are not attached (lrm_jax/distributed/accelerators.py). So the answer depends on
-the mesh that is set, and only without one on the default device.
+A program may be compiled for devices that are not attached (lrm_jax/distributed/accelerators.py). So the answer depends
+on the mesh that is set, and only without one on the default device.
 """
 
 import dataclasses
 from typing import Literal
 
 import jax
+
+from lrm_jax.distributed import simulation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,12 @@ def current() -> Backend:
     )
   if name == 'tpu':
     return Backend(
-      'tpu', attention='splash', plane_gradient='rows', cache_blocking=False, one_object_at_a_time=False, lane_padding=2
+      'tpu',
+      attention='splash' if simulation.simulated() is None else 'xla',
+      plane_gradient='rows',
+      cache_blocking=False,
+      one_object_at_a_time=False,
+      lane_padding=2,
     )
   return Backend(
     'gpu',
@@ -60,6 +67,8 @@ def current() -> Backend:
 
 def platform() -> Literal['cpu', 'gpu', 'tpu']:
   """Returns the platform of the mesh that is set, else of the default device. CUDA and ROCm are both 'gpu'."""
+  if (simulated := simulation.simulated()) is not None:
+    return simulated.platform
   device = jax.sharding.get_abstract_mesh().abstract_device
   name = jax.default_backend() if device is None else device.platform
   return 'gpu' if name in ('cuda', 'rocm') else name
@@ -67,6 +76,8 @@ def platform() -> Literal['cpu', 'gpu', 'tpu']:
 
 def _has_cudnn_attention() -> bool:
   """NVIDIA, not ROCm, which JAX calls 'gpu' as well; and a generation that cuDNN's fused attention supports."""
+  if simulation.simulated() is not None:
+    return False
   local, meant = jax.local_devices()[0], jax.sharding.get_abstract_mesh().abstract_device
   kind = local.device_kind if meant is None else meant.device_kind
   return 'NVIDIA' in kind.upper() and float(getattr(local, 'compute_capability', 8)) >= 8

@@ -1,4 +1,4 @@
-"""What a compiled program does between devices, read off its text: collectives, counted as often as loops run them."""
+"""Counts the collectives of a compiled program from its HLO text, each as often as the loops around it run."""
 
 import collections
 import math
@@ -34,10 +34,10 @@ _LESS = re.compile(r'ROOT .* compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT')
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:
-  """Returns {kind: (how often, bytes)} of the collectives of a program, `compiled.as_text()`, on each device.
+  """Returns {kind: (count, bytes)} of the collectives that each device runs, for the text of a compiled program.
 
-  Bytes are those of what a device holds afterwards (of a reduce-scatter: before), summed over the runs. A loop whose
-  number of rounds is not known counts once.
+  The text is `compiled.as_text()`. Bytes are those of the result (of a reduce-scatter: of its input), summed over all
+  runs. A loop whose number of iterations is unknown counts once.
   """
   lines, entry = _computations(text)
   times = collections.Counter({entry: 1})
@@ -58,6 +58,7 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+  """Returns ({computation: its instructions}, name of the entry computation)."""
   lines, entry, name = {}, '', ''
   for line in text.splitlines():
     if found := _COMPUTATION.match(line):
@@ -70,12 +71,13 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _calls(line: str, lines: dict[str, list[str]]) -> list[tuple[str, int]]:
-  number = _rounds(line, lines) if ' while(' in line else 1
+  """Returns (computation, iterations) of each computation that an instruction calls."""
+  number = _iterations(line, lines) if ' while(' in line else 1
   return [(called, number) for called in _CALLED.findall(line)]
 
 
-def _rounds(line: str, lines: dict[str, list[str]]) -> int:
-  """How often a loop runs: as it says, or as its condition does, counter < constant; a TPU's program has only that."""
+def _iterations(line: str, lines: dict[str, list[str]]) -> int:
+  """Returns how often a loop runs: its known_trip_count, else the constant in its condition (TPU programs)."""
   if trips := _TRIPS.search(line):
     return int(trips.group(1))
   condition = lines.get(found.group(1), []) if (found := _CONDITION.search(line)) else []
@@ -85,7 +87,7 @@ def _rounds(line: str, lines: dict[str, list[str]]) -> int:
 
 
 def _callers_first(entry: str, callers: dict) -> list[str]:
-  """Returns computations so that each comes after all that call it."""
+  """Returns the reachable computations in topological order, callers before callees."""
   seen, order = set(), []
 
   def visit(name):
@@ -101,10 +103,11 @@ def _callers_first(entry: str, callers: dict) -> list[str]:
 
 
 def _size(found: re.Match, line: str) -> int:
+  """Returns the bytes of a collective's result; of a reduce-scatter, the bytes of its input."""
   sizes = [
     _BYTES[kind] * math.prod(map(int, filter(None, shape.split(',')))) for kind, shape in _SHAPE.findall(found.group(1))
   ]
-  if found.group(3) and len(sizes) > 1:  # What begins and ends apart names what goes in and what comes out.
+  if found.group(3) and len(sizes) > 1:  # An asynchronous start lists its inputs and its outputs.
     sizes = [max(sum(sizes[: len(sizes) // 2]), sum(sizes[len(sizes) // 2 :]))]
   if found.group(2) == 'reduce-scatter':
     group = re.search(r'replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\})', line)

@@ -1,11 +1,11 @@
-"""Several processes as one training: who coordinates, how many there are, which one this is; and the word to stop.
+"""The processes of a distributed training: how they find each other, and how they agree to stop.
 
   JAX_COORDINATOR_ADDRESS=host:port JAX_NUM_PROCESSES=8 JAX_PROCESS_ID=3   plain variables: launch/local.sh, Kubernetes
-  srun, mpirun                                                             what Slurm and Open MPI tell their tasks
-  a TPU VM, a TPU pod of GKE                                               what its metadata tell, read by JAX
+  srun, mpirun                                                             variables that Slurm and Open MPI set
+  a TPU VM, a TPU slice on GKE                                             TPU metadata, read by JAX
 
-JAX_COORDINATOR_ADDRESS comes before what a launcher tells. One process a host takes all devices of it; of several a host,
-each takes its share.
+JAX_COORDINATOR_ADDRESS overrides the launcher's choice of coordinator. A single process on a host uses all its devices;
+several processes on a host share them evenly.
 """
 
 from collections.abc import Mapping
@@ -25,31 +25,31 @@ from jax.experimental import multihost_utils
 
 from lrm_jax.errors import TEMPORARY_FAILURE
 
-# Ports that a job's number picks from, so that two jobs on a host do not meet.
+# The coordinator's port is derived from the job number, so that two jobs on one host use different ports.
 _PORTS = range(61440, 65536)
 
 
 @dataclasses.dataclass(frozen=True)
 class Membership:
-  """The place of this process among all: `index` of `count`, and where the coordinator, process 0, listens."""
+  """This process is number `index` of `count`; the coordinator, process 0, listens at `coordinator` (host:port)."""
 
   coordinator: str
   count: int
   index: int
-  local_devices: tuple[int, ...] | None = None  # of the host's GPUs; None: all
+  local_devices: tuple[int, ...] | None = None  # indices of this process's GPUs on the host; None: all of them
 
 
 def membership(environment: Mapping[str, str]) -> Membership | None:
-  """Returns what the environment says; None where this is the only process.
+  """Returns the membership that the environment describes, or None if this is the only process.
 
-  Raises ValueError where it says half, or what cannot be.
+  Raises ValueError if the variables are incomplete or contradictory.
   """
   plain = [name for name in ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID') if environment.get(name)]
   if plain:
     names = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
     if missing := [name for name in names if not environment.get(name)]:
       raise ValueError(
-        f'{", ".join(plain)} of several processes is set, but {", ".join(missing)} is not: set all three'
+        f'{", ".join(plain)} is set but {", ".join(missing)} is not: several processes need all three variables'
       )
     found = Membership(environment[names[0]], *(_number(environment, name) for name in names[1:]))
   elif all(environment.get(name) for name in ('SLURM_STEP_NODELIST', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID')):
@@ -76,17 +76,17 @@ def membership(environment: Mapping[str, str]) -> Membership | None:
     return None
   coordinator = environment.get('JAX_COORDINATOR_ADDRESS') or found.coordinator
   if not 0 <= found.index < found.count:
-    raise ValueError(f'process {found.index} of {found.count}: numbers of processes are 0 to {found.count - 1}')
+    raise ValueError(f'process {found.index} of {found.count}: process numbers must be 0 to {found.count - 1}')
   if not re.fullmatch(r'.+:\d+', coordinator):
-    raise ValueError(f'JAX_COORDINATOR_ADDRESS = {coordinator!r} must be host:port, of process 0')
+    raise ValueError(f'JAX_COORDINATOR_ADDRESS = {coordinator!r} must be host:port of process 0')
   return dataclasses.replace(found, coordinator=coordinator)
 
 
 def join(*, peer_timeout: int = 60) -> None:
-  """Joins the other processes, where there are any; before anything else of JAX is used.
+  """Joins the other processes, if there are any. Call it before any other use of JAX.
 
-  A process that has not been heard of for `peer_timeout` seconds counts as dead, and the others end. Raises ValueError
-  where the coordinator cannot be reached.
+  If a process is silent for `peer_timeout` seconds it is considered dead, and the others exit. Raises ValueError if the
+  coordinator cannot be reached.
   """
   found = membership(os.environ)
   connect = _number(os.environ, 'LRM_JAX_CONNECT_SECONDS', 300)
@@ -103,7 +103,7 @@ def join(*, peer_timeout: int = 60) -> None:
 
 
 def _await_coordinator(found: Membership, seconds: int) -> None:
-  """Waits until process 0 listens: JAX would end the process where it does not come."""
+  """Waits until process 0 listens. JAX itself would abort the process, without a clear message."""
   host, _, port = found.coordinator.rpartition(':')
   end = time.monotonic() + seconds
   while True:
@@ -113,19 +113,19 @@ def _await_coordinator(found: Membership, seconds: int) -> None:
     except OSError as error:
       if time.monotonic() > end:
         raise ValueError(
-          f'process {found.index} of {found.count} did not meet process 0 at {found.coordinator} within '
-          f'{seconds} s ({error}): is it running, and may its port be reached from here?'
+          f'process {found.index} of {found.count} could not connect to process 0 at {found.coordinator} within '
+          f'{seconds} s ({error}): check that it is running and that its port is reachable from this host'
         ) from error
     time.sleep(0.2)
 
 
 def several() -> bool:
-  """Returns whether this process has others beside it."""
+  """Returns whether this training has more than one process."""
   return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def leave(code: int) -> None:
-  """Ends this process. With others beside it and an error, at once: an orderly end would wait for them, and they for this."""
+  """Exits. After an error with peers, exits at once: a normal shutdown would wait for the peers, and they for us."""
   if code in (0, TEMPORARY_FAILURE) or not several():
     sys.exit(code)
   sys.stdout.flush()
@@ -134,31 +134,33 @@ def leave(code: int) -> None:
 
 
 class StopRequest:
-  """SIGTERM: a scheduler wants the machine. To any process of a training, and all of them learn it at the same step.
+  """Handles SIGTERM. If any process of a training gets it, all processes stop after the same step.
 
-  Within the context the signal no longer ends the process, however often it comes: schedulers and launchers both send it.
+  Within the context SIGTERM does not end the process, even if it arrives repeatedly: schedulers and launchers both send
+  it.
   """
 
   def __init__(self):
-    self._told = False
+    self._requested = False
 
   def __enter__(self):
-    # Several processes: JAX listens for the signal and tells the others (jax_enable_preemption_service).
-    alone = not several() and threading.current_thread() is threading.main_thread()  # Others may not set handlers.
-    self._before = signal.signal(signal.SIGTERM, self._tell) if alone else None
+    # With several processes JAX listens for the signal and tells the peers (jax_enable_preemption_service). Only the
+    # main thread can install a handler.
+    alone = not several() and threading.current_thread() is threading.main_thread()
+    self._previous = signal.signal(signal.SIGTERM, self._request) if alone else None
     return self
 
   def __exit__(self, *_):
-    if self._before is not None:
-      signal.signal(signal.SIGTERM, self._before)
+    if self._previous is not None:
+      signal.signal(signal.SIGTERM, self._previous)
 
-  def _tell(self, number, frame):
+  def _request(self, number, frame):
     del number, frame
-    self._told = True
+    self._requested = True
 
   def at(self, step: int) -> bool:
-    """Returns whether all processes stop after this step; all must ask, at every step."""
-    return multihost_utils.reached_preemption_sync_point(step) if several() else self._told
+    """Returns whether all processes should stop after this step. All processes must call it at every step."""
+    return multihost_utils.reached_preemption_sync_point(step) if several() else self._requested
 
 
 def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
@@ -179,7 +181,7 @@ def _first_host(nodes: str) -> str:
 
 
 def _on_this_host(environment: Mapping[str, str]) -> int:
-  """Tasks of a Slurm step on this host: SLURM_STEP_TASKS_PER_NODE is '4(x2),1', a number a node."""
+  """Returns the number of Slurm tasks on this host; SLURM_STEP_TASKS_PER_NODE is, for example, '4(x2),1'."""
   counts = []
   for part in environment.get('SLURM_STEP_TASKS_PER_NODE', '1').split(','):
     count, times = re.fullmatch(r'(\d+)(?:\(x(\d+)\))?', part).groups()
@@ -189,7 +191,7 @@ def _on_this_host(environment: Mapping[str, str]) -> int:
 
 
 def _share(processes: int, index: int, environment: Mapping[str, str]) -> tuple[int, ...] | None:
-  """The GPUs of one of several processes on a host, of those that it sees; None: all that it sees, as each has its own."""
+  """Returns the GPU indices of one of several processes on a host, or None if it should use every GPU it can see."""
   visible = environment.get('CUDA_VISIBLE_DEVICES')
   if processes == 1:
     return None
@@ -201,20 +203,20 @@ def _share(processes: int, index: int, environment: Mapping[str, str]) -> tuple[
 
 
 def _open_mpi_coordinator(environment: Mapping[str, str]) -> str:
-  """Process 0's host is where mpirun runs, whose address versions 2 to 4 tell; later ones do not."""
+  """Returns host:port of process 0, which runs beside mpirun. Open MPI 2 to 4 provide it; later ones do not."""
   found = re.match(r'(\d+)\..*?tcp6?://\[?([^,\]]+?)[,:\]]', environment.get('OMPI_MCA_orte_hnp_uri', ''))
   if found:
     return f'{found.group(2)}:{_port(int(found.group(1)) // 4096)}'
   if not environment.get('JAX_COORDINATOR_ADDRESS') and environment['OMPI_COMM_WORLD_SIZE'] != '1':
     raise ValueError(
-      'Open MPI does not say where process 0 is: set JAX_COORDINATOR_ADDRESS=host:port '
+      'Open MPI does not provide the address of process 0: set JAX_COORDINATOR_ADDRESS=host:port '
       '(mpirun -x JAX_COORDINATOR_ADDRESS=...)'
     )
   return environment.get('JAX_COORDINATOR_ADDRESS', '')
 
 
 def _on_tpu_vm() -> bool:
-  """Whether this is a TPU VM, of which JAX finds out by itself how many there are."""
+  """Returns whether this is a TPU VM, for which JAX finds the other processes through the TPU metadata."""
   if 'tpu' not in (os.environ.get('JAX_PLATFORMS') or 'tpu').split(',') or importlib.util.find_spec('libtpu') is None:
     return False
   return bool(

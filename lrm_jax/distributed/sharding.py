@@ -1,7 +1,7 @@
-"""What lies where: a mesh of ('data', 'fsdp') devices, and one rule over shapes.
+"""Sharding: a mesh of ('data', 'fsdp') devices and one rule over array shapes.
 
-Objects of a batch are spread over all devices; a large parameter (and its optimizer state) is cut along its
-largest divisible dimension over 'fsdp'. Models carry no annotation, but for `on_batch` where a stream is born.
+The objects of a batch are sharded over all devices. A large parameter (and its optimizer state) is sharded along its
+largest divisible dimension over 'fsdp'. Models carry no sharding annotations except `shard_by_batch` on activations.
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 
 BATCH = PartitionSpec(('data', 'fsdp'))
-_SMALLEST_SHARDED = 2**14  # Smaller arrays are copied: a collective costs more than the memory.
+_SMALLEST_SHARDED = 2**14  # elements; smaller arrays are replicated: a collective costs more than their memory.
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-  """Returns the mesh of all devices, (data, fsdp), or of those that are given; one axis may be -1, "the rest".
+  """Returns the (data, fsdp) mesh of `devices` (default: all devices). An axis of -1 takes the remaining devices.
 
-  Raises ValueError where the axes do not make up the number of devices.
+  Raises ValueError if the product of the axes is not the number of devices.
   """
   count = jax.device_count() if devices is None else len(devices)
   if data == -1 and fsdp >= 1:
@@ -26,12 +26,12 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
   elif fsdp == -1 and data >= 1:
     fsdp = count // data
   if data < 1 or fsdp < 1 or data * fsdp != count:
-    raise ValueError(f'config.mesh = {(data, fsdp)} does not make up {count} devices: set one axis to -1')
+    raise ValueError(f'config.mesh = {(data, fsdp)} does not match {count} devices: set one axis to -1')
   return jax.make_mesh((data, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def shardings(mesh: jax.sharding.Mesh, tree):
-  """Returns a tree of shardings for a tree of arrays or shapes."""
+  """Returns the tree of shardings for a tree of arrays or shapes."""
 
   def rule(leaf):
     axes = [
@@ -46,28 +46,28 @@ def shardings(mesh: jax.sharding.Mesh, tree):
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
-  """Returns the sharding of arrays whose first axis is the objects of a batch."""
+  """Returns the sharding of arrays whose first axis is the batch (objects)."""
   return NamedSharding(mesh, BATCH)
 
 
 def batch_rows(mesh: jax.sharding.Mesh, batch_size: int) -> list[int]:
-  """Returns the places in a batch of the objects that the devices of this process take, in order."""
+  """Returns the sorted batch indices of the objects that this process's devices hold."""
   parts = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
   return sorted({row for (part,) in parts for row in range(*part.indices(batch_size))})
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
-  """Returns the sharding of arrays that every device has whole."""
+  """Returns the sharding of arrays that are replicated on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def place(array: np.ndarray, where: NamedSharding) -> jax.Array:
-  """Returns a global array of which each device takes its part; every process has the whole of `array`."""
+  """Returns a global array with this sharding; every process must pass the whole `array`."""
   return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
 
 
-def on_all(mesh: jax.sharding.Mesh, tree):
-  """Returns a tree with its arrays on all devices, whole; shapes stay as they are."""
+def place_replicated(mesh: jax.sharding.Mesh, tree):
+  """Returns the tree with its arrays replicated on all devices; shapes (ShapeDtypeStruct) are left as they are."""
 
   def put(x):
     return x if isinstance(x, jax.ShapeDtypeStruct) else place(np.asarray(x), replicated(mesh))
@@ -83,15 +83,15 @@ def bytes_per_device(tree, shardings) -> int:
   )
 
 
-def on_batch(x):
-  """Returns x, pinned to the devices of its objects where a mesh is set: activations must not be gathered."""
+def shard_by_batch(x):
+  """Constrains activations to stay sharded by batch if a mesh is set; otherwise XLA may gather them."""
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, BATCH)
 
 
-def whole(tree):
-  """Returns a tree of arrays that every device has all of, where a mesh is set: each process can read them."""
+def replicate(tree):
+  """Constrains a tree of arrays to be replicated if a mesh is set, so that every process can read them."""
   if jax.sharding.get_abstract_mesh().empty:
     return tree
   return jax.lax.with_sharding_constraint(tree, PartitionSpec())

@@ -1,1 +1,1 @@
-"""How good a model is: image metrics, novel views of held-out objects, baselines that learn nothing."""
+"""Evaluation: image metrics, novel views of held-out objects, and baselines that learn nothing."""

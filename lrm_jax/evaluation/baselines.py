@@ -1,6 +1,6 @@
-"""Baselines that learn nothing: white, the mean training view, the input view repeated.
+"""Baselines that learn nothing, which a model has to beat: a white image, the mean training view, the input view.
 
-A model has to beat them; `views` is what lrm_jax/datasets/views.load_views returns.
+`views` is the result of lrm_jax.datasets.views.load_views.
 Legend: O objects, V views, s pixels along a side.
 """
 
@@ -10,9 +10,11 @@ from lrm_jax.datasets.records import open_split
 from lrm_jax.datasets.views import load_views
 from lrm_jax.evaluation.novel_views import compare
 
+_OBJECTS_PER_READ = 64  # Bounds the memory.
+
 
 def mean_training_view(path, split: str, size: int, background: float = 1.0) -> np.ndarray:
-  """Returns [s, s, 3], the mean of all views of a split: the best single picture for all of them."""
+  """Returns the mean [s, s, 3] of all views of a split: the best single image for all views, by squared error."""
   total, count = 0.0, 0
   size_of_split = len(open_split(path, split))
   for first in range(0, size_of_split, _OBJECTS_PER_READ):
@@ -25,7 +27,10 @@ def mean_training_view(path, split: str, size: int, background: float = 1.0) -> 
 
 
 def trivial(views: dict, mean_view: np.ndarray, lpips=None) -> dict[str, dict[str, float]]:
-  """Returns the figures of predictors that learn nothing: white, the mean training view, the input repeated."""
+  """Returns the metrics {baseline: {metric: value}} on the novel views, of the baselines white, mean_view, input_view.
+
+  `mean_view` [s, s, 3] is the mean training view. With a network `lpips`, the metrics include LPIPS.
+  """
   novel = views['color'][:, 1:]
   predictions = {
     'white': np.ones_like(novel),
@@ -36,6 +41,3 @@ def trivial(views: dict, mean_view: np.ndarray, lpips=None) -> dict[str, dict[st
     name: {metric: float(np.mean(values)) for metric, values in compare(prediction, novel, lpips).items()}
     for name, prediction in predictions.items()
   }
-
-
-_OBJECTS_PER_READ = 64

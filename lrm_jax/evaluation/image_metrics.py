@@ -1,22 +1,23 @@
-"""Image metrics: PSNR and SSIM. NumPy, channels last, images in 0..1."""
+"""Image metrics: PSNR and SSIM. Images are NumPy arrays in 0..1 with channels last."""
 
 import numpy as np
 
 
 def psnr(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
-  """Returns the peak signal-to-noise ratio [...], in dB, of pictures [..., H, W, 3] in 0..1."""
+  """Returns the peak signal-to-noise ratio [...] in dB, at most 100, of images [..., H, W, 3] in 0..1."""
   error = np.mean(np.square(np.asarray(image, np.float64) - reference), axis=(-3, -2, -1))
   return -10 * np.log10(np.maximum(error, 1e-10))
 
 
 def ssim(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
-  """Returns the structural similarity [...] of pictures [..., H, W, 3] in 0..1, of at least 11 x 11 pixels.
+  """Returns the structural similarity [...] of images [..., H, W, 3] in 0..1.
 
-  Gaussian window of 11 pixels, sigma 1.5, K1 = 0.01, K2 = 0.03; the mean over pixels whose window lies inside.
+  Uses a Gaussian window of 11 pixels with sigma 1.5, K1 = 0.01 and K2 = 0.03. The result is the mean over all pixels
+  whose window lies inside the image. Raises ValueError for images smaller than 11 x 11 pixels.
   Source: Wang et al. 2004.
   """
   if min(image.shape[-3:-1]) < 11:
-    raise ValueError(f'SSIM needs at least 11 x 11 pixels, not {image.shape[-3]} x {image.shape[-2]}')
+    raise ValueError(f'SSIM needs images of at least 11 x 11 pixels, not {image.shape[-3]} x {image.shape[-2]}')
   x, y = np.asarray(image, np.float64), np.asarray(reference, np.float64)
   mean_x, mean_y = _blur(x), _blur(y)
   var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
@@ -28,7 +29,7 @@ def ssim(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def _blur(x: np.ndarray) -> np.ndarray:
-  """A Gaussian of 11 pixels, sigma 1.5, along H and W; only where all of it lies inside."""
+  """Convolves H and W with a Gaussian of 11 pixels, sigma 1.5, without padding."""
   window = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
   window /= window.sum()
   for axis in (-3, -2):

@@ -1,9 +1,12 @@
-"""A model to pass on, in one of four formats; the command is `python -m lrm_jax.export`.
+"""Exports a model in one of four formats; the command is `python -m lrm_jax.export`.
 
-lrm_jax: a run directory with the parameters alone, in bfloat16: a sixth of what training keeps. The models that ship
-are made so. openlrm: config.json + model.safetensors as OpenLRM's own loader opens them. triposr: config.yaml +
-model.safetensors as TripoSR has them. torch: any of our models for plain PyTorch, with the one file that runs it
-(lrm_jax/export/torch_lrm.py, which documents itself). `lrm_jax.from_pretrained` takes each of them back.
+- lrm_jax: a run directory with only the parameters, in bfloat16, a sixth of the size of a training checkpoint. The
+  shipped models have this format.
+- openlrm: config.json + model.safetensors, as OpenLRM's own loader expects them.
+- triposr: config.yaml + model.safetensors, in TripoSR's layout.
+- torch: any model of lrm_jax for plain PyTorch, with the single file that runs it (lrm_jax/export/torch_lrm.py).
+
+`lrm_jax.from_pretrained` loads all four formats.
 """
 
 from pathlib import Path
@@ -17,42 +20,43 @@ from lrm_jax.models import registry
 from lrm_jax.storage import checkpoint
 from lrm_jax.weights import openlrm, plain_torch, pretrained, triposr
 
-_FOREIGN = {'openlrm': openlrm, 'triposr': triposr, 'torch': plain_torch}
-FORMATS = ('lrm_jax', *_FOREIGN)
+_CONVERTERS = {'openlrm': openlrm, 'triposr': triposr, 'torch': plain_torch}
+FORMATS = ('lrm_jax', *_CONVERTERS)
 
 
 def export(source: str | Path, out: str | Path, step: int | None = None, *, format: str = 'lrm_jax') -> Path:
-  """Writes `out`, whole or not at all, from anything that lrm_jax/weights/pretrained.py loads; returns it.
+  """Exports any model that lrm_jax/weights/pretrained.py loads to the directory `out`, atomically; returns `out`.
 
-  In our own format the run's metrics.jsonl goes along. Raises FileNotFoundError where there is no such checkpoint, and
-  ValueError where `out` holds something already, or where the format cannot express the model, with the reasons.
+  `step` selects a checkpoint of a run (default: the last one). The format lrm_jax includes the run's metrics.jsonl.
+  Raises FileNotFoundError if the checkpoint does not exist, and ValueError if `out` is not empty or if the format
+  cannot express the model, with the reasons.
   """
   out = Path(out)
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    raise ValueError(f'--out={out} holds something already: give a directory that is new or empty')
+    raise ValueError(f'--out={out} is not empty: give a new or empty directory')
   if format not in FORMATS:
-    raise ValueError(f'--format={format} is unknown: one of {", ".join(FORMATS)}')
+    raise ValueError(f'--format={format} is unknown: use one of {", ".join(FORMATS)}')
   source = pretrained.find(source)
   model, config, step = pretrained.load(source, step)
-  if format in _FOREIGN and (reasons := _FOREIGN[format].refusal(config.to_dict())):
-    raise ValueError(f'{source} cannot be written as --format={format}: {"; ".join(reasons)}')
+  if format in _CONVERTERS and (reasons := _CONVERTERS[format].refusal(config.to_dict())):
+    raise ValueError(f'{source} cannot be exported with --format={format}: {"; ".join(reasons)}')
   out.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent) as folder:
     fresh = Path(folder) / out.name
-    if format in _FOREIGN:
-      _FOREIGN[format].write(fresh, config.to_dict(), pretrained.flat_parameters(model))
+    if format in _CONVERTERS:
+      _CONVERTERS[format].write(fresh, config.to_dict(), pretrained.flat_parameters(model))
       if format == 'torch':
         shutil.copyfile(Path(__file__).with_name('torch_lrm.py'), fresh / 'torch_lrm.py')
     else:
-      checkpoint.write_model(fresh, jax.tree.map(_halved, registry.parameters(model)), config, step)
+      checkpoint.write_model(fresh, jax.tree.map(_to_bfloat16, registry.parameters(model)), config, step)
       if (source / 'metrics.jsonl').is_file():
         shutil.copyfile(source / 'metrics.jsonl', fresh / 'metrics.jsonl')
     fresh.replace(out)
   return out
 
 
-def _halved(array: jax.Array) -> jax.Array:
-  """Returns an array in bfloat16, and lets the one it was made of go: a model may be as large as half of the memory."""
+def _to_bfloat16(array: jax.Array) -> jax.Array:
+  """Returns the array in bfloat16 and frees the original: a model may take up to half of the memory."""
   half = array.astype(jnp.bfloat16).block_until_ready()
   array.delete()
   return half

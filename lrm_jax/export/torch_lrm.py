@@ -1,21 +1,30 @@
-"""Runs models of lrm_jax in plain PyTorch: this file, torch_lrm.json and torch_lrm.safetensors beside it, and `torch`.
+"""Large reconstruction models (LRM, OpenLRM, TripoSR) in plain PyTorch: one image -> a triplane NeRF -> new views.
+
+This file runs models that were exported with `python -m lrm_jax.export --format=torch`. It needs only PyTorch and the
+two files beside it, torch_lrm.json (the configuration) and torch_lrm.safetensors (the weights).
 
   import torch_lrm
-  model = torch_lrm.load('DIR')                                 # .to('cuda') as any module of PyTorch
-  planes = model.encode(image)                                  # [B, H, W, 3] in 0..1 -> [B, 3, P, P, C]
-  pixels = model.render(planes, camera_to_world, intrinsics, size=128)   # .color, .depth, .opacity of [B, V] cameras
-  density, color = model.query(planes, points)                  # [B, Q, 3] in the cube
 
-Shapes, names and numbers are lrm_jax's: pictures have their channels last, the object over a grey of
-`model.input_background`, in pictures of `model.image_size` pixels. World: right-handed, z up, the object in the cube
-[-half_size, half_size]^3. Cameras: `camera_to_world` [4, 4] with OpenGL axes (x right, y up, looking along -z);
-intrinsics (fx, fy, cx, cy) divided by the picture's size, v down. Without a camera, `encode` takes the one that the
-model was trained with: at `model.input_position`, looking at the origin, of `model.fov` degrees.
+  model = torch_lrm.load('DIR')                  # An nn.Module in eval mode, float32; e.g. model.to('cuda').
+  planes = model.encode(image)                   # [B, H, W, 3] in 0..1 -> [B, 3, P, P, C]
+  pixels = model.render(planes, camera_to_world, intrinsics, size=128)  # .color, .depth, .opacity for [B, V] cameras
+  density, color = model.query(planes, points)   # Points [B, Q, 3] in world coordinates.
 
-Everything is differentiable and may be trained on; `render(..., jitter=True)` then draws samples along rays at random.
-Written from the equations of LRM (arXiv 2311.04400), OpenLRM, TripoSR, NeRF, DINO and DINOv2. No other files of lrm_jax
-are needed. Legend: B pictures, V views, N tokens, M image tokens, D width, P texels along a plane, C channels, Q points,
-R rays, S samples a ray.
+Conventions, which are those of lrm_jax:
+- Images are channels-last, in 0..1, of size `model.image_size`, with the object composited over the grey value
+  `model.input_background`.
+- World: right-handed, z up. The object is inside the cube [-half_size, half_size]^3.
+- Cameras: `camera_to_world` [4, 4] with OpenGL axes (x right, y up, looking along -z); `intrinsics` (fx, fy, cx, cy)
+  divided by the image size, with v pointing down.
+- If no camera is given, `encode` assumes the camera of training: at `model.input_position`, looking at the origin, with
+  a field of view of `model.fov` degrees.
+
+All operations are differentiable, so models can be fine-tuned. Use `render(..., jitter=True)` for random sampling along
+rays in training.
+
+Written from the equations of LRM (arXiv 2311.04400), OpenLRM, TripoSR, NeRF, DINO and DINOv2.
+Legend: B images, V views, N tokens, M image tokens, D width, P texels along a side of a plane, C channels, Q points,
+R rays, S samples per ray.
 """
 
 import json
@@ -25,15 +34,17 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - PyTorch's usual name.
 
 CONFIG, TENSORS = 'torch_lrm.json', 'torch_lrm.safetensors'
 _TYPES = {'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16}
-_EMPTY = -torch.finfo(torch.float32).max / 8  # A density before its activation: 0 after it, and means with it too.
+_EMPTY = (
+  -torch.finfo(torch.float32).max / 8
+)  # Raw density of empty space: its activation is 0, also after averaging with a neighbouring sample.
 
 
 class Pixels(NamedTuple):
-  """Colour [..., 3] in 0..1, depth in world units (sum of weights times distances), opacity in 0..1."""
+  """Colour [..., 3] in 0..1, depth [...] in world units (sum of weights * distances), opacity [...] in 0..1."""
 
   color: torch.Tensor
   depth: torch.Tensor
@@ -41,22 +52,24 @@ class Pixels(NamedTuple):
 
 
 def load(directory) -> 'TriplaneModel':
-  """Returns the model of a directory that `python -m lrm_jax.export --format=torch` wrote, ready to use, float32.
+  """Returns the model exported to a directory with `python -m lrm_jax.export --format=torch`, in eval mode and float32.
 
-  Raises OSError where there is none, RuntimeError (PyTorch's own) where tensors do not fit the configuration.
+  Raises OSError if a file is missing, and RuntimeError (from `load_state_dict`) if the weights do not match the
+  configuration.
   """
   directory = Path(directory)
   config = json.loads((directory / CONFIG).read_text())
   sizes = dict(config['model'])
-  with torch.device('meta'):  # No memory, and no random numbers, for what is read next.
-    model = {'lrm': LRM, 'openlrm': OpenLRM, 'triposr': TripoSR}[sizes.pop('architecture', 'lrm')](**sizes)
+  architectures = {'lrm': LRM, 'openlrm': OpenLRM, 'triposr': TripoSR}
+  with torch.device('meta'):  # Skips allocation and random initialisation: the weights are loaded next.
+    model = architectures[sizes.pop('architecture', 'lrm')](**sizes)
   model.load_state_dict(_read(directory / TENSORS), assign=True)
   model.fov, model.input_background = config['data']['fov'], config['data'].get('input_background', 1.0)
   return model.eval()
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
-  """Returns the tensors of a safetensors file: the length of its header, the header (JSON), the numbers."""
+  """Returns {name: float32 tensor} of a safetensors file, whose layout is: header length, JSON header, tensor data."""
   with open(path, 'rb') as file:
     length = int.from_bytes(file.read(8), 'little')
     header = json.loads(file.read(length))
@@ -65,16 +78,13 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     for name, entry in header.items():
       start, end = entry['data_offsets']
       file.seek(8 + length + start)
-      numbers = torch.frombuffer(bytearray(file.read(end - start)), dtype=_TYPES[entry['dtype']])
-      tensors[name] = numbers.reshape(entry['shape']).float()
+      data = torch.frombuffer(bytearray(file.read(end - start)), dtype=_TYPES[entry['dtype']])
+      tensors[name] = data.reshape(entry['shape']).float()
   return tensors
 
 
-# Parts of the transformers.
-
-
 class SelfAttention(nn.Module):
-  """Multi-head attention of tokens to each other."""
+  """Multi-head self-attention; [B, N, D] -> [B, N, D]."""
 
   def __init__(self, width, num_heads, *, bias, out_bias=None):
     super().__init__()
@@ -87,7 +97,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-  """Multi-head attention of tokens to a context of another width."""
+  """Multi-head attention from tokens [B, N, D] to a context [B, M, context_width]."""
 
   def __init__(self, width, context_width, num_heads, *, bias, out_bias=None):
     super().__init__()
@@ -101,12 +111,13 @@ class CrossAttention(nn.Module):
 
 
 def _attend(q, k, v, num_heads):
+  """Scaled dot-product attention of q [B, N, D] to k and v [B, M, D], split into heads."""
   q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))
   return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 class MLP(nn.Module):
-  """Linear, activation, linear."""
+  """contract(activation(expand(x)))."""
 
   def __init__(self, width, hidden, out, activation):
     super().__init__()
@@ -119,7 +130,7 @@ class MLP(nn.Module):
 
 
 class GEGLU(nn.Module):
-  """Linear, value * GELU(gate), linear."""
+  """contract(value * GELU(gate)) with (value, gate) = expand(x); source: Shazeer 2020."""
 
   def __init__(self, width, hidden):
     super().__init__()
@@ -132,7 +143,7 @@ class GEGLU(nn.Module):
 
 
 class ModulatedLayerNorm(nn.Module):
-  """LN(x) * (1 + scale) + shift, where (shift, scale) come from the camera embedding."""
+  """LN(x) * (1 + scale) + shift, with (shift, scale) predicted from the camera embedding."""
 
   def __init__(self, width, camera_width):
     super().__init__()
@@ -144,11 +155,8 @@ class ModulatedLayerNorm(nn.Module):
     return self.norm(x) * (1 + scale) + shift
 
 
-# Encoders: a picture -> the class token, then one token a patch, row by row.
-
-
 class EncoderBlock(nn.Module):
-  """x + attention(LN(x)), then x + MLP(LN(x)); DINOv2 scales each branch by a learned vector."""
+  """Pre-norm transformer block; DINOv2 scales each residual branch by a learned vector (LayerScale)."""
 
   def __init__(self, width, num_heads, *, epsilon, scaled):
     super().__init__()
@@ -156,7 +164,8 @@ class EncoderBlock(nn.Module):
     self.attention = SelfAttention(width, num_heads, bias=True)
     self.norm2 = nn.LayerNorm(width, eps=epsilon)
     self.mlp = MLP(width, 4 * width, width, F.gelu)
-    self.scale1, self.scale2 = (nn.Parameter(torch.ones(width)) for _ in range(2)) if scaled else (1.0, 1.0)
+    self.scale1 = nn.Parameter(torch.ones(width)) if scaled else 1.0
+    self.scale2 = nn.Parameter(torch.ones(width)) if scaled else 1.0
 
   def forward(self, x):
     x = x + self.scale1 * self.attention(self.norm1(x))
@@ -164,10 +173,11 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-  """DINO's or DINOv2's vision transformer.
+  """Vision transformer of DINO or DINOv2; an image -> the class token, then one token per patch in row-major order.
 
-  The position table of `table_size` x `table_size` patches is resized by bicubic interpolation. DINO reads it at
-  n patches by (n + `interpolate_offset`) / table_size; DINOv2 with registers antialiases.
+  The position embedding of `table_size` x `table_size` patches is resized to n x n by bicubic interpolation. With an
+  `interpolate_offset`, the scale factor is (n + interpolate_offset) / table_size, as in DINO. DINOv2 with registers
+  uses antialiasing instead.
   """
 
   def __init__(
@@ -197,8 +207,8 @@ class Encoder(nn.Module):
     self.norm = nn.LayerNorm(width, eps=epsilon)
 
   def forward(self, image):
-    """Returns tokens [B, 1 + patches, D] of pictures [B, H, W, 3] in 0..1."""
-    if self.kind == 'dino':  # ImageNet's statistics; DINOv2 as OpenLRM has it takes pictures as they are.
+    """Returns the tokens [B, 1 + patches, D] of images [B, H, W, 3] in 0..1."""
+    if self.kind == 'dino':  # OpenLRM's DINOv2 was trained without ImageNet normalisation.
       mean, std = (image.new_tensor(x) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
       image = (image - mean) / std
     p = self.patch_size
@@ -214,6 +224,7 @@ class Encoder(nn.Module):
     return torch.cat([x[:, :1], x[:, 1 + self.num_registers :]], dim=1)
 
   def positions(self, size):
+    """Returns the position embedding [1, 1 + size^2, D], resized from `table_size` if necessary."""
     table = self.position_embedding
     if size == self.table_size:
       return table
@@ -226,11 +237,8 @@ class Encoder(nn.Module):
     return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
 
 
-# Decoders: image tokens -> planes [B, plane, row, column, channel].
-
-
 class DecoderBlock(nn.Module):
-  """Cross-attention, self-attention, MLP; before each a norm that the camera modulates, around each a residual."""
+  """Cross-attention, self-attention and MLP, each with a camera-modulated pre-norm and a residual connection."""
 
   def __init__(self, width, context_width, camera_width, num_heads):
     super().__init__()
@@ -248,7 +256,11 @@ class DecoderBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-  """LRM's: learned tokens attend to the picture's and to each other; the first `pose_rows` rows of a pose are told."""
+  """LRM's decoder: image tokens [B, M, D] and cameras -> planes [B, 3, P, P, C].
+
+  Learned triplane tokens attend to the image tokens and to each other. The camera feature uses the first `pose_rows`
+  rows of the pose and the intrinsics.
+  """
 
   def __init__(
     self, *, context_width, camera_width, width, depth, num_heads, resolution, upsample, channels, pose_rows
@@ -271,7 +283,7 @@ class Decoder(nn.Module):
 
 
 class TripoSRBlock(nn.Module):
-  """Self-attention, cross-attention, MLP; before each a norm, around each a residual."""
+  """Self-attention, cross-attention and GEGLU, each with a pre-norm and a residual connection."""
 
   def __init__(self, width, context_width, num_heads):
     super().__init__()
@@ -290,7 +302,7 @@ class TripoSRBlock(nn.Module):
 
 
 class TripoSRDecoder(nn.Module):
-  """Learned tokens -> norm, linear, blocks, linear, and the tokens themselves added."""
+  """TripoSR's decoder: image tokens [B, M, D] -> planes [B, 3, P, P, C], with a residual of the learned tokens."""
 
   def __init__(self, *, context_width, width, depth, num_heads, resolution, upsample, channels):
     super().__init__()
@@ -311,16 +323,13 @@ class TripoSRDecoder(nn.Module):
 
 
 def _to_planes(x, resolution, upsample):
-  """Tokens [B, 3 R R, u u C] that each hold u x u texels of their plane, row by row -> [B, 3, R u, R u, C]."""
+  """Returns planes [B, 3, R u, R u, C] from tokens [B, 3 R R, u u C], each of which holds u x u texels, row-major."""
   x = x.unflatten(2, (upsample, upsample, -1)).unflatten(1, (3, resolution, resolution))
   return x.transpose(3, 4).flatten(4, 5).flatten(2, 3)
 
 
-# The field, and rays through it.
-
-
 class NeRFMLP(nn.Module):
-  """Features of the three planes side by side [..., 3 C] -> (density before its activation, colour in 0..1)."""
+  """Concatenated features of the three planes [..., 3 C] -> (raw density [...], colour [..., 3] in 0..1)."""
 
   def __init__(self, channels, width, depth, *, activation, color_padding=0.0):
     super().__init__()
@@ -338,7 +347,7 @@ class NeRFMLP(nn.Module):
 
 
 class TriplaneModel(nn.Module):
-  """What all models have in common: planes are made of a picture, looked at, and asked."""
+  """Base class of all models: encodes images into planes, renders views, and evaluates density and colour."""
 
   input_position = (0.0, -2.0, 0.0)
   half_size = 1.0
@@ -348,19 +357,20 @@ class TriplaneModel(nn.Module):
   def forward(
     self, image, camera_to_world, intrinsics, target_camera_to_world, target_intrinsics, size, background=1.0
   ):
-    """Returns the `Pixels` of the target views of pictures; see `encode` and `render`."""
+    """Encodes images and returns the `Pixels` of the target views; see `encode` and `render`."""
     planes = self.encode(image, camera_to_world, intrinsics)
     return self.render(planes, target_camera_to_world, target_intrinsics, size, background)
 
   def encode(self, image, camera_to_world=None, intrinsics=None):
-    """Returns the planes [B, 3, P, P, C] of pictures [B, H, W, 3] in 0..1, taken by cameras [B, 4, 4] and [B, 4]."""
+    """Returns the planes [B, 3, P, P, C] of images [B, H, W, 3] in 0..1 with cameras [B, 4, 4] and [B, 4]."""
     raise NotImplementedError
 
   def render(self, planes, camera_to_world, intrinsics, size, background=1.0, *, jitter=False, rays_per_chunk=4096):
     """Returns the `Pixels` of views: colour [B, V, size, size, 3], depth and opacity [B, V, size, size].
 
-    `camera_to_world` [B, V, 4, 4], `intrinsics` [B, V, 4]; `background` is a grey, or a tensor [B, V, 3].
-    `rays_per_chunk` rays of each object are computed at once: it bounds the memory, when no gradient is asked for.
+    `camera_to_world` is [B, V, 4, 4], `intrinsics` [B, V, 4]; `background` is a grey value or a tensor [B, V, 3]. With
+    `jitter`, sample positions are random. `rays_per_chunk` rays of each object are computed at once, which limits
+    memory use when no gradients are computed.
     """
     origins, directions = _pixel_rays(camera_to_world, intrinsics, size)
     shape, table = origins.shape[:-1], _table(planes)
@@ -372,27 +382,28 @@ class TriplaneModel(nn.Module):
     return Pixels(color + (1 - opacity[..., None]) * background, depth, opacity)
 
   def query(self, planes, points):
-    """Returns (density [B, Q] of 0 or more, colour [B, Q, 3]) at points [B, Q, 3] of the world."""
+    """Returns (non-negative density [B, Q], colour [B, Q, 3]) at points [B, Q, 3] in world coordinates."""
     raw, color = self._field(_table(planes), points)
     return self._density(raw), color
 
   def _field(self, table, points):
-    """Returns (density before its activation [B, ...], colour) at points [B, ..., 3]: grid_sample, then the MLP."""
+    """Returns (raw density [B, ...], colour [B, ..., 3]) at points [B, ..., 3]."""
     scaled = (points / self.half_size).flatten(1, -2)
-    where = torch.stack([scaled[..., list(axes)] for axes in self.plane_axes], dim=1)  # [B, 3, Q, 2]
-    features = F.grid_sample(table.flatten(0, 1), where.flatten(0, 1)[:, :, None], align_corners=False)[..., 0]
+    grid = torch.stack([scaled[..., list(axes)] for axes in self.plane_axes], dim=1)  # [B, 3, Q, 2]
+    features = F.grid_sample(table.flatten(0, 1), grid.flatten(0, 1)[:, :, None], align_corners=False)[..., 0]
     features = features.unflatten(0, (-1, 3)).flatten(1, 2).transpose(1, 2)  # [B, Q, 3 C]
     return self.nerf(features.unflatten(1, points.shape[1:-1]))
 
   def _density(self, raw):
+    """Returns the density activation of raw densities."""
     raise NotImplementedError
 
   def _trace(self, table, origins, directions, jitter):
-    """Returns the `Pixels` over black of rays [B, R, 3]."""
+    """Returns the `Pixels` of rays [B, R, 3] over a black background."""
     raise NotImplementedError
 
   def _input_camera(self, image, camera_to_world, intrinsics):
-    """Returns the cameras [B, 4, 4] and [B, 4] as given, and the one of training for what is not."""
+    """Returns the camera ([B, 4, 4], [B, 4]), with the camera of training in place of missing arguments."""
     if camera_to_world is None:
       position = torch.tensor(self.input_position, dtype=torch.float64)
       backward = position / position.norm()
@@ -408,7 +419,7 @@ class TriplaneModel(nn.Module):
 
 
 class LRM(TriplaneModel):
-  """Arguments are those of the section `model` of lrm_jax's configurations."""
+  """LRM (Hong et al. 2023); the arguments are those of the section `model` of an lrm_jax configuration."""
 
   def __init__(
     self,
@@ -437,7 +448,7 @@ class LRM(TriplaneModel):
     plane_axes=('xy', 'xz', 'yz'),
     density_scale=1.0,
     color_padding=0.0,
-    **unused,  # Of training: how memory is saved, the type it computed in, how tables began.
+    **unused,  # Values that matter only in training, such as remat, dtype and initialisation.
   ):
     super().__init__()
     self.image_size, self.num_samples, self.density_scale = image_size, num_samples, density_scale
@@ -469,7 +480,7 @@ class LRM(TriplaneModel):
     self.nerf = NeRFMLP(triplane_channels, nerf_width, nerf_depth, activation=F.relu, color_padding=color_padding)
 
   def encode(self, image, camera_to_world=None, intrinsics=None):
-    """Returns the planes [B, 3, P, P, C] of pictures [B, H, W, 3] in 0..1, taken by cameras [B, 4, 4] and [B, 4]."""
+    """Returns the planes [B, 3, P, P, C] of images [B, H, W, 3] in 0..1 with cameras [B, 4, 4] and [B, 4]."""
     return self.decoder(self.encoder(image), *self._input_camera(image, camera_to_world, intrinsics))
 
   def _density(self, raw):
@@ -483,7 +494,7 @@ class LRM(TriplaneModel):
 
 
 class OpenLRM(LRM):
-  """LRM with 16 numbers for a camera and two passes along each ray: evenly, then where the first found something."""
+  """LRM with a camera feature of 16 values and two passes per ray: uniform samples, then importance sampling."""
 
   def __init__(self, **sizes):
     super().__init__(**sizes | dict(pose_rows=3, plane_axes=('xy', 'xz', 'zy'), color_padding=0.001))
@@ -497,20 +508,20 @@ class OpenLRM(LRM):
     if jitter:
       coarse = coarse + torch.rand_like(coarse) * ((far - near) / (half - 1))[..., None]
       uniform = torch.rand_like(coarse)
-    raw, color = self._look(table, origins, directions, coarse)
+    raw, color = self._field_in_cube(table, origins, directions, coarse)
     with torch.no_grad():
-      middle_raw, delta = _middles(raw, -1), coarse.diff(dim=-1)
-      fine = _where_weights_are(coarse, _ray_weights(self._density(middle_raw), delta), uniform)
-    both = (coarse, fine), *zip((raw, color), self._look(table, origins, directions, fine))
+      midpoint_raw, delta = _midpoints(raw, -1), coarse.diff(dim=-1)
+      fine = _sample_by_weights(coarse, _ray_weights(self._density(midpoint_raw), delta), uniform)
+    both = (coarse, fine), *zip((raw, color), self._field_in_cube(table, origins, directions, fine))
     distances, raw, color = (torch.cat(parts, dim=2) for parts in both)
     distances, order = distances.sort(dim=2, stable=True)
     raw = raw.gather(2, order)
     color = color.gather(2, order[..., None].expand(color.shape))
-    density = self._density(_middles(raw, -1))
-    return _composite(density, _middles(color, -2), _middles(distances, -1), distances.diff(dim=-1))
+    density = self._density(_midpoints(raw, -1))
+    return _composite(density, _midpoints(color, -2), _midpoints(distances, -1), distances.diff(dim=-1))
 
-  def _look(self, table, origins, directions, distances):
-    """What lies outside of the cube, its faces not, counts as empty."""
+  def _field_in_cube(self, table, origins, directions, distances):
+    """Returns (raw density, colour) at distances along rays; points outside the closed cube are empty."""
     points = origins[..., None, :] + distances[..., None] * directions[..., None, :]
     raw, color = self._field(table, points)
     inside = (points.abs() <= 1).all(dim=-1)
@@ -520,7 +531,7 @@ class OpenLRM(LRM):
 
 
 class TripoSR(TriplaneModel):
-  """No camera is asked for; its cube has a half-size of `radius`; each step along a ray counts as 1 / num_samples."""
+  """TripoSR (2024): no camera input, a cube of half-size `radius`, and a fixed step of 1 / num_samples along rays."""
 
   input_position = (1.9, 0.0, 0.0)
   plane_axes = ((0, 1), (0, 2), (1, 2))
@@ -558,7 +569,7 @@ class TripoSR(TriplaneModel):
       interpolate_offset=0.1,
       epsilon=1e-12,
     )
-    self.pooler = nn.Linear(encoder_width, encoder_width)  # No token passes it; its files have it.
+    self.pooler = nn.Linear(encoder_width, encoder_width)  # Unused, but part of TripoSR's checkpoints.
     self.decoder = TripoSRDecoder(
       context_width=encoder_width,
       width=decoder_width,
@@ -571,7 +582,7 @@ class TripoSR(TriplaneModel):
     self.nerf = NeRFMLP(triplane_channels, nerf_width, nerf_depth, activation=F.silu)
 
   def encode(self, image, camera_to_world=None, intrinsics=None):
-    """Returns the planes [B, 3, P, P, C] of pictures [B, H, W, 3] in 0..1; the camera is not asked for."""
+    """Returns the planes [B, 3, P, P, C] of images [B, H, W, 3] in 0..1; the camera is ignored."""
     return self.decoder(self.encoder(image))
 
   def _density(self, raw):
@@ -586,18 +597,21 @@ class TripoSR(TriplaneModel):
 
 
 def _table(planes):
-  """[B, 3, P, P, C] -> [B, 3, C, P, P], as grid_sample wants it."""
+  """Returns planes [B, 3, P, P, C] as [B, 3, C, P, P], the layout of grid_sample."""
   return planes.permute(0, 1, 4, 2, 3).contiguous()
 
 
 def _pixel_rays(camera_to_world, intrinsics, size):
-  """Returns (origins, unit directions) [..., size, size, 3] through pixel centres ((j + 0.5) / size, (i + 0.5) / size)."""
+  """Returns (origins, unit directions) [..., size, size, 3] of the rays through all pixel centres.
+
+  The centre of the pixel in row i and column j is ((j + 0.5) / size, (i + 0.5) / size).
+  """
   centre = (torch.arange(size, dtype=intrinsics.dtype, device=intrinsics.device) + 0.5) / size
   x = ((centre - intrinsics[..., 2, None]) / intrinsics[..., 0, None])[..., None, :]
   y = ((centre - intrinsics[..., 3, None]) / intrinsics[..., 1, None])[..., :, None]
   x, y = torch.broadcast_tensors(x, y)
-  # The point one step ahead, minus the origin, by this product: models that were trained in PyTorch had it rounded so,
-  # and the last bit decides whether a sample on a face of the cube counts.
+  # Compute the direction as (point one step along the ray) - origin, by a matrix product, to match the rounding of
+  # OpenLRM: the last bit decides whether a sample on a face of the cube counts as inside.
   local = torch.stack([x, -y, -torch.ones_like(x), torch.ones_like(x)], dim=-1).flatten(-3, -2)
   ahead = (camera_to_world @ local.transpose(-1, -2)).transpose(-1, -2)[..., :3].reshape(*x.shape, 3)
   origins = camera_to_world[..., None, None, :3, 3].expand(ahead.shape)
@@ -605,7 +619,7 @@ def _pixel_rays(camera_to_world, intrinsics, size):
 
 
 def _intersect_cube(origins, directions, half_size):
-  """Returns (near, far) [...]: where rays enter and leave the cube; both 0 where they miss."""
+  """Returns the distances (near, far) [...] where rays enter and leave the cube, both 0 if a ray misses it."""
   tiny = torch.where(directions < 0, -1e-7, 1e-7)
   inverse = 1 / torch.where(directions.abs() < 1e-7, tiny, directions)
   first, second = (-half_size - origins) * inverse, (half_size - origins) * inverse
@@ -616,7 +630,7 @@ def _intersect_cube(origins, directions, half_size):
 
 
 def _bins(near, far, num_samples, jitter):
-  """Returns (distances [..., S], delta [..., 1]): the middle of each of S equal bins, or anywhere in it."""
+  """Returns (distances [..., S], bin width [..., 1]): the midpoints of S equal bins, or random points in them."""
   delta = ((far - near) / num_samples)[..., None]
   index = torch.arange(num_samples, dtype=near.dtype, device=near.device).expand(*near.shape, num_samples)
   return near[..., None] + delta * (index + (torch.rand_like(index) if jitter else 0.5)), delta
@@ -630,21 +644,26 @@ def _ray_weights(density, delta):
 
 
 def _composite(density, color, distances, delta):
+  """Returns the `Pixels` of samples along rays, over a black background."""
   weights = _ray_weights(density, delta)
   opacity = -torch.expm1(-(density * delta).sum(dim=-1))
   return Pixels((weights[..., None] * color).sum(dim=-2), (weights * distances).sum(dim=-1), opacity)
 
 
-def _middles(x, dim):
+def _midpoints(x, dim):
+  """Returns the means of neighbouring values along a dimension."""
   length = x.shape[dim] - 1
   return (x.narrow(dim, 0, length) + x.narrow(dim, 1, length)) / 2
 
 
-def _where_weights_are(distances, weights, uniform):
-  """Returns distances at `uniform` numbers of the cumulative sum of the weights of intervals, widened and plus 0.01."""
+def _sample_by_weights(distances, weights, uniform):
+  """Returns distances drawn in proportion to the interval weights, by inverting their cumulative sum at `uniform`.
+
+  The weights are first blurred (a maximum, then a mean of two) and increased by 0.01, as in mip-NeRF.
+  """
   widened = F.max_pool1d(weights.flatten(0, -2)[:, None], 2, stride=1, padding=1)
   widened = (F.avg_pool1d(widened, 2, stride=1) + 0.01).reshape(weights.shape)
-  middles = _middles(distances, -1)
+  midpoints = _midpoints(distances, -1)
   probability = widened[..., 1:-1] + 1e-5
   cumulative = (probability / probability.sum(dim=-1, keepdim=True)).cumsum(dim=-1)
   cumulative = F.pad(cumulative, (1, 0))
@@ -652,5 +671,5 @@ def _where_weights_are(distances, weights, uniform):
   below, above = (after - 1).clamp(min=0), after.clamp(max=cumulative.shape[-1] - 1)
   length = cumulative.gather(-1, above) - cumulative.gather(-1, below)
   part = (uniform - cumulative.gather(-1, below)) / torch.where(length < 1e-5, 1.0, length)
-  start, end = middles.gather(-1, below), middles.gather(-1, above)
+  start, end = midpoints.gather(-1, below), midpoints.gather(-1, above)
   return start + part * (end - start)

@@ -1,1 +1,1 @@
-"""The maths without a model: cameras, rays, volume rendering, images."""
+"""Geometry without learned parameters: cameras, rays, volume rendering and images."""

@@ -1,7 +1,7 @@
-"""Pictures: decoding, resizing, compositing, comparing, and laying out side by side. NumPy, channels last.
+"""Images: decoding, resizing, compositing, colour-coding depth, and arranging in a grid. NumPy, channels last.
 
-RGBA pictures are float32 in 0..1 with premultiplied colour, so that they may be resized and cut; `over` puts them
-on a background. Legend: H W picture, ... any leading dimensions.
+RGBA images are float32 in 0..1 with premultiplied colour, so that they can be resized and cropped without colour
+bleeding; `over` composites them onto a background. Legend: H W image, C channels, ... any leading dimensions.
 """
 
 import io
@@ -11,29 +11,30 @@ from PIL import Image, UnidentifiedImageError
 
 
 def decode(encoded: bytes) -> np.ndarray:
-  """Returns [H, W, 4], premultiplied, of an encoded RGBA picture; ValueError where it cannot be read."""
+  """Returns the encoded image as premultiplied RGBA [H, W, 4]. Raises ValueError if it cannot be decoded."""
   try:
-    with Image.open(io.BytesIO(encoded)) as picture:
-      raw = np.asarray(picture.convert('RGBA'))
+    with Image.open(io.BytesIO(encoded)) as image:
+      raw = np.asarray(image.convert('RGBA'))
   except (UnidentifiedImageError, OSError, SyntaxError) as error:
-    raise ValueError(f'not a whole picture: {error}') from error
+    raise ValueError(f'cannot decode the image, which is truncated, damaged or not an image: {error}') from error
   alpha = raw[..., 3].astype(np.float32) / 255
   scale = alpha / 255
   pixels = np.empty(raw.shape, np.float32)
-  for channel in range(3):  # One plane at a time: three times as fast as a product of [H, W, 3] with [H, W, 1].
+  for channel in range(3):  # Three times as fast as multiplying [H, W, 3] by [H, W, 1].
     np.multiply(raw[..., channel], scale, out=pixels[..., channel])
   pixels[..., 3] = alpha
   return pixels
 
 
 def resize(pixels: np.ndarray, size: int) -> np.ndarray:
-  """Returns [size, size, C] of a square float32 picture [H, H, C]: each new pixel averages what it covers.
+  """Returns a square float32 image [H, H, C] resized to [size, size, C]; C is at most 4.
 
-  Enlarged, it is interpolated linearly between pixel centres; C is at most 4.
+  If the image shrinks, each new pixel is the mean of the area that it covers. If it grows, it is interpolated linearly
+  between pixel centres.
   """
   if pixels.shape[0] == size:
     return pixels
-  import cv2  # A tenth of a second to import, which those do without who only want cameras.
+  import cv2  # Takes 0.1 s to import, and users of the cameras alone do not need it.
 
   smaller = size < pixels.shape[0]
   resized = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
@@ -41,12 +42,15 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def over(pixels: np.ndarray, background: float) -> np.ndarray:
-  """Returns premultiplied RGBA [..., 4] in front of a grey of 0..1, [..., 3]."""
+  """Returns premultiplied RGBA [..., 4] composited onto a grey background in 0..1, as RGB [..., 3]."""
   return pixels[..., :3] + (1 - pixels[..., 3:]) * background
 
 
 def depth_to_color(depth: np.ndarray, opacity: np.ndarray, near: float = 1.0, far: float = 3.0) -> np.ndarray:
-  """Returns [..., 3] in 0..1: near is light, far dark, nothing white. `depth` is sum_i w_i t_i, in world units."""
+  """Returns colours [..., 3] in 0..1: near surfaces are light, far ones dark, and the background is white.
+
+  `depth` is sum_i w_i t_i, and `near` and `far` are the ends of the colour scale, all in world units.
+  """
   distance = depth / np.maximum(opacity, 1e-3)
   light = np.clip((far - distance) / (far - near), 0, 1)[..., None]
   low, high = np.array([0.09, 0.11, 0.34]), np.array([0.98, 0.93, 0.62])
@@ -55,16 +59,16 @@ def depth_to_color(depth: np.ndarray, opacity: np.ndarray, near: float = 1.0, fa
 
 
 def grid(rows: list[list[np.ndarray]], gap: int = 2) -> np.ndarray:
-  """Returns one picture [H, W, 3] of rows of pictures [h, w, 3] of one size, on white."""
+  """Returns one image [H, W, 3] with the given rows of equally large images [h, w, 3] on white, `gap` pixels apart."""
   height, width = rows[0][0].shape[:2]
   columns = max(map(len, rows))
   sheet = np.ones((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), np.float32)
   for i, row in enumerate(rows):
-    for j, picture in enumerate(row):
-      sheet[i * (height + gap) :, j * (width + gap) :][:height, :width] = picture
+    for j, image in enumerate(row):
+      sheet[i * (height + gap) :, j * (width + gap) :][:height, :width] = image
   return sheet
 
 
 def to_bytes(image: np.ndarray) -> np.ndarray:
-  """Returns uint8 0..255 of a float picture in 0..1."""
+  """Returns a float image in 0..1 as uint8 in 0..255, clipped and rounded."""
   return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)

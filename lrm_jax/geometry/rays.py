@@ -1,7 +1,7 @@
-"""Rays: from pixels to origins and directions, through the cube, to sample distances.
+"""Rays: origins and directions of pixels, intersection with the cube, and sample distances along rays.
 
-World units throughout; directions have unit length, so that distances along a ray are metric.
-Legend: R rays, S samples a ray. `...` are any leading dimensions.
+All lengths are in world units. Directions have unit length, so that distances along a ray are metric.
+Legend: r rays, s samples per ray, i = s - 1 intervals, f fine samples, *b any leading dimensions.
 """
 
 import jax
@@ -13,10 +13,10 @@ import numpy as np
 def pixel_rays(
   camera_to_world: Float[Array, '*b 4 4'], intrinsics: Float[Array, '*b 4'], size: int
 ) -> tuple[Float[Array, '*b size size 3'], Float[Array, '*b size size 3']]:
-  """Returns (origins, directions) of the rays through the pixel centres of a size x size picture.
+  """Returns (origins, directions) of the rays through the pixel centres of a size x size image.
 
-  Pixel (row i, column j) has its centre at ((j + 0.5) / size, (i + 0.5) / size); the camera looks along -z
-  and its y axis points up, so rows run against y.
+  The centre of the pixel in row i, column j is ((j + 0.5) / size, (i + 0.5) / size). The camera looks along -z and its
+  y axis points up, so y decreases from one row to the next.
   """
   centre = (jnp.arange(size, dtype=jnp.float32) + 0.5) / size
   focal, principal = intrinsics[..., None, :2], intrinsics[..., None, 2:]
@@ -35,12 +35,12 @@ def intersect_cube(
 ) -> tuple[Float[Array, '*r'], Float[Array, '*r']]:
   """Returns (near, far), the distances at which rays enter and leave the cube [-half_size, half_size]^3.
 
-  A ray that starts inside has near = 0; one that misses has near = far, an interval of no length, so that
-  nothing is seen along it. A direction component near zero is moved off zero: such a ray runs between two
-  faces for practically ever, or misses, and either way no infinity reaches the gradients.
+  If a ray starts inside the cube, near = 0. If it misses, near = far = 0: the interval is empty, so nothing is seen
+  along the ray. Direction components close to zero are replaced by +-1e-7, so that no infinities reach the gradients;
+  such a ray still hits or misses as the parallel ray does.
   """
   steps = jnp.where(jnp.abs(directions) < 1e-7, jnp.where(directions < 0, -1e-7, 1e-7), directions)
-  inverse = 1 / steps  # Times it, not divided by the steps: weights from elsewhere were rounded so.
+  inverse = 1 / steps  # Multiplies by the inverse instead of dividing, to match OpenLRM's rounding.
   first, second = (-half_size - origins) * inverse, (half_size - origins) * inverse
   near = jnp.maximum(jnp.max(jnp.minimum(first, second), axis=-1), 0.0)
   far = jnp.min(jnp.maximum(first, second), axis=-1)
@@ -53,8 +53,9 @@ def sample_distances(
 ) -> tuple[Float[Array, '*r s'], Float[Array, '*r 1']]:
   """Returns (distances, delta): one distance in each of `num_samples` equal bins, and the width of a bin.
 
-  Stratified (uniform in its bin) with a `key`, the middle of the bin without one. The width of the bin, not
-  the gap between neighbours, is the quadrature weight: the sum is then unbiased under stratification.
+  With a `key`, samples are stratified (uniform within their bins); without one, they are the midpoints of the bins. The
+  quadrature weight is the width of a bin, not the gap between neighbouring samples, so that the sum is unbiased under
+  stratified sampling.
   """
   delta = ((far - near) / num_samples)[..., None]
   offset = 0.5 if key is None else jax.random.uniform(key, near.shape + (num_samples,))
@@ -62,10 +63,10 @@ def sample_distances(
 
 
 def rounded(product: Float[Array, '*n']) -> Float[Array, '*n']:
-  """Returns a product as it is, and keeps compilers from adding to it before it is rounded (FMA).
+  """Identity that stops the compiler from fusing this product into an FMA, to match the original's rounding.
 
-  Where the last bit decides, as whether a point on a face of the cube is inside, weights from elsewhere were trained
-  with each step rounded.
+  OpenLRM was trained with each operation rounded, and sometimes the last bit decides: for example, whether a point on
+  a face of the cube counts as inside.
   """
   return jnp.maximum(product, -jnp.finfo(jnp.float32).max)
 
@@ -73,10 +74,10 @@ def rounded(product: Float[Array, '*n']) -> Float[Array, '*n']:
 def sample_ends(
   near: Float[Array, '*r'], far: Float[Array, '*r'], num_samples: int, key: Key[Array, ''] | None = None
 ) -> Float[Array, '*r s']:
-  """Returns `num_samples` distances from `near` to `far`, both ends among them; at least 2.
+  """Returns `num_samples` (at least 2) equally spaced distances from `near` to `far`, including both ends.
 
-  With a `key` each is moved on by a random part of the gap to the next, the last one too, beyond `far`.
-  Source: OpenLRM's sampler (SPEC.md); where bins are wanted, `sample_distances` takes their middles.
+  With a `key`, each distance is increased by a random fraction of the gap, so the last one may exceed `far`.
+  Source: OpenLRM's sampler (tests/golden/README.md). `sample_distances` samples the midpoints of bins instead.
   """
   offset = np.arange(num_samples, dtype=np.float32) / np.float32(num_samples - 1)
   distances = near[..., None] + rounded((far - near)[..., None] * offset)
@@ -89,12 +90,13 @@ def sample_ends(
 def sample_where_weights_are(
   distances: Float[Array, '*r s'], weights: Float[Array, '*r i'], uniform: Float[Array, '*r f']
 ) -> Float[Array, '*r f']:
-  """Returns distances drawn where `weights` of the i = s - 1 intervals between `distances` are: importance sampling.
+  """Returns distances drawn in proportion to the `weights` of the i = s - 1 intervals: importance sampling.
 
-  Weights are widened to the neighbours (a maximum, then a mean of two) and 0.01 is added. They make up a histogram
-  whose bins lie between the middles of intervals; `uniform` numbers in 0..1 are mapped by the inverse of its
-  cumulative sum, linearly in each bin. The first and the last interval have no bin of their own. At least 4 distances.
-  No gradient passes. Source: NeRF, section 5.2; mip-NeRF's widening; OpenLRM's numbers (SPEC.md).
+  The weights are blurred with their neighbours (a maximum, then a mean of two) and padded by 0.01. They form a
+  histogram whose bins lie between the midpoints of the intervals, without the first and the last interval. `uniform`
+  numbers in 0..1 are mapped by the inverse of its cumulative distribution, which is linear within each bin. Needs at
+  least 4 distances. Gradients are stopped.
+  Source: NeRF, section 5.2 (inverse transform sampling); mip-NeRF (blur); OpenLRM (constants; tests/golden/README.md).
   """
   weights = jax.lax.stop_gradient(weights)
 
@@ -107,7 +109,8 @@ def sample_where_weights_are(
   probability = widened[..., 1:-1] + 1e-5
   cumulative = jnp.cumsum(probability / jnp.sum(probability, axis=-1, keepdims=True), axis=-1)
   cumulative = jnp.concatenate([jnp.zeros_like(cumulative[..., :1]), cumulative], axis=-1)
-  after = jnp.sum(cumulative[..., None, :] <= uniform[..., None], axis=-1)  # How many lie at or before each number.
+  # Index of the first bin edge above each number, like `searchsorted` with side='right'.
+  after = jnp.sum(cumulative[..., None, :] <= uniform[..., None], axis=-1)
   below, above = jnp.maximum(after - 1, 0), jnp.minimum(after, cumulative.shape[-1] - 1)
 
   def take(x, index):

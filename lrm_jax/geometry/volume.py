@@ -1,9 +1,10 @@
-"""Volume rendering: densities and colours along a ray -> one pixel.
+"""Volume rendering: densities and colours along a ray -> colour, depth and opacity of its pixel.
 
-With optical depth tau_i = density_i * delta_i of sample i, the light that reaches it is
-T_i = exp(-sum_{j<i} tau_j) and its weight w_i = T_i (1 - exp(-tau_i)), so that
-sum_i w_i + exp(-sum_i tau_i) = 1: what the volume does not cover is background.
-Source: Mildenhall et al. 2020 (NeRF), equation 3. All in float32; S samples a ray.
+Sample i has the optical depth tau_i = density_i * delta_i. Its transmittance is T_i = exp(-sum_{j<i} tau_j) and its
+weight is w_i = T_i (1 - exp(-tau_i)). The weights and the remaining transmittance add up to one,
+sum_i w_i + exp(-sum_i tau_i) = 1, so exp(-sum_i tau_i) is the weight of the background.
+Source: Mildenhall et al. 2020 (NeRF), equation 3. Everything is float32.
+Legend: r rays, s samples per ray, i = s - 1 intervals.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float
 
 
 class Pixels(NamedTuple):
-  """What a ray shows: colour in 0..1, depth in world units (sum_i w_i t_i), opacity in 0..1."""
+  """Rendered rays: colour in 0..1, depth (sum_i w_i t_i) in world units, opacity (sum_i w_i) in 0..1."""
 
   color: Float[Array, '*r 3']
   depth: Float[Array, '*r']
@@ -35,9 +36,9 @@ def composite(
   distances: Float[Array, '*r s'],
   delta: Float[Array, '*r #s'],
 ) -> Pixels:
-  """Returns the pixels of rays over black; `over` puts them in front of a background.
+  """Returns the pixels of rays over black; `over` composites them onto a background.
 
-  Density is non-negative, per world unit; distances and delta in world units.
+  Density is non-negative and per world unit; distances and delta are in world units.
   """
   weights = ray_weights(density, delta)
   return Pixels(
@@ -53,20 +54,20 @@ def composite_intervals(
   distances: Float[Array, '*r s'],
   activation: Callable,
 ) -> tuple[Pixels, Float[Array, '*r i']]:
-  """Returns (pixels over black, weights) of rays cut at S distances into i = S - 1 intervals.
+  """Returns (pixels over black, weights) of rays that s distances divide into i = s - 1 intervals.
 
-  Colour, distance and density before its `activation` are, in an interval, the mean of both its ends.
-  Source: OpenLRM's renderer (SPEC.md), after mip-NeRF.
+  The colour, the distance and the density before its `activation` of an interval are the means of the values at its
+  two ends. Source: OpenLRM's renderer (tests/golden/README.md), after mip-NeRF.
   """
 
-  def middle(x, axis):
+  def midpoint(x, axis):
     return (jax.lax.slice_in_dim(x, 0, -1, axis=axis) + jax.lax.slice_in_dim(x, 1, None, axis=axis)) / 2
 
-  density, delta = activation(middle(raw_density, -1)), jnp.diff(distances)
-  pixels = composite(density, middle(color, -2), middle(distances, -1), delta)
+  density, delta = activation(midpoint(raw_density, -1)), jnp.diff(distances)
+  pixels = composite(density, midpoint(color, -2), midpoint(distances, -1), delta)
   return pixels, ray_weights(density, delta)
 
 
 def over(pixels: Pixels, background: Float[Array, '*#r 3'] | Float[Array, '*#r'] | float) -> Pixels:
-  """Returns the pixels in front of a background colour: colour + (1 - opacity) * background."""
+  """Returns the pixels composited onto a background: colour + (1 - opacity) * background."""
   return pixels._replace(color=pixels.color + (1 - pixels.opacity[..., None]) * background)

@@ -1,1 +1,1 @@
-"""Flax modules: encoders, decoders, NeRF and ray marcher, and the models that they make up."""
+"""Flax modules: image encoders, triplane decoders, the NeRF, the ray marcher, and the models built from them."""

@@ -1,7 +1,7 @@
-"""Image tokens and a camera -> a triplane.
+"""Triplane decoder: image tokens and a camera -> a triplane.
 
-Learned triplane tokens attend to the image tokens, to each other, and pass an MLP, layer after layer; the
-camera modulates every norm. A transposed convolution then turns each token into a few texels of its plane.
+In each layer, the learned triplane tokens attend to the image tokens, then to each other, and pass through an MLP. The
+camera modulates every norm. A transposed convolution then maps each token to upsample x upsample texels of its plane.
 Source: LRM (arXiv 2311.04400), section 3.2.
 Legend: B batch, N triplane tokens (3 R R, plane by plane, row by row), M image tokens, D width, P texels, C channels.
 """
@@ -14,19 +14,19 @@ from jaxtyping import Array, Float
 import numpy as np
 
 from lrm_jax.models import layers
-from lrm_jax.models.encoder import sinusoids
+from lrm_jax.models.position_tables import sinusoids
 from lrm_jax.models.triplane import PLANE_AXES, PlaneAxes
 
 
 def camera_feature(
   camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4'], rows: int = 4
 ) -> Float[Array, 'B F']:
-  """Returns the numbers that tell a camera: the first `rows` rows of its pose, then fx, fy, cx, cy; F = 4 rows + 4."""
+  """Returns the camera features: the first `rows` rows of the pose, then fx, fy, cx, cy; F = 4 rows + 4."""
   return jnp.concatenate([rearrange(camera_to_world[:, :rows], 'b i j -> b (i j)'), intrinsics], axis=-1)
 
 
 class Block(nnx.Module):
-  """Cross-attention, self-attention, MLP; before each a modulated norm, around each a residual."""
+  """Cross-attention, self-attention and MLP, each with a modulated norm before it and a residual around it."""
 
   def __init__(self, width: int, context_width: int, camera_width: int, num_heads: int, *, dtype, rngs: nnx.Rngs):
     def norm():
@@ -50,10 +50,10 @@ class Block(nnx.Module):
 class TriplaneDecoder(nnx.Module):
   """Triplane tokens -> blocks -> planes of `upsample` times their resolution.
 
-  Of a pose the first `pose_rows` rows are told: 4 in the paper, 3 where the last, which is always 0, 0, 0, 1, is left
-  out. `plane_axes` are the planes' axes, which only `sinusoidal_tokens` asks for: they start the learned tokens at
-  sines of where their plane's texels lie in the cube, and not at noise N(0, 1 / width) as the paper does: a small
-  model in minutes has no time to find that out.
+  The camera feature uses the first `pose_rows` rows of the pose: 4 in the paper, or 3 to omit the last row, which is
+  always (0, 0, 0, 1). The learned tokens start at noise N(0, 1 / width), as in the paper. `sinusoidal_tokens` adds
+  sinusoids of each token's position in the cube, because a small model that trains for minutes has no time to learn
+  the positions; only this option uses `plane_axes`.
   """
 
   def __init__(
@@ -80,19 +80,23 @@ class TriplaneDecoder(nnx.Module):
       4 * pose_rows + 4, camera_width, camera_width, activation=nnx.silu, dtype=dtype, rngs=rngs
     )
     noise = jax.random.normal(rngs.params(), (1, 3 * resolution**2, width)) * width**-0.5
-    self.tokens = nnx.Param(noise + _where_texels_lie(resolution, width, plane_axes) if sinusoidal_tokens else noise)
+    if sinusoidal_tokens:
+      self.tokens = nnx.Param(noise + _triplane_sinusoids(resolution, width, plane_axes))
+    else:
+      self.tokens = nnx.Param(noise)
     self.blocks = layers.stack(
       depth, lambda rngs: Block(width, context_width, camera_width, num_heads, dtype=dtype, rngs=rngs), rngs=rngs
     )
     self.norm = layers.LayerNorm(width, rngs=rngs)
-    # With kernel = stride no two tokens touch the same texel: the transposed convolution is one linear map.
+    # The kernel size equals the stride, so no two tokens write to the same texel, and the transposed convolution is a
+    # linear layer.
     self.upsampler = nnx.Linear(width, upsample**2 * channels, use_bias=False, dtype=dtype, rngs=rngs)
     self.upsampler_bias = nnx.Param(jnp.zeros(channels))
 
   def __call__(
     self, context: Float[Array, 'B M E'], camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4']
   ) -> Float[Array, 'B 3 P P C']:
-    """Returns the planes [B, plane, row, column, channel], float32."""
+    """Returns the planes [B, plane, row, column, channel] in float32."""
     x = self.transform(context, self.embed_camera(camera_to_world, intrinsics))
     x = self.upsampler(x.astype(self.dtype)).astype(jnp.float32)
     return to_planes(x, self.resolution, self.upsample) + self.upsampler_bias[...]
@@ -100,22 +104,22 @@ class TriplaneDecoder(nnx.Module):
   def embed_camera(
     self, camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4']
   ) -> Float[Array, 'B K']:
-    """Returns the camera embedding."""
+    """Returns the camera embedding that modulates the norms."""
     return self.camera_embedding(camera_feature(camera_to_world, intrinsics, self.pose_rows).astype(self.dtype))
 
   def transform(self, context: Float[Array, 'B M E'], camera: Float[Array, 'B K']) -> Float[Array, 'B N D']:
-    """Returns the triplane tokens after all blocks and the last norm, float32."""
+    """Returns the triplane tokens after all blocks and the final norm, in float32."""
     x = jnp.broadcast_to(self.tokens[...], (len(context), *self.tokens.shape[1:])).astype(self.dtype)
     return self.norm(layers.scan(self.blocks, x, context, camera, remat=self.remat))
 
 
 def to_planes(x: Float[Array, 'B N T'], resolution: int, upsample: int) -> Float[Array, 'B 3 P P C']:
-  """Returns the planes of tokens that each hold the texels of their place, row by row, T = upsample^2 C."""
+  """Returns the planes, given tokens that each hold upsample x upsample texels, row by row; T = upsample^2 C."""
   return rearrange(x, 'b (plane h w) (p q c) -> b plane (h p) (w q) c', plane=3, h=resolution, p=upsample, q=upsample)
 
 
-def _where_texels_lie(resolution: int, width: int, plane_axes: PlaneAxes) -> np.ndarray:
-  """Returns [1, N, width]: sines of each token's position in the cube, and a marker of the axis it lacks."""
+def _triplane_sinusoids(resolution: int, width: int, plane_axes: PlaneAxes) -> np.ndarray:
+  """Returns sinusoids [1, N, width] of the tokens' 3D positions; those of the axis that a plane lacks are zero."""
   centre = (np.arange(resolution) + 0.5) / resolution * 2 - 1
   row, column = np.meshgrid(centre, centre, indexing='ij')
   tokens = []

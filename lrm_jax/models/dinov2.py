@@ -1,7 +1,8 @@
-"""DINOv2's vision transformer: a picture -> one token a patch, and the class token before them.
+"""DINOv2's vision transformer: an image -> the class token, followed by one token per patch.
 
-Beside DINO's (lrm_jax/models/encoder.py): patches of 14 px, pictures in 0..1 as they are, each branch of a block
-scaled by a learned vector, and register tokens that take part in attention and are dropped at the end.
+Differences from DINO (lrm_jax/models/encoder.py): patches are 14 px wide, images in 0..1 are not normalised (as in
+OpenLRM), each branch of a block is scaled by a learned vector, and register tokens take part in attention and are
+dropped from the output.
 Source: Oquab et al. 2023 (DINOv2); Darcet et al. 2023 (registers); Touvron et al. 2021 (layer scale).
 Legend: B batch, H W image, N = 1 + patches, D width.
 """
@@ -11,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lrm_jax.models import layers
-from lrm_jax.models.encoder import patches, resized, with_class_token
-from lrm_jax.models.position_tables import antialiased_cubic_matrix, cubic_matrix
+from lrm_jax.models.encoder import patches, with_class_token
+from lrm_jax.models.position_tables import antialiased_cubic_matrix, cubic_matrix, resized
 
 
 class Block(nnx.Module):
@@ -37,9 +38,9 @@ class Block(nnx.Module):
 class DINOv2(nnx.Module):
   """DINOv2 ViT of any width and depth, with `num_registers` register tokens (4 as published, or 0).
 
-  `table_size` is the number of patches along a side that the position table was made for: 37 (518 px). The two
-  published families read it at other sizes by rules of their own: with registers antialiased, without them by
-  (n + 0.1) / table_size and not.
+  `table_size` is the number of patches along a side of the learned position table: 37 as published (518 px). The two
+  published families resize it to n patches by different rules: models with registers use antialiasing and the factor
+  n / table_size; models without use no antialiasing and the factor (n + 0.1) / table_size.
   """
 
   def __init__(
@@ -67,7 +68,7 @@ class DINOv2(nnx.Module):
     self.norm = layers.LayerNorm(width, rngs=rngs)
 
   def __call__(self, image: Float[Array, 'B H W 3']) -> Float[Array, 'B N D']:
-    """Returns the tokens of pictures in 0..1: the class token, then the patches row by row."""
+    """Returns the tokens of images with values in 0..1: the class token, then the patches row by row."""
     x = with_class_token(self.class_token[...], self.patch_embedding(patches(image, self.patch_size)))
     x = x + self.positions(image.shape[1] // self.patch_size)
     if self.num_registers:
@@ -78,7 +79,7 @@ class DINOv2(nnx.Module):
     return jnp.concatenate([x[:, :1], x[:, 1 + self.num_registers :]], axis=1)
 
   def positions(self, size: int) -> Float[Array, '1 N D']:
-    """Returns the position embeddings for size x size patches: the table, resized by bicubic interpolation."""
+    """Returns the position embeddings for size x size patches, resized by bicubic interpolation if needed."""
     if size == self.table_size:
       return self.position_embedding[...]
     if self.num_registers:

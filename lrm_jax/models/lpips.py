@@ -1,12 +1,13 @@
-"""LPIPS: how different two pictures look, by the features of a frozen VGG16.
+"""LPIPS: the perceptual distance of two images, computed from the features of a frozen VGG16.
 
-The weights are not ours to ship: lrm_jax/weights/vgg.py reads them from the files of others, data/perceptual.py
-fetches some. Their names here are torchvision's (`vgg16().features`) and the `lpips` package's (its linear heads):
+The weights are not distributed with this package, because we do not own them. lrm_jax/weights/vgg.py loads third-party
+files and data/perceptual.py downloads some. This module uses the names of torchvision (`vgg16().features`) and of the
+linear heads of the `lpips` package:
   features.{0,2,5,7,10,12,14,17,19,21,24,26,28}.weight [O, I, 3, 3] and .bias [O]
   lin{0,1,2,3,4}.model.1.weight [1, C, 1, 1]
 
-Source: Zhang et al. 2018, version 0.1; Simonyan & Zisserman 2014.
-Legend: B pictures, H W picture, h w feature map, C channels.
+Source: Zhang et al. 2018 (LPIPS, version 0.1); Simonyan & Zisserman 2014 (VGG16).
+Legend: B images, H W image, h w feature map, O I output and input channels, C channels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,20 +18,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
-# Convolutions of the five stages whose last activation is compared; a max pool lies between stages.
+from lrm_jax.models.encoder import IMAGE_MEAN, IMAGE_STD
+
+# Indices of the convolutions in the five stages. The last activation of each stage is compared; max pooling separates
+# the stages.
 STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 WIDTHS = (64, 128, 256, 512, 512)  # Channels of each stage.
-# Of red, green, blue in 0..1 over ImageNet. The `lpips` package says the same of -1..1: shift 2 MEAN - 1, scale 2 STD.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-_SMALLEST = 16  # pixels: four pools must leave something.
+# For inputs in 0..1. The `lpips` package takes inputs in -1..1, with the equivalent shift 2 MEAN - 1 and scale 2 STD.
+MEAN, STD = IMAGE_MEAN, IMAGE_STD
+_MIN_SIZE = 16  # Pixels. Smaller images would be empty after four poolings.
 
 
 class LPIPS(nnx.Module):
-  """The network: frozen, float32. `lpips(x, y)` is 0 for equal pictures, and about 1 for unlike ones.
+  """The frozen network, in float32. `lpips(x, y)` is 0 for equal images and about 1 for very different ones.
 
-  `mean` is what the network subtracts from red, green, blue in 0..1 before it divides by STD: the colour that lies
-  around a picture, where its first convolution sees zeros. `source` says which weights these are, beside each figure.
+  `weights` has the names and shapes that `shapes` returns. The network subtracts `mean` from red, green and blue in
+  0..1 and divides by STD, so the zero padding of the first convolution represents the colour `mean`. `source` describes
+  the weights; it is reported with each LPIPS value.
   """
 
   def __init__(self, weights: Mapping[str, np.ndarray], *, mean: Sequence[float] | np.ndarray = MEAN, source: str = ''):
@@ -47,20 +51,23 @@ class LPIPS(nnx.Module):
     self.heads = nnx.List([array(weights[f'lin{k}.model.1.weight'].reshape(-1)) for k in range(len(STAGES))])
 
   def __call__(self, image: Float[Array, 'B H W 3'], reference: Float[Array, 'B H W 3']) -> Float[Array, 'B']:
-    """Returns the distance of pictures in 0..1; gradients flow to the pictures, never to the network.
+    """Returns the distances of images in 0..1. Gradients flow to the images, but not to the network.
 
-    Computed in float32, or in float64 where the pictures are.
+    Computes in float32, or in float64 if the images are float64. Raises ValueError for images below 16 x 16 pixels.
     """
-    if min(image.shape[1:3]) < _SMALLEST:
-      raise ValueError(f'LPIPS needs pictures of at least {_SMALLEST} pixels, not {image.shape[1]} x {image.shape[2]}')
+    if min(image.shape[1:3]) < _MIN_SIZE:
+      raise ValueError(
+        f'LPIPS needs images that are at least {_MIN_SIZE} pixels wide and high, not '
+        f'{image.shape[1]} x {image.shape[2]}: use larger images'
+      )
     distance = 0.0
     for head, x, y in zip(self.heads, self.features(image), self.features(reference)):
-      difference = jnp.square(_unit(x) - _unit(y))
+      difference = jnp.square(_normalised(x) - _normalised(y))
       distance += jnp.mean(difference @ _frozen(head, x.dtype), axis=(1, 2))
     return distance
 
   def features(self, image: Float[Array, 'B H W 3']) -> list[Float[Array, 'B h w C']]:
-    """Returns the last activation of each stage."""
+    """Returns the last activation of each of the five stages."""
     x = (image - _frozen(self.mean, jnp.float32)) / jnp.array(STD)
     result = []
     for kernels, biases in zip(self.kernels, self.biases):
@@ -76,7 +83,7 @@ class LPIPS(nnx.Module):
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-  """Returns {name: shape} of the weights that the network is made of."""
+  """Returns {name: shape} of all weights of the network."""
   result, inputs = {}, 3
   for k, (stage, width) in enumerate(zip(STAGES, WIDTHS)):
     for i in stage:
@@ -87,14 +94,15 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def abstract_lpips() -> LPIPS:
-  """Returns the network with VGG16's shapes in the place of arrays: to count what it costs."""
+  """Returns the network with shapes in place of arrays, to estimate its compute and memory cost."""
   return jax.eval_shape(lambda: LPIPS({name: np.zeros(shape) for name, shape in shapes().items()}))
 
 
 def _frozen(variable: nnx.Variable, dtype) -> Array:
+  """Returns the value of a variable without a gradient, in `dtype`."""
   return jax.lax.stop_gradient(variable[...]).astype(dtype)
 
 
-def _unit(x: Float[Array, 'B h w C']) -> Float[Array, 'B h w C']:
-  """Features of length 1 at each place; the small number keeps the gradient finite where all of them are 0."""
+def _normalised(x: Float[Array, 'B h w C']) -> Float[Array, 'B h w C']:
+  """Returns features scaled to unit length at each pixel. The 1e-20 keeps the gradient finite if all features are 0."""
   return x / (jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-20) + 1e-10)

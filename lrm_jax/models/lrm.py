@@ -1,7 +1,10 @@
-"""The Large Reconstruction Model: one picture of an object -> a triplane -> the object from anywhere.
+"""The Large Reconstruction Model: one image of an object -> a triplane -> views of the object from any camera.
 
-What is done with planes once they are there, looking at them and asking them, is in lrm_jax/models/triplane_model.py.
-Source: LRM (arXiv 2311.04400). Conventions: lrm_jax/geometry/cameras.py.
+  image --ViT encoder--> image tokens --triplane decoder, given the camera--> planes --NeRF, ray marcher--> views
+
+This module builds the parts and defines the path from an image to planes. The base class in
+lrm_jax/models/triplane_model.py renders planes and queries them at points.
+Source: LRM (arXiv 2311.04400), section 3. Axes and camera conventions: lrm_jax/geometry/cameras.py.
 Legend: B batch, H W image, P texels along a plane's side, C channels, S samples, R rays.
 """
 
@@ -11,7 +14,7 @@ from flax import nnx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lrm_jax.distributed.sharding import on_batch
+from lrm_jax.distributed.sharding import shard_by_batch
 from lrm_jax.models import layers, renderer, triplane
 from lrm_jax.models.decoder import TriplaneDecoder
 from lrm_jax.models.dinov2 import DINOv2
@@ -21,12 +24,14 @@ from lrm_jax.models.triplane_model import TriplaneModel, check_sizes
 
 
 class LRM(TriplaneModel):
-  """Image encoder, triplane decoder, NeRF; see configs/base.py for what each number is in the paper.
+  """The parts in order of use: `encoder`, `decoder`, `nerf`. configs/base.py lists the paper's value of each size.
 
-  `encoder` is 'dino' or 'dinov2', the latter with `encoder_registers`. `plane_axes` names the axes along width and
-  height of each plane. `pose_rows` of a camera's pose are told to the decoder. `dtype` is what the networks compute
-  in; parameters, cameras and compositing are float32. `remat` says what is kept of each layer for the backward pass, the
-  rest is computed again: 'none' (all is kept), 'dots' or 'full' (only its input), as lrm_jax/models/layers.py tells.
+  `encoder` is 'dino' or 'dinov2'; `encoder_registers` applies only to 'dinov2'. `plane_axes` names the world axes along
+  the width and the height of each plane. The decoder gets the first `pose_rows` rows of the camera pose.
+  `dtype` is the compute dtype of the networks; parameters, cameras and compositing are float32. `remat` selects which
+  activations of each layer are kept for the backward pass instead of being recomputed: 'none' (keeps all), 'dots'
+  (keeps products with weights) or 'full' (keeps only the layer's input); see REMAT in lrm_jax/models/layers.py.
+  Raises ValueError if the sizes do not fit together or a name is unknown.
   """
 
   def __init__(
@@ -67,7 +72,7 @@ class LRM(TriplaneModel):
     self.image_size, self.num_samples = image_size, num_samples
     self.plane_axes = triplane.plane_axes(plane_axes)
     dtype, remat = jnp.dtype(dtype), layers.remat_policy(remat)
-    common = dict(
+    encoder_kwargs = dict(
       patch_size=patch_size,
       width=encoder_width,
       depth=encoder_depth,
@@ -79,15 +84,15 @@ class LRM(TriplaneModel):
     )
     if encoder == 'dino':
       self.encoder = ViT(
-        **common,
+        **encoder_kwargs,
         interpolate_offset=encoder_interpolate_offset,
         norm_epsilon=encoder_norm_epsilon,
         sinusoidal_positions=sinusoidal_positions,
       )
     elif encoder == 'dinov2':
-      self.encoder = DINOv2(**common, num_registers=encoder_registers)
+      self.encoder = DINOv2(**encoder_kwargs, num_registers=encoder_registers)
     else:
-      raise ValueError(f"config.model.{encoder=} is unknown: 'dino' or 'dinov2'")
+      raise ValueError(f"config.model.{encoder=} is unknown: use 'dino' or 'dinov2'")
     self.decoder = TriplaneDecoder(
       context_width=encoder_width,
       camera_width=camera_width,
@@ -117,12 +122,12 @@ class LRM(TriplaneModel):
   def encode(
     self, image: Float[Array, 'B H W 3'], camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4']
   ) -> Float[Array, 'B 3 P P C']:
-    """Returns the planes of pictures in 0..1, of `image_size`, taken by these cameras."""
-    tokens = on_batch(self.encoder(image))
-    return on_batch(self.decoder(tokens, camera_to_world, intrinsics))
+    """Returns the planes of images with values in 0..1, `image_size` pixels wide and high, taken by these cameras."""
+    tokens = shard_by_batch(self.encoder(image))
+    return shard_by_batch(self.decoder(tokens, camera_to_world, intrinsics))
 
   def samples(
     self, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key[Array, 'R'] | None
   ) -> tuple[Float[Array, 'R S'], Float[Array, 'R 1']]:
-    """Returns (distances, delta) of the samples along rays."""
+    """Returns (distances, delta) of `num_samples` samples in equal bins along each ray, in world units."""
     return renderer.bins(origins, directions, keys, num_samples=self.num_samples)

@@ -1,10 +1,10 @@
-"""The MLP from triplane features to density and colour, and its first layer folded into the planes.
+"""The NeRF: an MLP from triplane features to density and colour, with its first layer folded into the planes.
 
-Interpolation is linear, so W concat(samples of the planes) = sum over planes of samples of (W_p plane_p):
-`fold` multiplies the planes by the first layer once an object, and what remains a point is a sum of samples,
-a bias, and the other layers. The same numbers up to rounding, with a third fewer operations a sample.
+Interpolation is linear, so W concat(samples of the planes) = sum over planes of samples of (W_p plane_p). Therefore
+`fold` multiplies the planes by the first layer once per object. Then each point needs only a sum of samples, a bias,
+and the remaining layers. The result is the same up to rounding, with a third fewer operations per sample.
 Source: LRM, section 3.3.
-Legend: P texels, C channels, F width of the MLP.
+Legend: P texels along a side, C channels, F width of the MLP, *q points.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from lrm_jax.models import layers
 
 
 class NeRFMLP(nnx.Module):
-  """`depth` linear layers with an activation between them -> density (0 or more) and colour.
+  """An MLP of `depth` linear layers with activations between them -> density (>= 0) and colour.
 
-  `depth` counts every linear layer, the first (folded) and the last (4 outputs) too. Density is `density_scale` times
-  the `density_activation` of the output minus 1, so that a fresh model is thin rather than fog. Colour is a sigmoid,
-  stretched by `color_padding` at both ends, so that black and white can be reached.
+  `depth` counts all linear layers, including the first (folded) and the last (4 outputs). The density is
+  density_scale * density_activation(output - 1); the -1 makes an untrained model nearly transparent instead of foggy.
+  The colour is a sigmoid, stretched by `color_padding` at both ends so that it can reach black and white.
   """
 
   def __init__(
@@ -39,7 +39,9 @@ class NeRFMLP(nnx.Module):
     rngs: nnx.Rngs,
   ):
     if depth < 3:
-      raise ValueError(f'nerf_{depth=} must be at least 3: a first layer, hidden ones, and one that puts out 4 numbers')
+      raise ValueError(
+        f'nerf_{depth=} must be at least 3: the first layer, one or more hidden layers, and the output layer'
+      )
     he = nnx.initializers.he_normal()
     self.activation, self.density_activation = activation, density_activation
     self.density_scale, self.color_padding, self.dtype = density_scale, color_padding, dtype
@@ -52,32 +54,33 @@ class NeRFMLP(nnx.Module):
 
   @property
   def bytes_per_sample(self) -> int:
-    """What a sample takes in memory until its backward pass: the activations of all layers, and some (measured)."""
+    """Bytes kept per sample until the backward pass: the activations of all layers plus a measured overhead."""
     return self.first.out_features * (self.depth * jnp.dtype(self.dtype).itemsize + 13)
 
   def fold(self, planes: Float[Array, '*b 3 P P C']) -> Float[Array, '*b 3 P P F']:
-    """Returns the planes times their slices of the first layer."""
+    """Returns the planes multiplied by their slices of the first layer, without its bias."""
     kernel = self.first.kernel[...].reshape(3, planes.shape[-1], -1)
     return jnp.einsum('...phwc,pcf->...phwf', planes.astype(self.dtype), kernel.astype(self.dtype))
 
   def __call__(self, features: Float[Array, '*q D']) -> tuple[Float[Array, '*q'], Float[Array, '*q 3']]:
-    """Returns (density, colour) of concatenated features, D = 3 C: the statement that the folded form must equal."""
+    """Returns (density, colour) of concatenated features, D = 3 C: the reference for the folded computation."""
     return self.after_first(features.astype(self.dtype) @ self.first.kernel[...].astype(self.dtype))
 
   def after_first(self, features: Float[Array, '*q F']) -> tuple[Float[Array, '*q'], Float[Array, '*q 3']]:
-    """Returns (density >= 0 per world unit, colour) of sums of samples of folded planes, float32."""
+    """Returns (density >= 0 per world unit, colour) in float32, given summed samples of folded planes."""
     raw_density, color = self.raw_after_first(features)
     return self.density(raw_density), color
 
   def raw_after_first(self, features: Float[Array, '*q F']) -> tuple[Float[Array, '*q'], Float[Array, '*q 3']]:
-    """Returns (what `density` takes, colour) of sums of samples of folded planes, float32."""
+    """Returns (density before its activation, colour) in float32, given summed samples of folded planes."""
     x = self.activation(features + self.first.bias[...]).astype(self.dtype)
     for layer in range(self.depth - 2):
-      x = self.activation(jax.tree.map(lambda leaf: leaf[layer], self.hidden)(x))
+      linear = jax.tree.map(lambda leaf, layer=layer: leaf[layer], self.hidden)
+      x = self.activation(linear(x))
     out = self.last(x)
     color = jax.nn.sigmoid(out[..., 1:]) * (1 + 2 * self.color_padding) - self.color_padding
     return out[..., 0], color
 
   def density(self, raw: Float[Array, '*q']) -> Float[Array, '*q']:
-    """Returns the density of the first output."""
+    """Returns the density >= 0, given the first output of the MLP."""
     return self.density_scale * self.density_activation(raw - 1)

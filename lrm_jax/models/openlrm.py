@@ -1,7 +1,8 @@
-"""OpenLRM's model: LRM with 16 numbers for a camera, its planes' axes, and its two-pass sampling of rays.
+"""OpenLRM's model: LRM with a camera feature of 16 numbers, other plane axes, and two-pass sampling along rays.
 
-Source: SPEC.md; docs/weights.md tells where its weights are, and their licence.
-Legend: R rays, P texels, F channels of the folded planes.
+Source: OpenLRM's code, whose conventions are listed in tests/golden/README.md. See docs/weights.md for where to get the
+weights, and their licence.
+Legend: R rays, P texels along a side, F channels of the folded planes.
 """
 
 import jax.numpy as jnp
@@ -13,30 +14,30 @@ from lrm_jax.models.lrm import LRM
 
 
 class OpenLRM(LRM):
-  """Sizes are LRM's; `num_samples` is even, half of them for each pass."""
+  """OpenLRM of any size. Takes LRM's sizes; `num_samples` must be even and at least 8, half of them per pass."""
 
   any_image_size = True
-  longest_ray = None  # Its intervals reach from one sample to the next: none may be left out.
+  longest_ray = None  # Intervals extend from one sample to the next, so no sample may be skipped.
   surface_density = 3.0
 
   def __init__(self, *, num_samples: int, **sizes):
     if num_samples % 2 or num_samples < 8:
-      raise ValueError(
-        f'{num_samples=} must be even, and at least 8: half of them are taken evenly, half where those hit'
-      )
+      raise ValueError(f'{num_samples=} must be even and at least 8: each of the two passes takes half of them')
     super().__init__(num_samples=num_samples, pose_rows=3, plane_axes=('xy', 'xz', 'zy'), color_padding=0.001, **sizes)
 
   @staticmethod
   def pixel_rays(
     camera_to_world: Float[Array, '*b 4 4'], intrinsics: Float[Array, '*b 4'], size: int
   ) -> tuple[Float[Array, '*b size size 3'], Float[Array, '*b size size 3']]:
-    """Returns what lrm_jax.geometry.rays.pixel_rays does, rounded as OpenLRM's are: the point a step ahead, minus the origin.
+    """Returns the same rays as lrm_jax.geometry.rays.pixel_rays, with OpenLRM's rounding.
 
-    The first and the last sample of a ray lie on faces of the cube, and count where they are inside: the last bit of the
-    direction decides whether a whole interval is empty, and shows in its pictures.
+    OpenLRM computes a direction as a point one step along the ray, minus the origin. The rounding matters: the first
+    and the last sample of a ray lie on faces of the cube and count only if they are inside. So the last bit of the
+    direction decides whether a whole interval is empty, which is visible in the images.
     """
-    # Compilers take out of loops what is the same for many: they multiply by its reciprocal, and round a product apart
-    # that is rounded with its sum elsewhere. So divisors and factors differ by pixel here, as far as a compiler can see.
+    # Compilers hoist loop-invariant values: they replace a division by a multiplication with the reciprocal, and round
+    # a hoisted product separately instead of fusing it with the sum. Both change the rounding. Therefore the maxima
+    # below, which have no effect on the values, make the divisors and factors appear to differ from pixel to pixel.
     centre = (jnp.arange(size, dtype=jnp.float32) + 0.5) / size
     offsets = [centre - intrinsics[..., 2 + i, None] for i in (0, 1)]
     x, y = (offset / jnp.maximum(intrinsics[..., i, None], -jnp.abs(offset)) for i, offset in enumerate(offsets))
@@ -57,7 +58,7 @@ class OpenLRM(LRM):
     directions: Float[Array, 'R 3'],
     keys: Key[Array, 'R'] | None,
   ) -> volume.Pixels:
-    """Returns the pixels [R] over black of rays through one object's folded planes."""
+    """Returns the pixels [R] over black of rays through the folded planes of one object."""
 
     def field(points):
       return self.nerf.raw_after_first(self.features(folded, points))

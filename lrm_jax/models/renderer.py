@@ -1,9 +1,8 @@
-"""The ray marcher: folded planes and rays -> pixels, a chunk of rays at a time.
+"""The ray marcher: folded planes and rays -> pixels, one chunk of rays at a time.
 
-Rays and objects are mapped over. Chunks run one after another under
-`jax.checkpoint`, so that memory grows with the chunk and not with views x rays x samples: this takes the place
-of the paper's deferred back-propagation.
-Legend: B batch, R rays, S samples, P texels, F channels of the folded planes.
+Rays and objects are vectorised. Chunks run sequentially under `jax.checkpoint`, so that memory grows with the chunk
+size instead of views x rays x samples. This replaces the paper's deferred back-propagation.
+Legend: B batch, R rays, S samples per ray, P texels along a side, F channels of the folded planes.
 """
 
 from collections.abc import Callable
@@ -16,18 +15,23 @@ from jaxtyping import Array, Float, Key
 from lrm_jax.distributed import backend
 from lrm_jax.geometry import rays, volume
 
-# Of rays that a CPU computes at once: 16,384 x 64 numbers of a layer are 4 MB. 128 x 128 rays of 128 samples take 0.35 s so,
-# 0.70 in chunks of 4,096 rays; forward and backward 4.0 and 5.3 (2 cores, 2026-11-25).
+# Samples that a CPU computes at once: the activations of a layer, 16,384 x 64 numbers, take 4 MB. 128 x 128 rays of 128
+# samples take 0.35 s with this limit and 0.70 s in chunks of 4,096 rays; forward and backward take 4.0 s and 5.3 s
+# (2 cores, 2026-11-25).
 _SAMPLES_IN_CACHE = 2**14
-_RAYS = 4096  # in flight, of each object, where the memory is not known
-_SHARE_OF_MEMORY = 0.2  # of a device, for rays in flight
-_EMPTY = -float(jnp.finfo(jnp.float32).max) / 8  # A density before its activation: 0 after it, and means with it too.
+_DEFAULT_RAYS = 4096  # Rays of each object in flight if the device's memory is unknown.
+_MEMORY_FRACTION = 0.2  # Fraction of a device's memory for rays in flight.
+# Density before its activation in empty space. The activation maps it, and its mean with any other value, to 0.
+_EMPTY_RAW_DENSITY = -float(jnp.finfo(jnp.float32).max) / 8
 
 
 def bins(
   origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key[Array, 'R'] | None, *, num_samples: int
 ) -> tuple[Float[Array, 'R S'], Float[Array, 'R 1']]:
-  """Returns (distances, delta) of samples in equal bins of each ray's way through the cube [-1, 1]^3."""
+  """Returns (distances, delta) of samples in equal bins between the points where rays enter and leave [-1, 1]^3.
+
+  Stratified with one key per ray, midpoints of the bins without keys.
+  """
 
   def sample(near, far, key):
     return rays.sample_distances(near, far, num_samples, key)
@@ -43,10 +47,10 @@ def normalised_bins(
   num_samples: int,
   half_size: float,
 ) -> tuple[Float[Array, 'R S'], Float[Array, 'R 1']]:
-  """Returns (distances, delta) by TripoSR's rule: each step counts as 1 / num_samples, however long it is.
+  """Returns (distances, delta) by TripoSR's rule: each step counts as 1 / num_samples, regardless of its length.
 
-  The cube is a thousandth smaller than [-half_size, half_size]^3, and rays through less than 0.01 of it see nothing.
-  Source: SPEC.md.
+  The cube is smaller than [-half_size, half_size]^3 by a factor of 0.999. Rays whose path through it is shorter than
+  0.01 see nothing (delta = 0). Source: TripoSR's code (tests/golden/README.md).
   """
   near, far = rays.intersect_cube(origins, directions, 0.999 * half_size)
 
@@ -64,10 +68,10 @@ def march(
   distances: Float[Array, 'R S'],
   delta: Float[Array, 'R 1'],
 ) -> volume.Pixels:
-  """Returns the pixels [R] that rays show over black; `field` maps points [R, S, 3] to (density [R, S], colour).
+  """Returns the pixels [R] of rays over black; `field` maps points [R, S, 3] to (density [R, S], colour [R, S, 3]).
 
-  Each ray is composited on its own; the field is asked for all points at once, so that what it reads and what its
-  gradient adds to is one table.
+  Compositing is vectorised over rays. The field is evaluated at all points in one call, so that it reads from, and its
+  gradient is added to, a single table.
   """
   density, color = field(origins[:, None] + distances[..., None] * directions[:, None])
   return jax.vmap(volume.composite)(density, color, distances, delta)
@@ -82,16 +86,17 @@ def march_twice(
   *,
   num_samples: int,
 ) -> volume.Pixels:
-  """Returns the pixels [R] over black by OpenLRM's rule: half of the samples evenly, half where those found something.
+  """Returns the pixels [R] over black by OpenLRM's two-pass rule: even samples, then importance samples.
 
-  `field` maps points to (density before its activation, colour), `density` is that activation. What lies outside of
-  the cube [-1, 1]^3, its faces not, counts as empty. Unlike OpenLRM's, a ray that starts in the cube does not see what
-  lies behind it. Source: SPEC.md.
+  The first pass uses half of the samples, evenly spaced. The second draws the other half by the weights of the first.
+  `field` maps points to (density before its activation, colour), and `density` is that activation. Points outside the
+  cube [-1, 1]^3 count as empty; its faces belong to the cube. Unlike in OpenLRM, a ray that starts inside the cube does
+  not see what lies behind its origin. Source: OpenLRM's code (tests/golden/README.md).
   """
   half = num_samples // 2
   near, far = rays.intersect_cube(origins, directions)
 
-  def evenly(near, far, key):
+  def even_samples(near, far, key):
     return rays.sample_ends(near, far, half, key)
 
   if keys is None:
@@ -100,18 +105,18 @@ def march_twice(
     even_keys, fine_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     uniform = jax.vmap(lambda key: jax.random.uniform(key, (half,)))(fine_keys)
 
-  def look(distances):
+  def evaluate(distances):
     points = origins[:, None] + rays.rounded(distances[..., None] * directions[:, None])
     raw, color = field(points)
     inside = jnp.all(jnp.abs(points) <= 1, axis=-1)
-    return jnp.where(inside, raw, _EMPTY), jnp.where(inside[..., None], color, 0)
+    return jnp.where(inside, raw, _EMPTY_RAW_DENSITY), jnp.where(inside[..., None], color, 0)
 
-  coarse = jax.vmap(evenly)(near, far, even_keys)
-  raw, color = look(coarse)
+  coarse = jax.vmap(even_samples)(near, far, even_keys)
+  raw, color = evaluate(coarse)
   _, weights = volume.composite_intervals(raw, color, coarse, density)
   fine = rays.sample_where_weights_are(coarse, weights, uniform)
-  seen = (jnp.concatenate([a, b], axis=1) for a, b in zip((coarse, raw, color), (fine, *look(fine))))
-  distances, raw, color = seen
+  both_passes = zip((coarse, raw, color), (fine, *evaluate(fine)))
+  distances, raw, color = (jnp.concatenate([a, b], axis=1) for a, b in both_passes)
   order = jnp.argsort(distances, axis=1)
   distances, raw = (jnp.take_along_axis(x, order, axis=1) for x in (distances, raw))
   color = jnp.take_along_axis(color, order[..., None], axis=1)
@@ -131,8 +136,9 @@ def render_rays(
   """Returns the pixels [B, R] of all rays over black.
 
   `trace` maps (planes of one object, origins [R, 3], directions [R, 3], keys [R] or None) to the pixels of its rays.
-  At most `rays_per_chunk` rays of each object are computed at once (None: all), fewer where a CPU's caches hold no more
-  of their samples. The last chunk is padded with rays of no length. Stratified with a `key`, deterministic without.
+  At most `rays_per_chunk` rays of each object are computed at once (None: all rays), or fewer on a CPU, so that their
+  samples stay in the caches. The last chunk is padded with rays of zero length.
+  Sampling is stratified with a `key` and deterministic without one.
   """
   num_rays = origins.shape[1]
   chunk = min(rays_per_chunk or num_rays, num_rays)
@@ -141,7 +147,7 @@ def render_rays(
     chunk = min(chunk, max(1, _SAMPLES_IN_CACHE // num_samples))
   num_chunks = -(-num_rays // chunk)
   keys = None
-  if key is not None:  # One a ray, however they are cut into chunks.
+  if key is not None:  # One key per ray, so that the result does not depend on the chunk size.
     keys = jax.random.split(key, (len(origins), num_rays))
     keys = jnp.concatenate([keys, keys[:, : num_chunks * chunk - num_rays]], axis=1).reshape(-1, num_chunks, chunk)
 
@@ -170,11 +176,12 @@ def render_rays(
 
 
 def rays_that_fit(memory: float | None, num_objects: int, bytes_per_ray: int) -> int:
-  """Returns how many rays of each of `num_objects` objects on a device may be in flight.
+  """Returns how many rays of each of `num_objects` objects per device may be in flight.
 
-  Their activations fill a share of its `memory`, in bytes; where it is not known (None), a moderate number.
+  Their activations may fill a fixed fraction of the device's `memory`, in bytes. If the memory is unknown (None), the
+  result is a moderate default.
   """
   if memory is None:
-    return _RAYS
+    return _DEFAULT_RAYS
   bytes_per_ray *= backend.current().lane_padding
-  return max(128, int(_SHARE_OF_MEMORY * memory / (num_objects * bytes_per_ray)) // 128 * 128)
+  return max(128, int(_MEMORY_FRACTION * memory / (num_objects * bytes_per_ray)) // 128 * 128)

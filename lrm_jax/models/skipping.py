@@ -1,8 +1,9 @@
-"""Rendering that leaves out what cannot be seen: samples in empty space, and those behind what is opaque.
+"""Faster rendering that skips samples in empty space (by an occupancy grid) and behind opaque surfaces.
 
-For inference: no gradient passes. What is left out is bounded: an optical depth of `EMPTY_DEPTH` along a ray where the
-grid says empty, and `BEHIND` of the light behind what is opaque. PSNR to the full rendering is above 45 dB (tests).
-Legend: R rays, S samples a ray, L samples of a segment, G cells of the occupancy grid along a side, Q points.
+For inference only: it has no gradient. The error is bounded: at most an optical depth of `EMPTY_DEPTH` per ray is lost
+in cells that the grid marks as empty, and at most the fraction `BEHIND` of the light is lost behind opaque surfaces.
+The PSNR to the full rendering is above 45 dB (tests/test_skipping.py).
+Legend: R rays, S samples per ray, P points and G = P - 1 cells of the occupancy grid along a side, Q points.
 """
 
 from collections.abc import Callable
@@ -13,21 +14,24 @@ from jaxtyping import Array, Bool, Float
 
 from lrm_jax.geometry import volume
 
-GRID = 64  # cells along a side
-EMPTY_DEPTH = 0.005  # optical depth along the longest ray that may be lost
-BEHIND = 1e-3  # of the light may be lost
-_SEGMENT = 16  # samples of each ray between two looks at what is opaque
-_BATCH = 8192  # points that the field is asked for at once
+GRID = 64  # Cells of the occupancy grid along a side.
+EMPTY_DEPTH = 0.005  # Optical depth that may be lost along the longest ray.
+BEHIND = 1e-3  # Fraction of the light that may be lost behind opaque surfaces.
+_SEGMENT = 16  # Samples of each ray between two tests for opacity.
+_BATCH = 8192  # Points at which the field is evaluated at once.
 
 
 def occupied_cells(density: Float[Array, 'P P P'], empty: float) -> Bool[Array, 'G G G']:
-  """Returns the cells of a grid of points whose corners, or those of a neighbour, are denser than `empty`; G = P - 1."""
-  around = jax.lax.reduce_window(density, -jnp.inf, jax.lax.max, (4, 4, 4), (1, 1, 1), ((1, 1),) * 3)
-  return around > empty
+  """Returns whether each grid cell is occupied, given the density at the grid points.
+
+  A cell is occupied if the density at a corner of it or of a neighbouring cell exceeds `empty`.
+  """
+  largest = jax.lax.reduce_window(density, -jnp.inf, jax.lax.max, (4, 4, 4), (1, 1, 1), ((1, 1),) * 3)
+  return largest > empty
 
 
 def is_occupied(cells: Bool[Array, 'G G G'], points: Float[Array, '*q 3']) -> Bool[Array, '*q']:
-  """Returns whether points, in units of the cube, lie in occupied cells; outside of the cube none do."""
+  """Returns whether points in [-1, 1]^3 lie in occupied cells; False for points outside this cube."""
   size = len(cells)
   cell = jnp.clip(jnp.floor((points + 1) * (size / 2)), 0, size - 1).astype(jnp.int32)
   flat = (cell[..., 0] * size + cell[..., 1]) * size + cell[..., 2]
@@ -42,9 +46,10 @@ def march_skipping(
   distances: Float[Array, 'R S'],
   delta: Float[Array, 'R 1'],
 ) -> volume.Pixels:
-  """Returns the pixels [R] of rays over black, as `lrm_jax.models.renderer.march` does, but for what is not seen.
+  """Returns the pixels [R] of rays over black, like `renderer.march`, but skips samples that are not seen.
 
-  `field` maps points [Q, 3] to (density [Q], colour [Q, 3]); `occupied` maps points to whether it must be asked there.
+  `field` maps points [Q, 3] to (density [Q], colour [Q, 3]). `occupied` maps points to whether the field must be
+  evaluated there.
   """
   num_rays, num_samples = distances.shape
   num_segments = -(-num_samples // _SEGMENT)
@@ -52,11 +57,11 @@ def march_skipping(
   segments = padded.reshape(num_rays, num_segments, _SEGMENT).swapaxes(0, 1)
 
   def one_segment(before, distances):
-    there = jnp.isfinite(distances)
-    distances = jnp.where(there, distances, 0)
+    valid = jnp.isfinite(distances)  # Padding of the last segment is infinite.
+    distances = jnp.where(valid, distances, 0)
     points = origins[:, None] + distances[..., None] * directions[:, None]
-    needed = there & occupied(points) & (delta > 0) & (before < -jnp.log(BEHIND))[:, None]
-    density, color = _ask(field, points.reshape(-1, 3), needed.reshape(-1))
+    needed = valid & occupied(points) & (delta > 0) & (before < -jnp.log(BEHIND))[:, None]
+    density, color = _evaluate_needed(field, points.reshape(-1, 3), needed.reshape(-1))
     density, color = density.reshape(distances.shape), color.reshape(points.shape)
     pixels = volume.composite(density, color, distances, delta)
     light = jnp.exp(-before)
@@ -67,8 +72,8 @@ def march_skipping(
   return volume.Pixels(parts.color.sum(axis=0), parts.depth.sum(axis=0), -jnp.expm1(-optical_depth))
 
 
-def _ask(field, points, needed):
-  """Returns (density [Q], colour [Q, 3]) of the points that are needed, zeros of the others, a batch after another."""
+def _evaluate_needed(field, points, needed):
+  """Returns (density [Q], colour [Q, 3]), evaluated in batches at the needed points and zero at the others."""
   num_points = len(points)
   batch = min(_BATCH, num_points)
   index = jnp.nonzero(needed, size=num_points + batch, fill_value=num_points)[0]
@@ -82,6 +87,6 @@ def _ask(field, points, needed):
     return first + batch, result.at[part].set(values, mode='promise_in_bounds')
 
   count = jnp.sum(needed)
-  result = jnp.zeros((num_points + 1, 4), points.dtype)  # The last row takes what fills the last batch up.
+  result = jnp.zeros((num_points + 1, 4), points.dtype)  # The extra row receives the padding of the last batch.
   _, result = jax.lax.while_loop(lambda state: state[0] < count, one_batch, (0, result))
   return result[:num_points, 0], result[:num_points, 1:]

@@ -1,7 +1,8 @@
-"""Points in the cube -> features off three axis-aligned planes.
+"""Triplane sampling: points in the cube [-1, 1]^3 -> features of three axis-aligned planes.
 
-A plane has its texel centres at ((i + 0.5) / P) * 2 - 1; between them bilinear interpolation, beyond the
-outermost texels a fade to zero (the frame of texels around a plane is zero).
+The texel centres of a plane are at ((i + 0.5) / P) * 2 - 1. Features are interpolated bilinearly between them and fade
+to zero beyond the outermost centres, because each plane is surrounded by a frame of zero texels (`grid_sample` of
+PyTorch with zero padding and align_corners=False).
 Source: Chan et al. 2022 (EG3D); LRM, section 3.3.
 Legend: Q points, P texels along a side, C channels.
 """
@@ -15,32 +16,35 @@ from jaxtyping import Array, Float, Int
 
 from lrm_jax.distributed import backend
 
-# Which world axes run along the width and the height of each plane. Weights from elsewhere have other orders.
+# World axes along the width and the height of each plane. Third-party weights may use another order.
 PlaneAxes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 PLANE_AXES: PlaneAxes = ((0, 1), (0, 2), (1, 2))
 
 
 def plane_axes(names: Sequence[str]) -> PlaneAxes:
-  """Returns the axes of planes told by name: ('xy', 'xz', 'yz') is PLANE_AXES.
+  """Returns the axes of planes, given their names: ('xy', 'xz', 'yz') is PLANE_AXES.
 
-  Raises ValueError where they are not the three planes of space, each once.
+  Raises ValueError unless the names are the three coordinate planes, each exactly once.
   """
   if sorted(''.join(sorted(name)) for name in names) != ['xy', 'xz', 'yz']:
-    raise ValueError(f'plane_axes = {tuple(names)} must be three planes of x, y, z, such as xy, xz, yz')
+    raise ValueError(
+      f'plane_axes = {tuple(names)} must name each of the three coordinate planes once, such as xy, xz, yz'
+    )
   return tuple(('xyz'.index(name[0]), 'xyz'.index(name[1])) for name in names)
 
 
 def with_frame(planes: Float[Array, '3 P P C']) -> Float[Array, 'T C']:
-  """Returns the texels of three planes in one table, each plane inside a frame of zeros, T = 3 (P + 2)^2."""
+  """Returns the texels of three planes as one table, each plane padded by a frame of zeros, T = 3 (P + 2)^2."""
   return jnp.pad(planes, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(-1, planes.shape[-1])
 
 
 def corners(
   points: Float[Array, '*q 3'], size: int, axes: PlaneAxes = PLANE_AXES
 ) -> list[tuple[Int[Array, '*q'], Float[Array, '*q']]]:
-  """Returns (index into the table of `with_frame`, weight) of the 12 texels around each point, 4 a plane.
+  """Returns (index into the table of `with_frame`, weight) for the 12 texels around each point, 4 per plane.
 
-  Points are in units of the cube [-1, 1]^3; weights of a plane sum to 1; outside of the cube the features are zero.
+  Points are in [-1, 1]^3. The weights of each plane sum to 1. Points well outside the cube get texels of the zero
+  frame.
   """
   first, fraction = _first_texels(points, size)
   result = []
@@ -57,8 +61,8 @@ def corners(
 
 
 def _first_texels(points, size):
-  """Returns (the texel before each point along each world axis, how far beyond it, in 0..1), in the framed plane."""
-  texel = jnp.clip((points + 1) * (size / 2) + 0.5, 0, size + 1)  # 0 and size + 1 are frame.
+  """Returns (index of the texel before each point, fraction in 0..1 to the next), per world axis, in framed planes."""
+  texel = jnp.clip((points + 1) * (size / 2) + 0.5, 0, size + 1)  # Texels 0 and size + 1 are the frame.
   first = jnp.clip(jnp.floor(texel), 0, size)
   return first.astype(jnp.int32), texel - first
 
@@ -67,10 +71,10 @@ def _first_texels(points, size):
 def sample_sum(
   planes: Float[Array, '3 P P C'], points: Float[Array, '*q 3'], axes: PlaneAxes = PLANE_AXES
 ) -> Float[Array, '*q C']:
-  """Returns the sum over the three planes of their features at `points`. Differentiable in reverse mode.
+  """Returns the features at `points`, summed over the three planes. Differentiable in reverse mode only.
 
-  Twelve gathers of whole rows, added: the form that a CPU runs fastest of those tried (one gather of [Q, 12, C]
-  takes twice as long), and that other backends fuse.
+  Computes twelve gathers of whole rows and adds them. This was the fastest form on a CPU (a single gather of [Q, 12, C]
+  takes twice as long), and other backends fuse it.
   """
   return _sample_sum(planes, points, axes)
 
@@ -103,11 +107,11 @@ sample_sum.defvjp(_forward, _backward)
 def scatter_sum(
   points: Float[Array, '*q 3'], gradient: Float[Array, '*q C'], size: int, axes: PlaneAxes = PLANE_AXES
 ) -> Float[Array, '3 {size} {size} C']:
-  """Returns the planes to which every point has added its `gradient`: the transpose of `sample_sum` in the planes.
+  """Returns the gradient of the planes: the transpose of `sample_sum` with respect to the planes.
 
-  A window of 2 x 2 texels a plane is added at once, not each of the twelve corners on its own as the derivative of
-  the gathers would: a CPU adds one window after another, and the gradient of a rendering takes a sixth less time so
-  (quickstart config, 2 cores, 2026-11-25).
+  Scatters a window of 2 x 2 texels per point and plane, whereas the derivative of the gathers would scatter the twelve
+  texels separately. A CPU scatters windows sequentially, and the gradient of a rendering takes a sixth less time with
+  fewer of them (quickstart config, 2 cores, 2026-11-25).
   """
   points, gradient = points.reshape(-1, 3), gradient.reshape(-1, gradient.shape[-1])
   windows = jax.lax.ScatterDimensionNumbers(
@@ -133,12 +137,13 @@ def scatter_sum(
 def on_grid(
   planes: Float[Array, '3 P P C'], coordinates: Float[Array, 'n B'], axes: PlaneAxes = PLANE_AXES
 ) -> list[Float[Array, 'n B n B C']]:
-  """Returns the features of each plane where the lines of a grid pass it, for its axes x and y, x and z, y and z.
+  """Returns the features of a regular 3D grid's projections onto the xy, xz and yz planes, in that order.
 
-  `coordinates` [n, B] along each axis, in blocks, in units of the cube. A point's features are the sum of three entries:
-  no plane is sampled a second time however many points lie on a line through it.
+  The grid has the same `coordinates` [n, B] along each axis, in [-1, 1] and divided into n blocks of B. The features of
+  a grid point are the sum of three entries, one per table. So each plane is sampled once per grid line that crosses it,
+  instead of once per point.
   """
-  matrix = _hats(coordinates.reshape(-1), planes.shape[1]).reshape(*coordinates.shape, -1)
+  matrix = _linear_weights(coordinates.reshape(-1), planes.shape[1]).reshape(*coordinates.shape, -1)
   tables = {}
   for plane, (u, v) in zip(planes, axes):
     first, second = ('uv', (u, v)) if u < v else ('vu', (v, u))
@@ -148,8 +153,8 @@ def on_grid(
   return [tables[pair] for pair in PLANE_AXES]
 
 
-def _hats(coordinates: Float[Array, 'N'], size: int) -> Float[Array, 'N {size}']:
-  """Returns [N, P], the weight of each texel at each coordinate: linear between centres, fading to zero beyond."""
+def _linear_weights(coordinates: Float[Array, 'N'], size: int) -> Float[Array, 'N {size}']:
+  """Returns the weight [N, P] of each texel at each coordinate: a hat function with a radius of one texel."""
   texel = (coordinates[:, None] + 1) * (size / 2) - 0.5
   return jnp.maximum(1 - jnp.abs(texel - jnp.arange(size)), 0)
 
@@ -157,7 +162,7 @@ def _hats(coordinates: Float[Array, 'N'], size: int) -> Float[Array, 'N {size}']
 def sample_concatenated(
   planes: Float[Array, '3 P P C'], points: Float[Array, '*q 3'], axes: PlaneAxes = PLANE_AXES
 ) -> Float[Array, '*q D']:
-  """Returns the features of the three planes at `points` side by side, D = 3 C: plane by plane."""
+  """Returns the features of the three planes at `points`, concatenated plane by plane, D = 3 C."""
   table = with_frame(planes)
   parts = [weight[..., None] * table[index] for index, weight in corners(points, planes.shape[1], axes)]
   return jnp.concatenate([sum(parts[4 * plane : 4 * plane + 4]) for plane in range(3)], axis=-1)

@@ -1,7 +1,8 @@
-"""TripoSR's model: no camera is asked for; another decoder, another NeRF, and steps along rays that all count the same.
+"""TripoSR's model. It takes no input camera, and it has its own decoder, NeRF activations and sampling along rays.
 
-The world turns with the picture: its camera looks along -x from `input_position`, wherever it stood.
-Source: SPEC.md; Tochilkin et al. 2024 (TripoSR); Shazeer 2020 (GEGLU).
+The world frame is fixed to the input image: its camera is always at `input_position` and looks along -x.
+Source: Tochilkin et al. 2024 (TripoSR) and its code, whose conventions are listed in tests/golden/README.md;
+Shazeer 2020 (GEGLU).
 Legend: B batch, N triplane tokens (3 R R, plane by plane, row by row), M image tokens, D width, P texels, C channels.
 """
 
@@ -10,18 +11,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lrm_jax.distributed.sharding import on_batch
+from lrm_jax.distributed.sharding import shard_by_batch
 from lrm_jax.models import layers, renderer
 from lrm_jax.models.decoder import to_planes
 from lrm_jax.models.encoder import ViT
 from lrm_jax.models.nerf import NeRFMLP
 from lrm_jax.models.triplane_model import TriplaneModel, check_sizes
 
-NUM_GROUPS = 32  # Of the decoder's first norm.
+NUM_GROUPS = 32  # Of the GroupNorm before the decoder's blocks.
 
 
 class GEGLU(nnx.Module):
-  """Linear, value * GELU(gate), linear."""
+  """A linear layer to (value, gate), then value * GELU(gate), then a linear layer."""
 
   def __init__(self, width: int, hidden: int, *, dtype, rngs: nnx.Rngs):
     self.expand = nnx.Linear(width, 2 * hidden, dtype=dtype, rngs=rngs)
@@ -33,7 +34,7 @@ class GEGLU(nnx.Module):
 
 
 class Block(nnx.Module):
-  """Self-attention, cross-attention, MLP; before each a norm, around each a residual."""
+  """Self-attention, cross-attention and MLP, each with a norm before it and a residual around it."""
 
   def __init__(self, width: int, context_width: int, num_heads: int, *, dtype, rngs: nnx.Rngs):
     def norm():
@@ -54,7 +55,7 @@ class Block(nnx.Module):
 
 
 class TripoSRDecoder(nnx.Module):
-  """Triplane tokens -> norm, linear, blocks, linear, and the tokens themselves added -> planes."""
+  """Triplane tokens -> GroupNorm, linear layer, blocks, linear layer, residual from the tokens -> planes."""
 
   def __init__(
     self,
@@ -71,7 +72,7 @@ class TripoSRDecoder(nnx.Module):
     rngs: nnx.Rngs,
   ):
     if width % NUM_GROUPS:
-      raise ValueError(f'decoder_{width=} must be a multiple of {NUM_GROUPS}: its first norm takes so many groups')
+      raise ValueError(f'decoder_{width=} must be a multiple of {NUM_GROUPS}, the number of groups of its GroupNorm')
     self.resolution, self.upsample, self.remat, self.dtype = resolution, upsample, remat, dtype
     self.tokens = nnx.Param(jax.random.normal(rngs.params(), (1, 3 * resolution**2, width)) * width**-0.5)
     self.norm = nnx.GroupNorm(
@@ -86,25 +87,28 @@ class TripoSRDecoder(nnx.Module):
     self.upsampler_bias = nnx.Param(jnp.zeros(channels))
 
   def __call__(self, context: Float[Array, 'B M E']) -> Float[Array, 'B 3 P P C']:
-    """Returns the planes [B, plane, row, column, channel], float32."""
+    """Returns the planes [B, plane, row, column, channel] in float32."""
     x = self.upsampler(self.transform(context).astype(self.dtype)).astype(jnp.float32)
     return to_planes(x, self.resolution, self.upsample) + self.upsampler_bias[...]
 
   def transform(self, context: Float[Array, 'B M E']) -> Float[Array, 'B N D']:
-    """Returns the triplane tokens after all blocks, float32."""
-    x = self.first(self.norm(self.tokens[...]).astype(self.dtype))  # The same for all pictures, so far.
+    """Returns the triplane tokens after all blocks and the final linear layer, plus the initial tokens, in float32."""
+    x = self.first(self.norm(self.tokens[...]).astype(self.dtype))  # Does not depend on the image yet.
     x = jnp.broadcast_to(x, (len(context), *x.shape[1:]))
     x = layers.scan(self.blocks, x, context, remat=self.remat)
     return self.last(x).astype(jnp.float32) + self.tokens[...]
 
 
 class TripoSR(TriplaneModel):
-  """TripoSR of any size; `radius` is half the side of its cube, `nerf_depth` counts all linear layers (10)."""
+  """TripoSR of any size. configs/triposr.py has the published sizes.
+
+  `radius` is half the side length of the cube. `nerf_depth` counts all linear layers (10 as published).
+  """
 
   any_image_size = True
   surface_density = 25.0
   input_position = (1.9, 0.0, 0.0)
-  longest_ray = 1.0  # In what its densities count by.
+  longest_ray = 1.0  # Steps along a ray count 1 / num_samples each, so they add up to 1.
 
   def __init__(
     self,
@@ -147,7 +151,8 @@ class TripoSR(TriplaneModel):
       dtype=dtype,
       rngs=rngs,
     )
-    # Its files have the pooler of the ViT that it began from. No token passes it; it is kept so that none is lost.
+    # Published files contain the pooler of the pretrained ViT. It is unused, but kept so that files can be written back
+    # completely.
     self.pooler = nnx.Linear(encoder_width, encoder_width, rngs=rngs)
     self.decoder = TripoSRDecoder(
       context_width=encoder_width,
@@ -177,11 +182,11 @@ class TripoSR(TriplaneModel):
     camera_to_world: Float[Array, 'B 4 4'] | None = None,
     intrinsics: Float[Array, 'B 4'] | None = None,
   ) -> Float[Array, 'B 3 P P C']:
-    """Returns the planes of pictures in 0..1, of `image_size`; the camera is not asked for."""
-    return on_batch(self.decoder(on_batch(self.encoder(image))))
+    """Returns the planes of images with values in 0..1. The camera is ignored."""
+    return shard_by_batch(self.decoder(shard_by_batch(self.encoder(image))))
 
   def samples(
     self, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key[Array, 'R'] | None
   ) -> tuple[Float[Array, 'R S'], Float[Array, 'R 1']]:
-    """Returns (distances, delta) of the samples along rays."""
+    """Returns (distances, delta) of the samples along each ray; delta is 1 / num_samples (see `normalised_bins`)."""
     return renderer.normalised_bins(origins, directions, keys, num_samples=self.num_samples, half_size=self.half_size)

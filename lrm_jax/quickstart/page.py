@@ -1,7 +1,7 @@
-"""One self-contained HTML page of a run: figures, curves, pictures, videos and meshes that turn. No network.
+"""Parts of one self-contained HTML page: tables, learning curves, images, videos, meshes that turn. No network.
 
-Everything is a string of HTML; pictures, videos and meshes are embedded in base64.
-Legend: H W picture, V views.
+Each function returns a string of HTML; images, videos and meshes are embedded in base64.
+Legend: H W image, V views.
 """
 
 import base64
@@ -23,7 +23,8 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1d2330; background: #fff; m
 h1 { font-size: 1.9rem; margin-bottom: .2rem; } h2 { font-size: 1.3rem; margin-top: 2.5rem; }
 h3 { font-size: 1rem; margin: 0 0 .4rem; }
 p.note, figcaption, td.note { color: #5b6475; font-size: .9rem; }
-table { border-collapse: collapse; } th, td { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #e3e6ec; }
+table { border-collapse: collapse; }
+th, td { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #e3e6ec; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; } tr.ours td { font-weight: 600; }
 section { border-top: 1px solid #e3e6ec; padding: 1.2rem 0; }
 .row { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
@@ -36,7 +37,7 @@ img, video, canvas { display: block; } canvas { border: 1px solid #e3e6ec; borde
 
 
 def document(title: str, *parts: str) -> str:
-  """Returns a page of parts, one after another, with the script that shows meshes."""
+  """Returns a page with the parts in order and the script that shows meshes."""
   script = (Path(__file__).parent / 'viewer.js').read_text()
   return (
     f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
@@ -46,15 +47,17 @@ def document(title: str, *parts: str) -> str:
 
 
 def paragraph(text: str, *, note: bool = False) -> str:
+  """Returns a paragraph; a `note` is smaller."""
   return f'<p{" class=note" if note else ""}>{html.escape(text)}</p>'
 
 
 def heading(text: str) -> str:
+  """Returns a heading."""
   return f'<h2>{html.escape(text)}</h2>'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence], ours: Sequence[int] = ()) -> str:
-  """Returns a table; numbers get two digits after the point, rows in `ours` are emphasised."""
+  """Returns a table; floats have two decimals (three below 1.5), and rows in `ours` are emphasised."""
 
   def cell(x):
     return f'{x:.3f}' if isinstance(x, float) and abs(x) < 1.5 else f'{x:.2f}' if isinstance(x, float) else str(x)
@@ -66,24 +69,24 @@ def table(header: Sequence[str], rows: Sequence[Sequence], ours: Sequence[int] =
   return '\n'.join(lines) + '</table>'
 
 
-def picture(image: np.ndarray, width: int) -> str:
-  """Returns a picture [H, W, 3] in 0..1, shown `width` px wide."""
+def image(pixels: np.ndarray, width: int) -> str:
+  """Returns an image [H, W, 3] in 0..1, shown `width` px wide."""
   stream = io.BytesIO()
-  Image.fromarray(images.to_bytes(image)).save(stream, 'PNG')
+  Image.fromarray(images.to_bytes(pixels)).save(stream, 'PNG')
   return f'<img width="{width}" alt="" src="data:image/png;base64,{_base64(stream.getvalue())}">'
 
 
-def pictures(rows: dict[str, Sequence[np.ndarray]], width: int) -> str:
-  """Returns rows of pictures, each after its name."""
+def image_rows(rows: dict[str, Sequence[np.ndarray]], width: int) -> str:
+  """Returns rows of images, each with its name in front."""
   lines = []
   for name, row in rows.items():
-    cells = ''.join(f'<td>{picture(image, width)}</td>' for image in row)
+    cells = ''.join(f'<td>{image(pixels, width)}</td>' for pixels in row)
     lines.append(f'<tr><th>{html.escape(name)}</th>{cells}</tr>')
   return '<table>' + '\n'.join(lines) + '</table>'
 
 
 def video(path: Path, width: int, caption: str) -> str:
-  """Returns an MP4 that plays on its own, over and over."""
+  """Returns an MP4 that plays in a loop."""
   source = f'data:video/mp4;base64,{_base64(path.read_bytes())}'
   return (
     f'<figure><video width="{width}" src="{source}" autoplay loop muted playsinline></video>'
@@ -92,7 +95,7 @@ def video(path: Path, width: int, caption: str) -> str:
 
 
 def mesh(path: Path, width: int, caption: str) -> str:
-  """Returns a GLB that turns, and that the mouse turns and zooms."""
+  """Returns a GLB that turns; the mouse rotates and zooms it."""
   return (
     f'<figure><canvas width="{2 * width}" height="{2 * width}" style="width:{width}px;height:{width}px" '
     f'data-glb="{_base64(path.read_bytes())}"></canvas><figcaption>{html.escape(caption)}</figcaption></figure>'
@@ -100,20 +103,22 @@ def mesh(path: Path, width: int, caption: str) -> str:
 
 
 def column(*parts: str) -> str:
+  """Returns the parts below each other."""
   return '<div class="column">' + '\n'.join(parts) + '</div>'
 
 
 def section(title: str, *parts: str) -> str:
+  """Returns a section with a title and the parts beside each other."""
   return f'<section><h3>{html.escape(title)}</h3><div class="row">' + '\n'.join(parts) + '</div></section>'
 
 
 def curves(runs: dict[str, list[dict[str, float]]], levels: dict[str, float]) -> str:
-  """Returns a figure of runs, {name: lines of metrics.jsonl}: the loss, and the held-out PSNR with `levels` in dB."""
+  """Plots the loss and the held-out PSNR of runs {name: lines of metrics.jsonl}, with `levels` {name: dB} as lines."""
   figure = Figure(figsize=(10, 3.4), layout='constrained')
   left, right = figure.subplots(1, 2)
   for number, (name, lines) in enumerate(runs.items()):
 
-    def points(key):
+    def points(key, lines=lines):
       return np.array([(line['step'], line[key]) for line in lines if key in line]).reshape(-1, 2).T
 
     steps, loss = points('loss')
@@ -137,7 +142,7 @@ def curves(runs: dict[str, list[dict[str, float]]], levels: dict[str, float]) ->
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-  """The mean of the last tenth of the values so far."""
+  """Returns the running mean over the last tenth of the values so far."""
   total = np.concatenate([[0.0], np.cumsum(values)])
   last = np.arange(1, len(values) + 1)
   first = np.floor(0.9 * last).astype(int) * (last > 1)

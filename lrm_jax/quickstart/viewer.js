@@ -1,6 +1,6 @@
-// Shows GLB files as lrm_jax/mesh.py writes them (one mesh, vertex colours, unlit) in a canvas; no library, no network.
+// Shows GLB files as lrm_jax/reconstruction/glb.py writes them (one mesh, vertex colours, unlit) in a canvas; no library, no network.
 // <canvas data-glb="base64">: drag turns, wheel zooms, a double click turns the light on and off.
-// It starts where the input camera stood: at distance 2 along +z, 50 degrees wide, y up.
+// The first view is that of the input camera: distance 2 along +z, field of view 50 degrees, y up.
 'use strict';
 
 const VERTEX = `#version 300 es
@@ -72,7 +72,7 @@ function show(canvas) {
   gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
   gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, mesh.indices.data, gl.STATIC_DRAW);
   gl.enable(gl.DEPTH_TEST);
-  gl.enable(gl.CULL_FACE);  // A mesh that is the wrong way out would show its inside.
+  gl.enable(gl.CULL_FACE);  // Inverted triangles would show the inside of the mesh.
   gl.clearColor(1, 1, 1, 1);
 
   let yaw = 0, pitch = 0, distance = 2, lit = false, idle = true, last = null;

@@ -1,6 +1,6 @@
-"""A coloured mesh -> GLB: y up, unlit.
+"""Writes a coloured mesh as GLB: y up, unlit.
 
-glTF is y up: the mesh is turned (x, y, z) -> (x, z, -y), so that the input view looks at its front (+z).
+glTF is y up, so the mesh is rotated, (x, y, z) -> (x, z, -y): the input camera then sees its front (+z).
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from lrm_jax.geometry.cameras import INPUT_POSITION
 
 
 def write(mesh: trimesh.Trimesh, path: str | Path, input_position: Sequence[float] = INPUT_POSITION) -> None:
-  """Writes a mesh with vertex colours as GLB: y up, in metres, unlit, its colours as they were in the picture.
+  """Writes a mesh with vertex colours as GLB: y up, in metres, unlit, with the colours of the input image.
 
-  What the camera of the input view saw, which stood at `input_position`, is its front.
+  The side that faces `input_position`, the position of the input camera, becomes the front.
 
-  glTF takes vertex colours to be linear light, ours are sRGB: they are converted, in 16 bits. Viewers that know
-  `KHR_materials_unlit` show them so; others light the mesh as a rough white surface.
+  glTF defines vertex colours as linear light; ours are sRGB, so they are converted, with 16 bits. Viewers that support
+  `KHR_materials_unlit` show them unchanged; other viewers light the mesh as a rough white surface.
   """
   angle = -np.pi / 2 - np.arctan2(input_position[1], input_position[0])
   to_front = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])

@@ -1,4 +1,4 @@
-"""From a density field to a coloured triangle mesh.
+"""Extracts a coloured triangle mesh from a density field.
 
 Grid: N^3 points at the corners of (N - 1)^3 cells that fill the cube [-1, 1]^3; vertices in world units, z up.
 Legend: N grid points along a side, Q points, K vertices, T triangles.
@@ -17,23 +17,23 @@ from lrm_jax.reconstruction import surface
 Query = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # points [Q, 3] -> (density [Q], colour [Q, 3])
 
 _POINTS_PER_CALL = 2**16
-_OUTLINE_GRID = 96  # points along a side, at most, of the grid that a threshold is sought on
-_DEEPEST = 0.5  # world units that a colour is looked for below the surface
-_SEEN = 0.98  # of the light: what lies behind adds nothing to a colour
+_OUTLINE_GRID = 96  # points along a side of the grid on which the threshold is found, at most
+_DEEPEST = 0.5  # world units below the surface up to which colours are sampled
+_SEEN = 0.98  # fraction of the light after which samples no longer change a colour
 _SAMPLES_AT_ONCE = 3
-_GROWTH = 1.2  # of a step, from one to the next
+_GROWTH = 1.2  # ratio of successive steps
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-  """A density and a colour in the cube: at points, and the density on grids by blocks (lrm_jax/reconstruction/surface.py)."""
+  """Density and colour at points of the cube, and density on grids, in blocks (lrm_jax/reconstruction/surface.py)."""
 
   query: Query
   grid: surface.Grid
 
 
 def field_of(query: Query) -> Field:
-  """Returns the field of a function of points: what it says on a grid is what it says at its points."""
+  """Returns the field of a function of points."""
 
   def grid(coordinates):
     lines = blocks_of(coordinates)
@@ -50,7 +50,7 @@ def field_of(query: Query) -> Field:
 
 
 def blocks_of(coordinates: np.ndarray) -> np.ndarray:
-  """Returns the coordinates [n, B] of a grid's points along an axis in blocks, the last filled up with the last."""
+  """Returns a grid's coordinates along an axis in blocks [n, B]; the last block repeats the last coordinate."""
   size = len(coordinates)
   return coordinates[np.minimum(np.arange(-(-size // surface.BLOCK) * surface.BLOCK), size - 1)].reshape(
     -1, surface.BLOCK
@@ -60,12 +60,12 @@ def blocks_of(coordinates: np.ndarray) -> np.ndarray:
 def extract(
   field: Field, *, resolution: int = 128, threshold: float | None = None, dense: bool = False
 ) -> trimesh.Trimesh:
-  """Returns the surface where the density passes `threshold`, coloured as it is seen from outside.
+  """Returns the surface where the density passes `threshold`, with the colours that are visible from outside.
 
-  Without a threshold it is `outline_threshold`'s: a blurred model is thin, a sharp one dense. Specks are left out.
-  Normals point outwards, to where the density is lower. Outside of the cube there is nothing, so that the surface is
-  closed. With `dense` every point of the grid is evaluated; without, those near the surface, as lrm_jax/reconstruction/surface.py tells.
-  Raises ValueError where the resolution is too small or no density reaches the threshold.
+  The default threshold is that of `outline_threshold`: densities of a blurred model are low, of a sharp one high.
+  Specks are removed. Normals point outwards, towards lower density. The density is zero outside of the cube, so the
+  surface is closed. With `dense`, all grid points are evaluated, otherwise those near the surface (surface.py). Raises
+  ValueError if the resolution is too small or no density reaches the threshold.
   """
   if resolution < 8:
     raise ValueError(f'{resolution=} must be at least 8 grid points')
@@ -82,7 +82,7 @@ def extract(
     greatest = surface.small_grid(field.grid, axis(min(resolution, _OUTLINE_GRID))).max()
     raise ValueError(
       f'no surface: the greatest density found is {greatest:.3g}, {threshold=:g}; lower the threshold, or give '
-      'a picture of one whole object on a plain background'
+      'an image of one whole object on a plain background'
     )
   vertices, triangles = without_specks(vertices, triangles)
   color = surface_color(field.query, vertices, vertex_normals(vertices, triangles), threshold)
@@ -91,10 +91,11 @@ def extract(
 
 
 def outline_threshold(density: np.ndarray) -> float:
-  """Returns the density whose surface has the outline of the volume as it is seen, from the three axes.
+  """Returns the density whose surface has the same outline as the rendered volume, seen along the three axes.
 
-  Seen is what stops half of the light of parallel rays through a grid [N, N, N] of the cube. Among thresholds in
-  steps of a fifth, the one with the greatest intersection over union. ValueError where nothing is seen.
+  A pixel belongs to the volume's outline if parallel rays through the grid [N, N, N] of the cube lose half of their
+  light. Thresholds are tried in steps of 20 %; the best intersection over union wins. Raises ValueError if the volume
+  is invisible.
   """
   step = 2 / (len(density) - 1)
   thickness = [density.sum(axis) * step for axis in range(3)]
@@ -102,7 +103,7 @@ def outline_threshold(density: np.ndarray) -> float:
   if not any(mask.any() for mask in seen):
     raise ValueError(
       f'no surface: the volume is empty, no ray through it loses more than {1 - np.exp(-np.max(thickness)):.0%} of its '
-      'light; give a picture of one whole object on a plain background, or a threshold below the greatest density, '
+      'light; give an image of one whole object on a plain background, or a threshold below the highest density, '
       f'{density.max():.3g}'
     )
   greatest = [density.max(axis) for axis in range(3)]
@@ -115,9 +116,9 @@ def outline_threshold(density: np.ndarray) -> float:
 
 
 def without_specks(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the surface without closed parts of less than a hundredth of the largest's volume, hollows among them.
+  """Removes closed parts (hollows too) with less than 1 % of the volume of the largest part.
 
-  Specks are in space that no view has shown.
+  Specks lie in space that no view has shown.
   """
   edges = np.concatenate([triangles[:, :2], triangles[:, 1:]])
   graph = sparse.coo_matrix((np.ones(len(edges), bool), edges.T), shape=(len(vertices),) * 2)
@@ -132,7 +133,7 @@ def without_specks(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndar
 
 
 def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-  """Returns unit normals [K, 3], float32: the mean of the triangles around, by their areas."""
+  """Returns unit vertex normals [K, 3], float32: the area-weighted mean of the adjacent triangles."""
   a, b, c = (vertices[triangles[:, i]] for i in range(3))
   areas = np.cross(b - a, c - a)
   total = np.stack(
@@ -145,12 +146,12 @@ def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 def surface_color(
   query: Query, vertices: np.ndarray, normals: np.ndarray, threshold: float, num_samples: int = 6
 ) -> np.ndarray:
-  """Returns colours [K, 3]: what a ray sees that enters at a vertex, against its outward normal [K, 3].
+  """Returns colours [K, 3] of rays that enter the volume at the vertices, against their outward normals [K, 3].
 
-  Where the density is sharp this is the colour at the vertex. The surface of a blurred volume lies in a haze whose own
-  colour no view has shown; there it is the colour of what the haze surrounds. The ray ends at three mean free paths of
-  the density at the surface, or where 98 % of its light is stopped. Each step is a fifth longer than the one before: six
-  come as close to the integral as eight even ones (a mean of 0.002 to 0.007 off, on four objects).
+  If the density is sharp, this is the colour at the vertex. The surface of a blurred volume lies in a haze whose own
+  colour no view has shown; its colour is then that of the inside. A ray ends after three mean free paths of the density
+  at the surface, or where 98 % of its light is absorbed. Each step is 20 % longer than the previous one: six such steps
+  approximate the integral as well as eight equal ones (mean error 0.002 to 0.007, on four objects).
   """
   steps = _GROWTH ** np.arange(num_samples)
   steps = (steps * (min(3 / threshold, _DEEPEST) / steps.sum())).astype(np.float32)
@@ -175,7 +176,7 @@ def surface_color(
 
 
 def _in_pieces(query: Query, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """A field at [Q, 3] points, a bounded number a call, all calls of one shape so that one program serves them."""
+  """Queries a field at [Q, 3] points in calls of one fixed size, so that one program serves all calls."""
   densities, colors = [np.zeros(0, np.float32)], [np.zeros((0, 3), np.float32)]
   for first in range(0, len(points), _POINTS_PER_CALL):
     part = points[first : first + _POINTS_PER_CALL]

@@ -1,8 +1,8 @@
-"""From any picture to what the network saw in training: one object, centred, at its usual size, on a plain grey.
+"""Prepares an image for a model: one object, centred, at the size it had in training, on a plain grey background.
 
-Training objects fill a sphere of radius 0.634 that a camera of 50 degrees sees from a distance of 2: the longest
-side of an object's outline is then about FILL of the picture's side. Others' models have other sizes, and greys.
-Legend: H W picture.
+Training objects fill a sphere of radius 0.634, seen by a camera with a field of view of 50 degrees at distance 2: the
+longer side of the object's outline then covers about FILL of the image. Third-party models use other sizes and greys.
+Legend: H W image.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ from lrm_jax.geometry import images
 
 FILL = 0.58  # Median over the frontal views of the embedded dataset; see tests/test_preprocess.py.
 _SMALLEST = 8  # pixels along the longer side of an object
-_LARGEST = 2048  # pixels along a side: larger pictures are reduced first, for memory's sake
+_LARGEST = 2048  # pixels along a side; larger images are reduced first, to save memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """`image` [S, S, 3] in 0..1; `has_mask`: whether the object's outline was known."""
+  """`image` [S, S, 3] in 0..1. `has_mask` says whether the object was cut out."""
 
   image: np.ndarray
   has_mask: bool
@@ -29,12 +29,12 @@ class Prepared:
 def prepare(
   path: str | Path, size: int, *, remove_background: bool = False, fill: float = FILL, background: float = 1.0
 ) -> Prepared:
-  """Returns the picture in a file, of any size and mode, as the network takes it.
+  """Returns the image in a file, of any size and mode, as the network expects it.
 
-  Where there is transparency, or `remove_background`, the object is cut out, centred, scaled to `fill` of the picture's
-  side and laid over a grey of `background`; else the picture is taken whole, padded to a square with the colour of its
-  border.
-  Raises FileNotFoundError, and ValueError where it is no picture or shows nothing.
+  If the image has transparency, or with `remove_background`, the object is cut out, centred, scaled to the fraction
+  `fill` of the image and composited over a grey `background` in 0..1. Otherwise the whole image is used, padded to a
+  square with the colour of its border.
+  Raises FileNotFoundError, and ValueError if the file is not an image or shows no object.
   """
   rgba = read(path)
   opaque = rgba[..., 3].min() > 0.99
@@ -44,41 +44,41 @@ def prepare(
     rgba = cut_out(rgba)
     if not np.any(rgba[..., 3] > 0.5):
       raise ValueError(
-        f'{path}: no object stands out from the background: cut it out by hand, and give a PNG with alpha'
+        f'{path}: no object could be separated from the background: cut it out by hand and give a PNG with alpha'
       )
   return Prepared(centre(rgba, size, name=str(path), fill=fill, background=background), True)
 
 
 def read(path: str | Path) -> np.ndarray:
-  """Returns [H, W, 4] in 0..1, straight alpha, upright, of any picture that Pillow opens."""
+  """Returns any image that Pillow opens as [H, W, 4] in 0..1, upright, with straight alpha."""
   try:
-    with Image.open(path) as picture:
-      picture = ImageOps.exif_transpose(picture)
-      if picture.mode.startswith('I') or picture.mode == 'F':  # 16 or 32 bits of grey, which Pillow would clip.
-        grey = np.asarray(picture, np.float64)
-        picture = Image.fromarray(images.to_bytes(grey / (65535 if grey.max() > 255 else 255)))
-      picture = picture.convert('RGBA')
-      picture.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
-      return np.asarray(picture, np.float32) / 255
+    with Image.open(path) as file:
+      image = ImageOps.exif_transpose(file)
+      if image.mode.startswith('I') or image.mode == 'F':  # 16 or 32-bit grey, which Pillow would clip.
+        grey = np.asarray(image, np.float64)
+        image = Image.fromarray(images.to_bytes(grey / (65535 if grey.max() > 255 else 255)))
+      image = image.convert('RGBA')
+      image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
+      return np.asarray(image, np.float32) / 255
   except FileNotFoundError:
     raise FileNotFoundError(f'{path}: no such file') from None
   except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-    raise ValueError(f'{path} is no picture that can be read ({error}): give a PNG, JPEG or WebP') from error
+    raise ValueError(f'{path} is not a readable image ({error}): give a PNG, JPEG or WebP') from error
 
 
 def centre(
-  rgba: np.ndarray, size: int, *, name: str = 'the picture', fill: float = FILL, background: float = 1.0
+  rgba: np.ndarray, size: int, *, name: str = 'the image', fill: float = FILL, background: float = 1.0
 ) -> np.ndarray:
-  """Returns [size, size, 3] over a grey, the opaque part in the middle, its longer side `fill` of the picture's."""
+  """Returns [size, size, 3] over a grey, with the opaque part centred and its longer side `fill` of the image."""
   visible = rgba[..., 3] > 0.5
   if not visible.any():
-    raise ValueError(f'{name} shows nothing: all of it is transparent')
+    raise ValueError(f'{name} is completely transparent: it shows no object')
   rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
   top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
   extent = max(bottom - top, right - left)
   if extent < _SMALLEST:
-    raise ValueError(f'{name} shows an object of {extent} pixels only: give one of at least {_SMALLEST}')
-  side = max(int(round(extent / fill)), extent)
+    raise ValueError(f'{name} shows an object of only {extent} pixels: it must have at least {_SMALLEST}')
+  side = max(round(extent / fill), extent)
   square = np.zeros((side, side, 4), np.float32)
   premultiplied = np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], axis=-1)
   y, x = (side - (bottom - top)) // 2, (side - (right - left)) // 2
@@ -87,8 +87,8 @@ def centre(
 
 
 def cut_out(rgba: np.ndarray) -> np.ndarray:
-  """Returns the picture with an alpha that keeps the object in its middle (OpenCV's GrabCut)."""
-  import cv2  # Half a second to import, and most pictures do not need it.
+  """Returns the image with an alpha channel that keeps the object in its middle (OpenCV's GrabCut)."""
+  import cv2  # It takes half a second to import, and most images do not need it.
 
   height, width = rgba.shape[:2]
   scale = min(1.0, 512 / max(height, width))
@@ -116,7 +116,7 @@ def cut_out(rgba: np.ndarray) -> np.ndarray:
 
 
 def _whole(rgba: np.ndarray, size: int) -> np.ndarray:
-  """The picture in the middle of a square of its border's colour."""
+  """Returns the image centred on a square of its median border colour."""
   color = rgba[..., :3]
   height, width = color.shape[:2]
   border = np.concatenate([color[0], color[-1], color[:, 0], color[:, -1]])

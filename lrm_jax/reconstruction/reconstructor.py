@@ -1,7 +1,8 @@
-"""A trained model, ready to use: lrm_jax.from_pretrained(x) -> pictures in, planes, views, points, meshes out.
+"""A trained model in use: lrm_jax.from_pretrained(x) -> images in; planes, views, points and meshes out.
 
-Conventions: lrm_jax/geometry/cameras.py. Arrays in may be NumPy or JAX; those out are NumPy, but for planes.
-Legend: B pictures, V views, P texels, C channels, Q points.
+Axes and camera conventions: lrm_jax/geometry/cameras.py. Arguments may be NumPy or JAX arrays. Results are NumPy
+arrays, except planes, which stay on the device. Legend: B images, V views, P texels along a plane's side, C channels, Q
+points.
 """
 
 from collections.abc import Callable
@@ -23,14 +24,14 @@ from lrm_jax.reconstruction import preprocess, surface, video
 from lrm_jax.weights import pretrained
 
 _RAYS_PER_CALL = 2**16
-_BLOCKS_PER_CALL = 2**13  # of a mesh's grid, 64 points each
+_BLOCKS_PER_CALL = 2**13  # blocks of a mesh's grid, 64 points each
 
 
 def from_pretrained(source: str | Path) -> 'Reconstructor':
-  """Returns the model of a run directory, of one in OpenLRM's or TripoSR's layout, of hf://owner/name[@revision], or
-  one that ships with the package, by name.
+  """Loads a model: the name of one that ships, a run directory, an OpenLRM or TripoSR directory, hf://owner/name.
 
-  Raises FileNotFoundError and ValueError, which say what was looked for, or what does not fit.
+  `hf://owner/name@revision` pins a revision. Raises FileNotFoundError if there is no such model, and ValueError if its
+  files do not fit together; the messages list what was expected.
   """
   model, config, step = pretrained.load(source)
   data = config.data
@@ -38,13 +39,13 @@ def from_pretrained(source: str | Path) -> 'Reconstructor':
 
 
 class Reconstructor:
-  """A model whose calls are compiled once and bounded in memory.
+  """A model for inference. Each method is compiled once per shape, and its memory is bounded.
 
-  Its world is that of its weights: pictures are taken by `input_camera`, unless another is given, and what is
-  reconstructed fills the cube [-half_size, half_size]^3, z up. `image_size` is what pictures must have, in pixels;
-  others' models take any multiple of their patches. `fov` is the full field of view, in degrees, of the pictures that
-  the model was trained on; in them the object's longer side is `fill` of the picture's, over a grey of
-  `input_background`.
+  World: right-handed, z up; the object fills the cube [-half_size, half_size]^3. Input images are taken by
+  `input_camera` with `intrinsics` unless another camera is given. They must have `image_size` pixels along each side;
+  OpenLRM's and TripoSR's models accept any multiple of their patch size.
+  `fov` is the full field of view of the training images, in degrees. In these, the longer side of the object covers the
+  fraction `fill` of the image, over a grey background `input_background` in 0..1. `step` is the training step.
   """
 
   def __init__(
@@ -62,15 +63,15 @@ class Reconstructor:
 
   @property
   def intrinsics(self) -> np.ndarray:
-    """The intrinsics [4] of the camera that the model expects."""
+    """The intrinsics [4], (fx, fy, cx, cy) divided by the image size, of the camera that the model expects."""
     return cameras.intrinsics_from_fov(self.fov).astype(np.float32)
 
   def turntable(self, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns camera_to_world [1, V, 4, 4] and intrinsics [1, V, 4] of one turn around the object."""
+    """Returns (camera_to_world [1, V, 4, 4], intrinsics [1, V, 4]) of one turn around the object, V = `num_frames`."""
     return video.turntable_cameras(num_frames, self.intrinsics, self.input_position)
 
   def prepare(self, path: str | Path, *, remove_background: bool = False) -> preprocess.Prepared:
-    """Returns the picture in a file as the model takes it; errors as lrm_jax/reconstruction/preprocess.py tells."""
+    """Returns the image in a file as the model expects it; raises as `preprocess.prepare`."""
     return preprocess.prepare(
       path, self.image_size, remove_background=remove_background, fill=self.fill, background=self.input_background
     )
@@ -81,9 +82,10 @@ class Reconstructor:
     camera_to_world: Float[Array, 'B 4 4'] | None = None,
     intrinsics: Float[Array, 'B 4'] | None = None,
   ) -> Float[Array, 'B 3 P P C']:
-    """Returns the planes of pictures in 0..1 of `image_size` pixels, `input_background` around the object.
+    """Returns the planes of images in 0..1, with `input_background` around the object.
 
-    Without a camera, `input_camera` and `intrinsics`. TripoSR's models ask for none.
+    Without a camera, `input_camera` and `intrinsics` are used; TripoSR's models ignore cameras. Raises ValueError if a
+    shape does not fit.
     """
     images = jnp.asarray(images, jnp.float32)
     size, step = self.image_size, self.model.encoder.patch_size
@@ -91,9 +93,9 @@ class Reconstructor:
     fits = fits and (not images.shape[1] % step if self.model.any_image_size else images.shape[1] == size)
     wanted = f'[B, {size}, {size}, 3]'
     if self.model.any_image_size:
-      wanted = f'[B, S, S, 3], S a multiple of {step}, best {size},'
+      wanted = f'[B, S, S, 3], S a multiple of {step} (best {size}),'
     if not fits or not len(images) or not images.shape[1]:
-      raise ValueError(f'images have shape {images.shape}; this model takes {wanted} in 0..1')
+      raise ValueError(f'images have shape {images.shape}; this model expects {wanted} in 0..1')
     batch = len(images)
     if camera_to_world is None:
       camera_to_world = np.tile(self.input_camera, (batch, 1, 1))
@@ -114,11 +116,11 @@ class Reconstructor:
     skip: bool = False,
     progress: Callable[[int], object] | None = None,
   ) -> Pixels:
-    """Returns color [B, V, size, size, 3], depth and opacity [B, V, size, size]; deterministic.
+    """Returns colour [B, V, size, size, 3] in 0..1, depth and opacity [B, V, size, size]; deterministic.
 
-    Depth is sum_i w_i t_i, in world units along the ray. Views are rendered a few at a time. With `skip`, what is not
-    seen is left out (lrm_jax/models/skipping.py): many times faster, and above 45 dB to what it is without. `progress`
-    is told how many more views are done, each time some are.
+    Depth is sum_i w_i t_i along the ray, in world units. Views are rendered a few at a time; `progress` is called with
+    the number of views finished since the last call. With `skip`, invisible samples are skipped
+    (lrm_jax/models/skipping.py), which is many times faster and above 45 dB of the full rendering.
     """
     batch, num_views = np.shape(camera_to_world)[:2]
     _check('camera_to_world', camera_to_world, (len(planes), num_views, 4, 4))
@@ -130,13 +132,13 @@ class Reconstructor:
     rays_per_chunk = self.model.rays_that_fit(accelerators.memory(jax.local_devices()[0]), batch)
     parts = []
     for first in range(0, num_views, views):
-      # The last call is filled up, so that one program serves all.
+      # The last call repeats views to keep its shape, so that one program serves all calls.
       index = np.minimum(np.arange(first, first + views), num_views - 1)
       pixels = _render(
         self.model, planes, camera_to_world[:, index], intrinsics[:, index], size, background, skip, rays_per_chunk
       )
       count = min(views, num_views - first)
-      parts.append(jax.tree.map(lambda x: np.asarray(x)[:, :count], pixels))  # pylint: disable=cell-var-from-loop
+      parts.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:, :count], pixels))
       if progress is not None:
         progress(count)
     return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
@@ -144,7 +146,7 @@ class Reconstructor:
   def query(
     self, planes: Float[Array, 'B 3 P P C'], points: Float[Array, 'B Q 3']
   ) -> tuple[Float[Array, 'B Q'], Float[Array, 'B Q 3']]:
-    """Returns (density >= 0, per world unit but for TripoSR, colour in 0..1) at points of the cube."""
+    """Returns (density >= 0, colour in 0..1) at points of the cube; density is per world unit, except in TripoSR."""
     _check('points', points, (len(planes), np.shape(points)[1], 3))
     return jax.tree.map(np.asarray, _query(self.model, planes, _float(points)))
 
@@ -156,11 +158,12 @@ class Reconstructor:
     threshold: float | None = None,
     dense: bool = False,
   ) -> list[trimesh.Trimesh]:
-    """Returns one mesh an object, z up, with vertex colours, as lrm_jax/reconstruction/mesh.py tells.
+    """Returns one mesh per object, z up, with vertex colours (see lrm_jax/reconstruction/mesh.py).
 
-    `threshold` is the density of the surface; without it, the one that goes with the weights, or for ours the one whose
-    surface has the outline of the volume. `dense` evaluates every point of the grid, not those near the surface alone.
-    Raises ValueError where there is no surface.
+    `threshold` is the density of the surface. Its default is the value that OpenLRM and TripoSR use; for our own models
+    it is found per object, so that the mesh has the outline of the rendered volume. `resolution` is the number of grid
+    points along a side. With `dense`, all grid points are evaluated instead of those near the surface. Raises
+    ValueError if there is no surface.
     """
     threshold = self.model.surface_density if threshold is None else threshold
     meshes = [
@@ -170,7 +173,7 @@ class Reconstructor:
     return [mesh.apply_scale(self.half_size) for mesh in meshes]
 
   def _field(self, planes: Float[Array, '3 P P C']) -> mesh_lib.Field:
-    """Returns the field of one object in units of the cube, for `mesh_lib.extract`."""
+    """Returns the field of one object, in units of the cube, for `mesh_lib.extract`."""
 
     def query(points):
       return jax.tree.map(lambda x: np.asarray(x)[0], _query(self.model, planes[None], self.half_size * points[None]))
@@ -213,4 +216,4 @@ def _float(x) -> Array:
 
 def _check(name: str, x, shape: tuple[int, ...]) -> None:
   if np.shape(x) != shape:
-    raise ValueError(f'{name} has shape {np.shape(x)}, not {shape}')
+    raise ValueError(f'{name} has shape {np.shape(x)}, expected {shape}')

@@ -1,13 +1,13 @@
-"""A density on a grid -> the surface where it passes a threshold, without ever holding a large grid whole.
+"""Extracts the surface where a density on a grid passes a threshold, without holding a large grid in memory.
 
-The grid's points are cut into blocks of 4 x 4 x 4. Dense: all blocks are evaluated, a slab at a time. Coarse to fine:
-every fourth point is a grid of its own, and so on down to a small one that is evaluated whole; the cells in which that
-one finds the surface are the blocks in which the next one looks for it. From there the surface is followed: where it
-leaves a block, its neighbour is looked at too. So it has no holes, and is the dense one to the bit but for separate
-parts (and hollows) that hold no point of the smallest grid: one that holds a ball as large as the diagonal of its cells
-is always found. Marching cubes: scikit-image's, with a mask (256^3, an eighth filled, 2 cores, 2026-11-25: 0.05 s;
-without the mask 0.13, VTK's flying edges 0.18, PyMCubes 0.23).
-Legend: N grid points along a side, B = 4 points along a block, M blocks, K vertices, T triangles.
+Grid points are grouped into blocks of 4 x 4 x 4. Dense extraction evaluates all blocks, a slab at a time. Otherwise the
+extraction is coarse to fine. Every fourth point forms a coarser grid, down to a small grid that is evaluated whole;
+cells of a coarse grid that contain the surface are the blocks in which the finer grid looks for it. Then the surface is
+followed: where it leaves a block, the neighbouring block is evaluated too. So it has no holes and equals the dense
+surface bit by bit, except that separate parts (and hollows) that contain no point of the smallest grid may be missed; a
+part that contains a ball as large as the diagonal of its cells is always found. Marching cubes are scikit-image's, with
+a mask (256^3, an eighth filled, 2 cores, 2026-11-25: 0.05 s; without the mask 0.13 s, VTK's flying edges 0.18 s,
+PyMCubes 0.23 s). Legend: N grid points along a side, B = 4 points along a block, M blocks, K vertices, T triangles.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,27 +17,28 @@ import numpy as np
 from skimage import measure
 
 BLOCK = 4
-# (places of blocks [M, 3], None) -> densities [M, B, B, B]; (places, axis) -> those of their first face there, [M, B, B].
+# (block indices [M, 3], None) -> densities [M, B, B, B]; (block indices, axis) -> densities of their first face along
+# the axis [M, B, B].
 Evaluate = Callable[[np.ndarray, int | None], np.ndarray]
-Grid = Callable[[np.ndarray], Evaluate]  # Coordinates [N] along each axis -> how its blocks are evaluated
+Grid = Callable[[np.ndarray], Evaluate]  # coordinates [N] along each axis -> evaluation of its blocks
 
-_SMALL = 129  # points along a side, at most, of a grid that is evaluated whole
-_SLAB = 2**26  # points that are held at once
+_SMALL = 129  # points along a side of a grid that is evaluated whole, at most
+_SLAB = 2**26  # points of a slab
 _CORNERS = np.array(list(itertools.product((0, 1), repeat=3)))
 
 
 def extract(
   grid: Grid, coordinates: np.ndarray, threshold: float, *, dense: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns (vertices [K, 3], triangles [T, 3]) of the surface; both empty where there is none.
+  """Returns (vertices [K, 3], triangles [T, 3]) of the surface; both are empty if there is none.
 
-  `coordinates` [N] of the points along each axis are evenly spaced; around them is nothing, so that the surface is
-  closed. Triangles run counter-clockwise seen from outside, where the density is lower. Where a small grid finds no
-  surface at all, the large one is evaluated whole.
+  `coordinates` [N] along each axis are evenly spaced. The density outside of them is zero, so the surface is closed.
+  Triangles are counter-clockwise seen from outside, where the density is lower. If a small grid finds no surface at
+  all, the large grid is evaluated whole.
   """
   step = (coordinates[-1] - coordinates[0]) / (len(coordinates) - 1)
   grid = _closed(grid, coordinates[0], coordinates[-1])
-  after = np.arange(1, 2 + (-len(coordinates) - 2) % BLOCK, dtype=np.float32)  # As many as fill the last block.
+  after = np.arange(1, 2 + (-len(coordinates) - 2) % BLOCK, dtype=np.float32)  # Fills the last block.
   coordinates = np.concatenate([coordinates[:1] - step, coordinates, coordinates[-1:] + after * step])
   blocks = None if dense else _follow(grid, coordinates, threshold)
   if blocks is None:
@@ -61,7 +62,7 @@ def small_grid(grid: Grid, coordinates: np.ndarray) -> np.ndarray:
 
 
 def _closed(grid: Grid, low: float, high: float) -> Grid:
-  """Returns the grid with nothing at coordinates below `low` and above `high`."""
+  """Returns the grid with density zero at coordinates below `low` and above `high`."""
 
   def closed(coordinates):
     evaluate, outer = grid(coordinates), (coordinates < low) | (coordinates > high)
@@ -80,19 +81,19 @@ def _closed(grid: Grid, low: float, high: float) -> Grid:
 
 
 class _AllBlocks:
-  """A grid of N points of which every block is evaluated when it is asked for."""
+  """A grid of N^3 points whose blocks are all evaluated, when they are needed."""
 
   def __init__(self, evaluate: Evaluate, size: int):
     self.evaluate, self.size, self.along = evaluate, size, -(-size // BLOCK)
 
   def layers(self, first: int, stop: int) -> np.ndarray:
-    """Returns the densities [.., N, N] of the blocks in these layers of blocks."""
+    """Returns the densities [.., N, N] of the layers of blocks `first` to `stop` - 1."""
     index = np.stack(np.meshgrid(np.arange(first, stop), *[np.arange(self.along)] * 2, indexing='ij'), axis=-1)
     values = self.evaluate(index.reshape(-1, 3), None).reshape(index.shape[:3] + (BLOCK,) * 3)
     return self._flat(values.transpose(0, 3, 1, 4, 2, 5), first)
 
   def mask(self, first: int, length: int) -> None:
-    """Returns that every cell may hold the surface."""
+    """Returns None: every cell may contain the surface."""
     del first, length
 
   def _flat(self, values, first):
@@ -101,26 +102,26 @@ class _AllBlocks:
 
 
 class _SomeBlocks(_AllBlocks):
-  """A grid of which some blocks are evaluated, and kept; `core` are those whose cells may hold the surface.
+  """A grid of which only some blocks are evaluated. Cells of `core` blocks may contain the surface.
 
-  The far corners of their cells are the first points of the blocks that follow: of those, only faces are evaluated.
+  The far corners of these cells are the first points of the following blocks, of which only faces are evaluated.
   """
 
   def __init__(self, evaluate: Evaluate, size: int):
     super().__init__(evaluate, size)
-    self.place = np.full((self.along,) * 3, -1, np.int32)  # in `values`
+    self.place = np.full((self.along,) * 3, -1, np.int32)  # index into `values`
     self.core = np.zeros((self.along,) * 3, bool)
-    self.faces = np.zeros((3,) + (self.along,) * 3, bool)  # evaluated, of those that are not of the core
+    self.faces = np.zeros((3,) + (self.along,) * 3, bool)  # evaluated faces of blocks outside of the core
     self.values = np.zeros((0,) + (BLOCK,) * 3, np.float32)
 
   def add(self, index: np.ndarray) -> None:
-    """Makes blocks [M, 3], none of them of the core, part of it: they are evaluated, and the far corners of their cells."""
+    """Adds blocks [M, 3] to the core and evaluates them, and the far corners of their cells."""
     self.core[tuple(index.T)] = True
     wanted = np.zeros_like(self.faces)
     for offset in sorted(_CORNERS.tolist(), key=sum)[1:]:
       follows = np.minimum(index + offset, self.along - 1)
-      ahead = follows > index  # Beyond the last block nothing follows.
-      # Any face that lies that way holds the points; one axis alone says which.
+      ahead = follows > index  # There is no block after the last one.
+      # Every face in this direction contains the points; one axis is enough.
       there = np.any([ahead[:, axis] & wanted[axis][tuple(follows.T)] for axis in range(3)], axis=0)
       new = ahead.any(axis=1) & ~there
       wanted[(ahead[new].argmax(axis=1), *follows[new].T)] = True
@@ -144,7 +145,7 @@ class _SomeBlocks(_AllBlocks):
     for offset in _CORNERS:
       part = self.values[self.place[tuple(np.minimum(index + offset, self.along - 1).T)]]
       for axis in np.flatnonzero(offset):
-        # Beyond the last block nothing follows: its last points stand for those that would.
+        # There is no block after the last one: repeat its last points.
         end = np.where(index[:, axis] + 1 < self.along, 0, BLOCK - 1).reshape(-1, 1, 1, 1)
         part = np.take_along_axis(part, end, axis=axis + 1)
       result[(slice(None), *(slice(BLOCK, None) if o else slice(BLOCK) for o in offset))] = part
@@ -158,13 +159,13 @@ class _SomeBlocks(_AllBlocks):
     return self._flat(volume, first)
 
   def mask(self, first: int, length: int) -> np.ndarray:
-    """Returns the cells of core blocks, each by its far corner, as scikit-image wants it."""
+    """Returns a mask of the cells of core blocks, indexed by their far corner as scikit-image expects."""
     block = np.maximum(np.arange(self.size) - 1, 0) // BLOCK
     return self.core[block[first : first + length]][:, block].take(block, axis=2)
 
 
 def _follow(grid: Grid, coordinates: np.ndarray, threshold: float) -> _SomeBlocks | None:
-  """Returns the blocks of a grid through which the surface runs; None where the smallest grid has none to begin with."""
+  """Returns the blocks of a grid that the surface passes through, or None if the smallest grid finds no surface."""
   size = len(coordinates)
   coarse = coordinates[np.minimum(np.arange(0, size - 1 + BLOCK, BLOCK), size - 1)]
   if len(coarse) <= _SMALL:
@@ -193,14 +194,14 @@ def _follow(grid: Grid, coordinates: np.ndarray, threshold: float) -> _SomeBlock
 
 
 def _crossed(inside: np.ndarray) -> np.ndarray:
-  """Returns the places [.., 4] of the cells of several grids [M, n, n, n] whose corners differ."""
+  """Returns the indices [.., 4] of the cells of grids [M, n, n, n] that the surface crosses."""
   n = inside.shape[1] - 1
   corners = [inside[:, x : x + n, y : y + n, z : z + n] for x, y, z in _CORNERS]
   return np.argwhere(np.logical_or.reduce(corners) & ~np.logical_and.reduce(corners))
 
 
 def _slabs(blocks: _AllBlocks) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-  """Yields (first layer, densities, mask of cells) of slabs of a grid, each beginning with the last layer before it."""
+  """Yields (first layer, densities, cell mask) of slabs; each slab begins with the last layer of the previous one."""
   thick = max(1, _SLAB // (blocks.size**2 * BLOCK))
   last = None
   for first in range(0, blocks.along, thick):
@@ -212,19 +213,19 @@ def _slabs(blocks: _AllBlocks) -> Iterator[tuple[int, np.ndarray, np.ndarray | N
 
 
 def _marching_cubes(volume, threshold, mask) -> tuple[np.ndarray, np.ndarray]:
-  """Returns (vertices, triangles) of a volume; both empty where the surface does not run through it."""
+  """Returns (vertices, triangles) of a volume; both are empty if the surface does not pass through it."""
   nothing = np.zeros((0, 3)), np.zeros((0, 3), int)
   if not volume.max() > threshold:
     return nothing
   try:
     vertices, triangles, _, _ = measure.marching_cubes(volume, threshold, gradient_direction='ascent', mask=mask)
-  except RuntimeError:  # Its word for no surface within the mask.
+  except RuntimeError:  # No surface within the mask.
     return nothing
   return vertices.astype(np.float64), triangles
 
 
 def _numbered(points, first, shared, count) -> tuple[np.ndarray, np.ndarray]:
-  """Returns (numbers of vertices, which are new): those on the layer `first` may be `shared` with the slab before."""
+  """Returns (vertex numbers, which are new); vertices on the layer `first` may be `shared` with the previous slab."""
   old = np.full(len(points), -1)
   if shared:
     for i in np.flatnonzero(points[:, 0] == first):

@@ -1,4 +1,4 @@
-"""Turntables: a model's planes seen from all around, as H.264 video."""
+"""Turntable videos: cameras all around the object, and H.264 files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,26 +13,26 @@ ELEVATION = 20.0  # degrees above the horizon
 
 
 def turntable_cameras(num_frames: int, intrinsics: np.ndarray, position: Sequence[float] = cameras.INPUT_POSITION):
-  """Returns camera_to_world [1, V, 4, 4] and intrinsics [1, V, 4] of one turn, from above the input view's `position`."""
+  """Returns camera_to_world [1, V, 4, 4] and intrinsics [1, V, 4] of one turn that starts above `position`."""
   poses = cameras.orbit(num_frames, position, ELEVATION)
   return poses[None].astype(np.float32), np.tile(intrinsics, (1, num_frames, 1)).astype(np.float32)
 
 
 def depth_frames(depth: np.ndarray, opacity: np.ndarray, distance: float = 2.0) -> np.ndarray:
-  """Returns pictures [V, H, W, 3] of depth: the range is that of an object in the middle, `distance` away."""
+  """Returns depth as images [V, H, W, 3]; the range suits an object centred at `distance`."""
   return images.depth_to_color(depth, opacity, distance - 0.9, distance + 0.9)
 
 
 def write_video(frames: np.ndarray, path: str | Path, *, frames_per_second: int = 24) -> None:
-  """Writes pictures [V, H, W, 3] in 0..1 as MP4 that every browser plays (H.264, yuv420p, even sizes).
+  """Writes images [V, H, W, 3] in 0..1 as an MP4 that every browser plays (H.264, yuv420p, even sizes).
 
-  Raises ValueError, with what the encoder said, where it fails.
+  Raises ValueError, with the encoder's message, if encoding fails.
   """
   frames = images.to_bytes(frames)
   height, width = frames.shape[1:3]
   frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode='edge')
   height, width = frames.shape[1:3]
-  # Not through imageio: it forks with a function to run in the child, which may deadlock beside JAX's threads.
+  # Not through imageio: it forks with a Python function to run in the child, which can deadlock with JAX's threads.
   command = [
     imageio_ffmpeg.get_ffmpeg_exe(),
     '-y',

@@ -1,13 +1,13 @@
-"""Run directories: what a training writes and everything else reads.
+"""Run directories: written by a training, read by everything else.
 
-  DIR/config.json            the configuration, whole
+  DIR/config.json            the complete configuration
   DIR/checkpoints/<step>/    Orbax: `params`, `opt_state` and `progress` (training only)
-  DIR/metrics.jsonl          one line a logged step (lrm_jax/training/metric_writer.py)
+  DIR/metrics.jsonl          one line per logged step (lrm_jax/training/metric_writer.py)
 
 A run directory may be on gs:// or s3:// (lrm_jax/storage/paths.py).
 
-The data position is not stored: it is the step times the batch size, whatever the number of workers or processes.
-Shipped models have the same layout, with the parameters alone, in bfloat16.
+The data position is not stored: it is the step times the batch size, for any number of workers or processes.
+Models that ship with the package have the same layout, with only the parameters, in bfloat16.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,23 +32,23 @@ from lrm_jax.storage import checksum, paths
 
 
 def manager(workdir: str | Path, *, keep_every: int = 0) -> ocp.CheckpointManager:
-  """Returns the manager of a run's checkpoints: the last two are kept, and each at a multiple of `keep_every`."""
+  """Returns the checkpoint manager of a run. It keeps the last two checkpoints and every multiple of `keep_every`."""
   policies = [preservation_policy.LatestN(2)]
   if keep_every:
     policies.append(preservation_policy.EveryNSteps(keep_every))
   options = ocp.CheckpointManagerOptions(preservation_policy=preservation_policy.AnyPreservationPolicy(policies))
-  with _told(workdir, 'its checkpoints cannot be opened'):
+  with _as_os_error(workdir, 'its checkpoints cannot be opened'):
     return ocp.CheckpointManager(_checkpoints(workdir), options=options)
 
 
 def saved_steps(workdir: str | Path) -> list[int]:
-  """Returns the steps that a run has checkpoints of, in order; none where there is no run."""
+  """Returns the steps of a run's checkpoints in ascending order; empty if there is no run."""
   path = _checkpoints(workdir)
   return sorted(int(p.name) for p in path.glob('[0-9]*') if p.name.isdigit()) if path.is_dir() else []
 
 
 def write_config(workdir: str | Path, config: ConfigDict) -> None:
-  """Writes DIR/config.json, whole or not at all."""
+  """Writes DIR/config.json atomically."""
   workdir = paths.directory(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   fresh = workdir / 'config.json.tmp'
@@ -57,17 +57,19 @@ def write_config(workdir: str | Path, config: ConfigDict) -> None:
 
 
 def read_config(workdir: str | Path) -> ConfigDict:
-  """Returns the configuration of a run; FileNotFoundError where there is none."""
+  """Returns the configuration of a run. Raises FileNotFoundError if `workdir` is not a run directory."""
   path = paths.directory(workdir) / 'config.json'
   if not path.is_file():
-    raise FileNotFoundError(f'{workdir} is no run directory: it has no config.json; give the --workdir of a training')
+    raise FileNotFoundError(
+      f'{workdir} is not a run directory: config.json is missing; give the --workdir of a training'
+    )
   return ConfigDict(json.loads(path.read_text()))
 
 
 def save(checkpoints: ocp.CheckpointManager, state: dict) -> None:
-  """Starts to write a state, in the background; what is there is replaced by nothing half-written.
+  """Saves a state asynchronously and atomically.
 
-  Raises OSError where it, or the one before it, cannot be written.
+  Raises OSError if this checkpoint, or the previous one, cannot be written.
   """
   step, guard = int(state['step']), {name: value.item() for name, value in state['guard'].items()}
   guard = {name: None if math.isnan(value) else value for name, value in guard.items()}
@@ -76,7 +78,7 @@ def save(checkpoints: ocp.CheckpointManager, state: dict) -> None:
     'guard': guard,
     'sums': {name: int(checksum.checksum(state[name])) for name in ('params', 'opt_state')},
   }
-  with _told(checkpoints.directory, 'a checkpoint cannot be written'):
+  with _as_os_error(checkpoints.directory, 'a checkpoint cannot be written'):
     checkpoints.save(
       step,
       args=ocp.args.Composite(
@@ -88,21 +90,21 @@ def save(checkpoints: ocp.CheckpointManager, state: dict) -> None:
 
 
 def finish(checkpoints: ocp.CheckpointManager) -> None:
-  """Waits until all that was begun is written; OSError where it cannot be."""
-  with _told(checkpoints.directory, 'a checkpoint cannot be written'):
+  """Waits until all pending checkpoints are written. Raises OSError if one cannot be written."""
+  with _as_os_error(checkpoints.directory, 'a checkpoint cannot be written'):
     checkpoints.wait_until_finished()
 
 
 def restore_state(checkpoints: ocp.CheckpointManager, abstract_state: dict) -> dict | None:
-  """Returns the last state, each array on the devices that `abstract_state` asks for; None where there is none.
+  """Returns the state of the latest checkpoint with the shardings of `abstract_state`, or None without a checkpoint.
 
-  Raises ValueError where the checkpoint is of another model or optimizer, or damaged.
+  Raises ValueError if the checkpoint is damaged or belongs to another model or optimizer.
   """
   step = checkpoints.latest_step()
   if step is None:
     return None
   names, path = ('params', 'opt_state'), paths.directory(checkpoints.directory) / str(step)
-  with _told_damaged(path):
+  with _damage_as_value_error(path):
     for name in names:
       _check_shapes(path / name, abstract_state[name])
     items = checkpoints.restore(
@@ -111,9 +113,9 @@ def restore_state(checkpoints: ocp.CheckpointManager, abstract_state: dict) -> d
         progress=ocp.args.JsonRestore(), **{name: ocp.args.StandardRestore(abstract_state[name]) for name in names}
       ),
     )
-    for name, told in items['progress']['sums'].items():
-      if (found := int(checksum.checksum(items[name]))) != told:
-        raise OSError(f'the bits of {name} add up to {found}, and did to {told} when they were saved')
+    for name, saved in items['progress']['sums'].items():
+      if (found := int(checksum.checksum(items[name]))) != saved:
+        raise OSError(f'the checksum of {name} is {found}, but was {saved} when it was saved')
   guard = items['progress']['guard']
 
   def put(value, shape):
@@ -128,9 +130,9 @@ def restore_state(checkpoints: ocp.CheckpointManager, abstract_state: dict) -> d
 
 
 def restore(directory: str | Path, step: int | None = None) -> tuple[TriplaneModel, ConfigDict, int]:
-  """Returns (model, config, step) of a run directory: the last checkpoint, or that of `step`.
+  """Returns (model, config, step) of a run directory, from the latest checkpoint or the one of `step`.
 
-  Parameters come back in float32 on the default device. FileNotFoundError where there is no such checkpoint.
+  Parameters are float32 on the default device. Raises FileNotFoundError if there is no such checkpoint.
   """
   config = read_config(directory)
   model = registry.abstract_model(config.model.to_dict())
@@ -143,39 +145,42 @@ def restore(directory: str | Path, step: int | None = None) -> tuple[TriplaneMod
 
 
 def restore_parameters(directory: str | Path, target: dict, step: int | None = None) -> tuple[dict, int]:
-  """Returns (parameters, step) of a run directory, each array read straight to where `target` has it, in its dtype.
+  """Returns (parameters, step) of a run directory, read directly into the shardings and dtypes of `target`.
 
-  FileNotFoundError where there is no such checkpoint, ValueError where it is of another model.
+  Raises FileNotFoundError if there is no such checkpoint, and ValueError if it belongs to another model.
   """
   path, steps = _checkpoints(directory), saved_steps(directory)
   if not steps or (step is not None and step not in steps):
     wanted = 'a checkpoint' if step is None else f'a checkpoint of step {step}'
-    raise FileNotFoundError(f'{path} does not hold {wanted}; it has: {steps or "nothing"}')
+    raise FileNotFoundError(f'{path} does not contain {wanted}; available steps: {steps or "none"}')
   step = steps[-1] if step is None else step
   path = path / str(step)
-  with _told_damaged(path), ocp.StandardCheckpointer() as checkpointer:
+  with _damage_as_value_error(path), ocp.StandardCheckpointer() as checkpointer:
     _check_shapes(path / 'params', target)
     return checkpointer.restore(path / 'params', target), step
 
 
 def write_model(directory: str | Path, params: dict, config: ConfigDict, step: int, dtype=jnp.bfloat16) -> None:
-  """Writes a run directory with the parameters alone, stored in `dtype`, for others to load."""
+  """Writes a run directory with only the parameters, stored in `dtype`, for inference and fine-tuning."""
   write_config(directory, config)
   small = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(_checkpoints(directory) / str(step) / 'params', small, force=True)
 
 
-def differences(there: Mapping[str, tuple], here: Mapping[str, tuple]) -> list[str]:
-  """Returns what differs between {name: shape} of parameters that are found and of those that are wanted, in words."""
-  names = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
-  return [f'{name} is {there.get(name, "missing")} there, {here.get(name, "not wanted")} here' for name in names]
+def differences(stored: Mapping[str, tuple], expected: Mapping[str, tuple]) -> list[str]:
+  """Returns a line per parameter whose shape differs between two {name: shape}, or that one of them lacks."""
+  return [
+    f'{name} is {stored.get(name, "missing")} in the checkpoint and {expected.get(name, "missing")} in the model'
+    for name in sorted(stored.keys() | expected.keys())
+    if stored.get(name) != expected.get(name)
+  ]
 
 
 def _check_shapes(item: epath.Path, wanted) -> None:
-  """Raises ValueError, with what differs, where the arrays of a saved item are not those of the tree `wanted`.
+  """Raises ValueError, with the differences, if the arrays of a saved item do not have the shapes of the tree `wanted`.
 
-  Before anything is restored: Orbax stops at the first that differs, while others are still being read.
+  It runs before the restore: Orbax stops at the first mismatch while other arrays are still being read.
   """
 
   def shapes(tree):
@@ -186,57 +191,58 @@ def _check_shapes(item: epath.Path, wanted) -> None:
     }
 
   stored, wanted = shapes(ocp.PyTreeCheckpointHandler().metadata(item).tree), shapes(wanted)
-  if told := differences(stored, wanted):
-    more = f' and {len(told) - 3} others' if len(told) > 3 else ''
+  if lines := differences(stored, wanted):
+    more = f' and {len(lines) - 3} others' if len(lines) > 3 else ''
     raise _OtherModelError(
-      f'{item} is of another model or optimizer than the configuration describes: give another --workdir, or the '
-      f'configuration it was made with ({"; ".join(told[:3])}{more})'
+      f'{item} belongs to another model or optimizer than the configuration describes: give another --workdir, or the '
+      f'configuration of that run ({"; ".join(lines[:3])}{more})'
     )
 
 
-# What says nothing of a checkpoint: nobody should remove it for that. Python's, and how tensorstore's begin.
-_PASSING = (PermissionError, ConnectionError, TimeoutError, MemoryError)
-_PASSING_WORDS = ('PERMISSION_DENIED', 'UNAUTHENTICATED', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'RESOURCE_EXHAUSTED')
+# Transient errors. They do not mean that the checkpoint is damaged, so never suggest deleting it. The messages of
+# tensorstore begin with these status codes.
+_TRANSIENT = (PermissionError, ConnectionError, TimeoutError, MemoryError)
+_TRANSIENT_CODES = ('PERMISSION_DENIED', 'UNAUTHENTICATED', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'RESOURCE_EXHAUSTED')
 
 
 class _OtherModelError(ValueError):
-  """A checkpoint is whole, and of another model or optimizer."""
+  """The checkpoint is intact but belongs to another model or optimizer."""
 
 
 @contextlib.contextmanager
-def _told(where: str | Path, what: str) -> Iterator[None]:
-  """Turns what Orbax and its stores raise into an OSError of one sentence; what is there stays."""
+def _as_os_error(path: str | Path, problem: str) -> Iterator[None]:
+  """Turns the exceptions of Orbax and its storage backends into an OSError with one sentence."""
   try:
     yield
-  except jax.errors.JaxRuntimeError:  # Of processes and devices, not of files.
+  except jax.errors.JaxRuntimeError:  # A failure of processes or devices, not of files.
     raise
-  except Exception as error:  # Theirs are of many kinds.
+  except Exception as error:  # Orbax and tensorstore raise exceptions of many types.
     raise OSError(
-      f'{where}: {what} ({_reason(error)}); the checkpoints that are there are kept, and the same command '
-      'goes on from the last of them'
+      f'{path}: {problem} ({_reason(error)}); existing checkpoints are kept, and the same command resumes from the '
+      'latest of them'
     ) from error
 
 
 @contextlib.contextmanager
-def _told_damaged(path: epath.Path) -> Iterator[None]:
-  """Turns what Orbax raises for a checkpoint into a ValueError of one sentence."""
+def _damage_as_value_error(path: epath.Path) -> Iterator[None]:
+  """Turns the exceptions that Orbax raises for a damaged checkpoint into a ValueError with one sentence."""
   try:
     yield
   except (_OtherModelError, jax.errors.JaxRuntimeError):
     raise
   except Exception as error:
-    if isinstance(error, _PASSING) or str(error).startswith(_PASSING_WORDS):
+    if isinstance(error, _TRANSIENT) or str(error).startswith(_TRANSIENT_CODES):
       raise OSError(f'{path} cannot be read ({_reason(error)}); nothing was changed') from error
     remedy = f', rm -r {shlex.quote(str(path))}' if paths.is_local(path) else ''
     raise ValueError(
-      f'{path} is damaged ({_reason(error)}); nothing was changed: to go on from the checkpoint before it, '
+      f'{path} is damaged ({_reason(error)}); nothing was changed: to resume from the previous checkpoint, '
       f'remove it{remedy}'
     ) from error
 
 
 def _reason(error: BaseException) -> str:
   text = ' '.join(str(error).split())
-  if 'os_error_code' in text:  # tensorstore's: the names of many files, then what the system said.
+  if 'os_error_code' in text:  # tensorstore: the names of many files, then the message of the operating system.
     text = text.rpartition(': ')[2].partition(' [')[0]
   return text if len(text) <= 200 else f'{text[:120]} ... {text[-70:]}'
 

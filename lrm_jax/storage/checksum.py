@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 @jax.jit
 def checksum(tree) -> jax.Array:
-  """Returns the sum of the bits of all numbers in a tree, as whole numbers: uint32, the same however they are spread."""
+  """Returns the uint32 sum of the bits of all numbers in a tree. It does not depend on how arrays are sharded."""
 
   def words(x):
     return jax.lax.bitcast_convert_type(x, jnp.dtype(f'uint{8 * x.dtype.itemsize}'))

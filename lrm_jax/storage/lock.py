@@ -1,4 +1,4 @@
-"""One training a run directory: the lock on it, which ends with the process that holds it, however that ends."""
+"""A lock on a run directory: one training at a time. The operating system releases it when the process ends."""
 
 from collections.abc import Iterator
 import contextlib
@@ -14,9 +14,9 @@ from lrm_jax.storage import paths
 
 @contextlib.contextmanager
 def exclusive(directory: epath.Path) -> Iterator[None]:
-  """Holds DIR/.lock; ValueError, with who has it, where another process does.
+  """Holds DIR/.lock. Raises ValueError, with the owner, if another process holds it.
 
-  Where there are no locks (stores in a cloud, file systems without flock) nothing is held.
+  On cloud storage and on file systems without flock, no lock is taken.
   """
   if not paths.is_local(directory):
     yield
@@ -34,7 +34,7 @@ def exclusive(directory: epath.Path) -> Iterator[None]:
         f'{directory} is in use by another training ({file.read().strip() or "unknown"}): end that one, or '
         'give another --workdir'
       ) from error
-    with contextlib.suppress(OSError):  # Of a disk that is full; the lock holds all the same.
+    with contextlib.suppress(OSError):  # The disk may be full; the lock holds anyway.
       file.truncate(0)
       file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
       file.flush()

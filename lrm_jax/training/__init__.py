@@ -1,4 +1,4 @@
-"""Training: the loss, the optimizer, the step, the loop around it, and what a run costs before it starts."""
+"""Training: the losses, the optimizer, the train step, the training loop, and cost estimates."""
 
 from lrm_jax import extras
 

@@ -1,7 +1,7 @@
-"""What a configuration costs before it runs: parameters, memory, operations.
+"""Cost of a configuration before it runs: parameters, memory, operations.
 
-Operations are counted from the sizes, a multiply-add as two: XLA's own count takes the body of a scan once.
-Legend: N triplane tokens, M image tokens, D width.
+Operations are floating-point operations, computed from the sizes of the model; a multiply-add counts as two. XLA's own
+count is not used, because it counts the body of a scan only once.
 """
 
 import math
@@ -14,7 +14,7 @@ from lrm_jax.models import layers, lpips
 
 
 def abstract_batch(config: ConfigDict, placement) -> dict:
-  """Returns the shapes of a batch of input_pipeline.make_dataset, placed on devices."""
+  """Returns the shapes of a global batch of lrm_jax.datasets.pipeline.make_dataset, with the sharding `placement`."""
   objects, views = config.batch_size, 1 + config.data.num_side_views
   size, window = config.model.image_size, config.data.window
   shapes = {
@@ -38,7 +38,7 @@ def count(params) -> int:
 
 
 def attention_operations(model: ConfigDict) -> dict[str, float]:
-  """Returns the operations of one object's attention, q k^T and the weighted sums of v, in encoder and decoder."""
+  """Returns the operations of attention, q k^T and the weighted sums of v, in encoder and decoder, for one object."""
   image_tokens, tokens = _tokens(model)
   return {
     'encoder': model.encoder_depth * 4 * image_tokens**2 * model.encoder_width,
@@ -47,11 +47,12 @@ def attention_operations(model: ConfigDict) -> dict[str, float]:
 
 
 def _tokens(model: ConfigDict) -> tuple[int, int]:
+  """Returns the numbers of (image tokens, triplane tokens)."""
   return 1 + (model.image_size // model.patch_size) ** 2, 3 * model.triplane_resolution**2
 
 
 def forward_operations(model: ConfigDict, num_rays: int) -> dict[str, float]:
-  """Returns the operations of one object's forward pass: encoder, decoder, and the renderer of `num_rays` rays."""
+  """Returns the operations of a forward pass for one object: encoder, decoder, and renderer for `num_rays` rays."""
   image_tokens, tokens = _tokens(model)
   encoder_width, width = model.encoder_width, model.decoder_width
   attention = attention_operations(model)
@@ -62,7 +63,8 @@ def forward_operations(model: ConfigDict, num_rays: int) -> dict[str, float]:
     + attention['decoder']
   )
   if model.get('architecture') == 'triposr':
-    decoder += model.decoder_depth * 24 * tokens * width**2 + 4 * tokens * width**2  # GEGLU; a linear map at both ends.
+    # A GEGLU in each layer, and linear maps before the first and after the last layer.
+    decoder += model.decoder_depth * 24 * tokens * width**2 + 4 * tokens * width**2
   else:
     decoder += model.decoder_depth * (16 * tokens * width**2 + 3 * 4 * model.camera_width * width)
   decoder += 2 * tokens * width * model.triplane_upsample**2 * model.triplane_channels
@@ -73,7 +75,7 @@ def forward_operations(model: ConfigDict, num_rays: int) -> dict[str, float]:
 
 
 def lpips_operations(size: int) -> float:
-  """Returns the operations of VGG16's convolutions for one picture of `size` pixels along a side."""
+  """Returns the operations of VGG16's convolutions for one image of `size` x `size` pixels."""
   total, inputs = 0, 3
   for k, (stage, width) in enumerate(zip(lpips.STAGES, lpips.WIDTHS)):
     for _ in stage:
@@ -83,35 +85,39 @@ def lpips_operations(size: int) -> float:
 
 
 def step_operations(config: ConfigDict) -> float:
-  """Returns the operations of a training step: forward, twice that backward, and what is computed again.
-
-  LPIPS: forward for render and target, backward to the render alone.
-  """
-  return useful_operations(config) + config.batch_size * _again(config)
+  """Returns the operations of a training step, including those that rematerialisation repeats."""
+  return useful_operations(config) + config.batch_size * _recomputed_operations(config)
 
 
 def useful_operations(config: ConfigDict) -> float:
-  """Returns the operations of a training step without what is computed again to save memory: MFU counts these."""
+  """Returns the operations of a training step without rematerialisation, which are those that MFU counts.
+
+  The backward pass takes twice the operations of the forward pass. LPIPS runs forward on the render and the target, and
+  backward only to the render.
+  """
   views = 1 + config.data.num_side_views
   parts = forward_operations(config.model, views * config.data.window**2)
   perceptual = 3 * views * lpips_operations(config.data.window) if config.loss.lpips_weight > 0 else 0
   return config.batch_size * (3 * sum(parts.values()) + perceptual)
 
 
-def _again(config: ConfigDict) -> float:
-  """Operations of one object that the backward pass repeats: the renderer's, and those of layers by config.model.remat."""
+def _recomputed_operations(config: ConfigDict) -> float:
+  """Returns the operations that the backward pass repeats for one object, to save memory.
+
+  The renderer is always recomputed; which parts of the transformer layers are depends on config.model.remat.
+  """
   model = config.model
   parts = forward_operations(model, (1 + config.data.num_side_views) * config.data.window**2)
-  rule = layers.remat_policy(model.remat)
-  if rule == 'none':
+  policy = layers.remat_policy(model.remat)
+  if policy == 'none':
     return parts['renderer']
-  if rule == 'full':
+  if policy == 'full':
     return sum(parts.values())
   return parts['renderer'] + sum(attention_operations(model).values())
 
 
 def report(config: ConfigDict, params: dict) -> str:
-  """Returns the lines of --dry_run that follow from the sizes; `params` are arrays or shapes."""
+  """Returns the lines of --dry_run that follow from the sizes of the model. `params` are arrays or shapes."""
   model = config.model
   image_tokens, tokens = _tokens(model)
   texels, views = model.triplane_resolution * model.triplane_upsample, 1 + config.data.num_side_views
@@ -125,34 +131,39 @@ def report(config: ConfigDict, params: dict) -> str:
       f'{model.triplane_channels}',
       'operations of a forward pass, per object: '
       + ', '.join(f'{name} {value / 1e9:,.1f} GFLOP' for name, value in parts.items()),
-      f'operations of a step of {config.batch_size} objects: {step_operations(config) / 1e12:,.3f} TFLOP',
+      f'operations of a training step with {config.batch_size} objects: {step_operations(config) / 1e12:,.3f} TFLOP',
     ]
   )
 
 
 def estimate(config: ConfigDict, num_devices: int, peak: float, utilisation: float) -> str:
-  """Returns the line of --dry_run that says how long a training takes at a share of the peak, in FLOP/s a device."""
+  """Returns the line of --dry_run that estimates the training time.
+
+  Assumes that each device reaches a fraction `utilisation` of its `peak`, in FLOP/s.
+  """
   seconds = step_operations(config) / (num_devices * peak * utilisation)
   days = seconds * config.num_train_steps / 86400
   return (
-    f'estimate for {num_devices} devices of {peak / 1e12:g} TFLOP/s at {utilisation:.0%} of it: {seconds:.2f} s a step, '
+    f'estimate for {num_devices} devices at {utilisation:.0%} of {peak / 1e12:g} TFLOP/s: {seconds:.2f} s per step, '
     f'{days:,.1f} days for {config.num_train_steps:,} steps, {24 * days * num_devices:,.0f} device-hours'
   )
 
 
 def compiled_report(config: ConfigDict, num_devices: int, step) -> str:
-  """Returns the lines of --dry_run that were read off a compiled step (`lrm_jax.training.dry_run.CompiledStep`)."""
+  """Returns the lines of --dry_run about a compiled step, a `lrm_jax.training.dry_run.CompiledStep`."""
 
   def gib(size):
     return f'{size / 2**30:,.2f} GiB'
 
-  told = ', '.join(f'{kind} {number:,} times {gib(size)}' for kind, (number, size) in sorted(step.collectives.items()))
+  traffic = ', '.join(
+    f'{number:,} {kind} with {gib(size)} in total' for kind, (number, size) in sorted(step.collectives.items())
+  )
   return '\n'.join(
     [
-      f'memory of a step on each of {num_devices} x {step.kind}, as compiled in {step.seconds:.0f} s, for '
-      f'{config.batch_size // num_devices} objects in {config.gradient_accumulation} micro-batches: '
-      f'{gib(step.input_bytes + step.temporary_bytes)}: parameters and optimizer {gib(step.state_bytes)}, batch and frozen '
-      f'networks {gib(step.input_bytes - step.state_bytes)}, temporary {gib(step.temporary_bytes)}',
-      f'between devices, a step: {told or "nothing"}',
+      f'memory of a step on each of {num_devices} x {step.kind}, for {config.batch_size // num_devices} objects in '
+      f'{config.gradient_accumulation} micro-batches: {gib(step.input_bytes + step.temporary_bytes)} (parameters and '
+      f'optimizer {gib(step.state_bytes)}, batch and frozen networks {gib(step.input_bytes - step.state_bytes)}, '
+      f'temporary {gib(step.temporary_bytes)}); compiled in {step.seconds:.0f} s',
+      f'communication between devices per step: {traffic or "none"}',
     ]
   )

@@ -1,4 +1,4 @@
-"""What a training would take, before it runs: on the devices here, or on those of a topology that are not here."""
+"""Dry runs: what a training step needs on the local devices, or on those of a topology that need not be attached."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -16,18 +16,18 @@ from lrm_jax.training.trainer import Trainer, check
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-  """A training step that was compiled and not run: what it needs of each device."""
+  """What a training step needs on each device, according to the compiled program; it was not run."""
 
-  kind: str  # of the devices, as they name themselves
-  state_bytes: int  # parameters and optimizer
-  input_bytes: int  # the state, the batch, LPIPS
-  temporary_bytes: int
-  seconds: float  # to trace and compile
-  collectives: dict[str, tuple[int, int]]  # lrm_jax/distributed/collectives.py
+  kind: str  # `device_kind` of the devices.
+  state_bytes: int  # Parameters and optimizer.
+  input_bytes: int  # The state, the batch and the LPIPS network.
+  temporary_bytes: int  # Gradients and activations.
+  seconds: float  # Time to trace and compile.
+  collectives: dict[str, tuple[int, int]]  # {kind: (count, bytes)}, see lrm_jax/distributed/collectives.py.
 
 
 def compile_step(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> CompiledStep:
-  """Returns what a training step takes, on all devices here or for those given; needs no data, no weights."""
+  """Compiles a training step for `devices` (default: all attached devices). Needs no data and no weights."""
   began = time.monotonic()
   trainer = Trainer(config, lpips=abstract_lpips() if config.loss.lpips_weight > 0 else None, devices=devices)
   program = trainer.compile()
@@ -44,10 +44,11 @@ def compile_step(config: ConfigDict, devices: Sequence[jax.Device] | None = None
 
 
 def dry_run(config: ConfigDict, name: str | None, utilisation: float) -> None:
-  """Prints the parameters of a configuration, the operations of a step, and what it takes as compiled.
+  """Prints the parameters of a configuration, the operations of a step, and the memory of the compiled step.
 
-  With the `name` of a topology also what the training takes there, at a `utilisation` of the peak; where what compiles
-  for it is not installed, without the compiled step. Raises ValueError where the configuration does not fit.
+  With the `name` of a topology, such as 'h100:8', compiles for that topology and also prints how long training takes at
+  a fraction `utilisation` of the peak. If the compiler for it is not installed, only the compiled step is left out.
+  Raises ValueError if values of the configuration do not fit together or do not fit the number of devices.
   """
   if not 0 < utilisation <= 1:
     raise ValueError(f'--utilisation={utilisation} must be above 0 and at most 1')
@@ -66,6 +67,6 @@ def dry_run(config: ConfigDict, name: str | None, utilisation: float) -> None:
   known = accelerators.accelerator(step.kind)
   if known is not None and (needed := step.input_bytes + step.temporary_bytes) > 0.94 * known.memory:
     print(
-      f'DOES NOT FIT: {needed / 2**30:.1f} GiB of {known.memory / 2**30:.1f}; raise config.gradient_accumulation, or '
-      'lower config.rays_per_chunk'
+      f'DOES NOT FIT: needs {needed / 2**30:.1f} GiB, the device has {known.memory / 2**30:.1f} GiB; raise '
+      'config.gradient_accumulation, or lower config.rays_per_chunk'
     )

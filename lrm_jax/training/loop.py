@@ -1,7 +1,7 @@
-"""The loop over the steps of a training: data in, metrics and checkpoints out; what stops it, and how it goes on.
+"""The training loop: takes batches, writes metrics and checkpoints, stops on SIGTERM, and resumes.
 
-A run directory has config.json, checkpoints, metrics.jsonl, tensorboard, images. What was stopped is resumed, bit for bit;
-docs/operations.md has all that may stop it.
+A run directory contains config.json, checkpoints, metrics.jsonl, tensorboard and images. On one process, a resumed run
+is bit-identical to an uninterrupted one. docs/operations.md lists the faults that are handled.
 """
 
 from collections.abc import Iterator
@@ -32,22 +32,25 @@ from lrm_jax.weights.vgg import load_lpips
 
 
 class DivergedError(ValueError):
-  """Too many steps in a row were skipped; the last checkpoint is kept."""
+  """More than config.max_skipped_steps consecutive steps were skipped. The last checkpoint is kept."""
 
 
 def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float | None = None) -> dict[str, float]:
-  """Trains to config.num_train_steps, or resumes; returns the last evaluation on held-out objects.
+  """Trains until config.num_train_steps, and returns the metrics of the last evaluation on held-out objects.
 
-  With `time_limit_seconds` the clock moves the schedule: it ends at zero learning rate when the time is up.
-  Raises DivergedError where too many steps in a row had to be skipped, and Interrupted, with all saved, after SIGTERM to
-  any of the processes that train together.
+  Resumes if `workdir` has a checkpoint. With `time_limit_seconds`, the schedule follows the clock and the learning rate
+  reaches zero at the time limit. Raises DivergedError if too many consecutive steps were skipped. If any process of the
+  training gets SIGTERM, saves a checkpoint and raises Interrupted.
   """
   if not config.data.path:
-    raise ValueError('config.data.path is empty: give the directory of a dataset, --config.data.path=DIR')
+    raise ValueError(
+      'config.data.path is empty: give the directory of a dataset, --config.data.path=DIR, or the shipped dataset, '
+      '--config.data.path=embedded'
+    )
   workdir = paths.directory(workdir)
   lpips = load_lpips(config.loss.lpips_network) if config.loss.lpips_weight > 0 else None
   trainer = Trainer(config, lpips=lpips)
-  # What is not there is told before anything is written.
+  # Check all inputs before writing anything.
   for path, split in [(x.path, x.split) for x in trainer.sources] + [(config.data.path, config.data.eval_split)]:
     open_split(path, split)
   given = {} if checkpoint.saved_steps(workdir) else trainer.read_weights()
@@ -56,21 +59,19 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
     checkpoints = checkpoint.manager(workdir, keep_every=config.keep_every)
     with _closing(checkpoints), jax.set_mesh(trainer.mesh):
       state = trainer.last_state(checkpoints)
-      begins = 'a fresh run' if state is None else f'resuming after step {int(state["step"])}'
+      status = 'a new run' if state is None else f'resuming after step {int(state["step"])}'
       state = trainer.first_state(given) if state is None else state
       step = trainer.compile()
       if first:
-        print(
-          f'{workdir}: {begins}' + (f'; LPIPS by {lpips.source}' if lpips else '') + f'\n{where(trainer, step)}',
-          file=sys.stderr,
-        )
+        network = f'; LPIPS network: {lpips.source}' if lpips else ''
+        print(f'{workdir}: {status}{network}\n{describe_devices(trainer, step)}', file=sys.stderr)
         checkpoint.write_config(workdir, config)
       return _loop(trainer, step, state, workdir, checkpoints, stop, time_limit_seconds)
 
 
 @contextlib.contextmanager
 def _closing(checkpoints) -> Iterator[None]:
-  """Closes a manager; but not after an error of one of several processes: it would wait for the others, who wait for us."""
+  """Closes the manager at the end, except after an error with peers: we would wait for the peers, and they for us."""
   try:
     yield
   except BaseException as error:
@@ -80,24 +81,24 @@ def _closing(checkpoints) -> Iterator[None]:
   checkpoints.close()
 
 
-def where(trainer: Trainer, step: jax.stages.Compiled) -> str:
-  """Returns the line that says what is where: the devices, and what each holds, as compiled."""
-  mesh, shapes, places = trainer.mesh, trainer.abstract_state, trainer.shardings
+def describe_devices(trainer: Trainer, step: jax.stages.Compiled) -> str:
+  """Returns a line that lists the devices, and the memory that a compiled step needs on each of them."""
+  mesh, shapes, shardings = trainer.mesh, trainer.abstract_state, trainer.shardings
 
   def size(count):
     return f'{count / 2**30:.2f} GiB' if count >= 2**28 else f'{count / 2**20:.1f} MiB'
 
   def part(name):
-    return size(sharding.bytes_per_device(shapes[name], places[name]))
+    return size(sharding.bytes_per_device(shapes[name], shardings[name]))
 
   devices = f'{mesh.size} x {mesh.devices.flat[0].device_kind}'
   if jax.process_count() > 1:
     devices += f' of {jax.process_count()} processes'
   activations = size(step.memory_analysis().temp_size_in_bytes)
   return (
-    f'{devices}: objects over all {mesh.size}, parameters over {mesh.shape["fsdp"]}; each has parameters '
-    f'{part("params")}, optimizer {part("opt_state")}, gradients and activations of a step {activations}, for '
-    f'{trainer.config.batch_size // mesh.size} objects'
+    f'{devices}: batch sharded over {mesh.size}, parameters over {mesh.shape["fsdp"]}; per device: parameters '
+    f'{part("params")}, optimizer {part("opt_state")}, gradients and activations {activations}, for '
+    f'{trainer.config.batch_size // mesh.size} objects per step'
   )
 
 
@@ -110,6 +111,7 @@ def _loop(
   stop: processes.StopRequest,
   time_limit: float | None,
 ) -> dict[str, float]:
+  """Runs the remaining steps. `time_limit` is in seconds."""
   config = trainer.config
   first = int(state['step'])
   writer = MetricWriter(workdir, active=jax.process_index() == 0)
@@ -122,7 +124,8 @@ def _loop(
     while position < config.num_train_steps:
       batch, records = next(batches)
       state, metrics = compiled(state, batch, np.float32(position), trainer.lpips)
-      _settle(pending, trainer, writer, progress)  # Of the step before: the device never waits for us.
+      # Handles the metrics of the previous step while this one runs, so that the device never waits for the host.
+      _finish_step(pending, trainer, writer, progress)
       step += 1
       position = float(step)
       if time_limit is not None:
@@ -134,12 +137,13 @@ def _loop(
         result = pending.scores = evaluator(state, step)
         progress.note(result)
       if last or stops or step % config.checkpoint_every == 0:
-        pending = _settle(pending, trainer, writer, progress)  # Before it is saved, a state has proved to be sound.
+        _finish_step(pending, trainer, writer, progress)  # Before saving, so that a diverged state is never saved.
+        pending = None
         writer.flush()
         checkpoint.save(checkpoints, state)
       if stops:
         checkpoint.finish(checkpoints)
-        raise Interrupted(f'{workdir}: told to stop; step {step} is saved, and the same command goes on from it')
+        raise Interrupted(f'{workdir}: stopped by SIGTERM; step {step} is saved, and the same command resumes from it')
   finally:
     batches.close()
     progress.close()
@@ -150,17 +154,20 @@ def _loop(
 
 @dataclasses.dataclass
 class _Pending:
-  """A step that is under way: its metrics are still being computed."""
+  """A step that the devices are still computing."""
 
   step: int
-  position: float
+  position: float  # In the schedule, in steps.
   metrics: dict
-  records: np.ndarray  # that this process read
+  records: np.ndarray  # Numbers of the records that this process read.
   scores: dict = dataclasses.field(default_factory=dict)
 
 
-def _settle(pending: _Pending | None, trainer: Trainer, writer: MetricWriter, progress: Progress) -> None:
-  """Waits for the metrics of a step: shows, writes, and stops where too many in a row were skipped."""
+def _finish_step(pending: _Pending | None, trainer: Trainer, writer: MetricWriter, progress: Progress) -> None:
+  """Waits for the metrics of a step, shows them and writes them.
+
+  Raises DivergedError if more than config.max_skipped_steps consecutive steps were skipped.
+  """
   if pending is None:
     return
   config = trainer.config
@@ -169,9 +176,10 @@ def _settle(pending: _Pending | None, trainer: Trainer, writer: MetricWriter, pr
     _report_skipped(pending, values, trainer, writer)
     if skipped > config.max_skipped_steps:
       raise DivergedError(
-        f'step {step}: loss {values["loss"]:.4g}, gradient norm {values["grad_norm"]:.4g}, and config.max_skipped_steps = '
-        f'{config.max_skipped_steps} in a row have been skipped before; stopped, and the last checkpoint kept: look at the '
-        f'objects of these steps in {writer.skipped_path}, or resume with a lower config.optimizer.learning_rate'
+        f'step {step}: loss {values["loss"]:.4g}, gradient norm {values["grad_norm"]:.4g}; more than '
+        f'config.max_skipped_steps = {config.max_skipped_steps} steps in a row were skipped. The last checkpoint is '
+        f'kept: inspect the objects of these steps in {writer.skipped_path}, or resume with a lower '
+        'config.optimizer.learning_rate'
       )
   progress.update(step, values, pending.position)
   if step % config.log_every == 0 or step == 1 or pending.scores or skipped:
@@ -179,7 +187,7 @@ def _settle(pending: _Pending | None, trainer: Trainer, writer: MetricWriter, pr
 
 
 def _report_skipped(pending: _Pending, values: dict[str, float], trainer: Trainer, writer: MetricWriter) -> None:
-  """Puts the objects of a skipped step, of all processes, on record."""
+  """Writes the uids of the objects of a skipped step, gathered from all processes, to skipped.jsonl."""
   records = pending.records
   if processes.several():
     records = multihost_utils.process_allgather(records, tiled=True)
@@ -187,20 +195,20 @@ def _report_skipped(pending: _Pending, values: dict[str, float], trainer: Traine
     uids = pipeline.uids(trainer.sources, records)
     writer.write_skipped(pending.step, {'loss': values['loss'], 'grad_norm': values['grad_norm'], 'uids': uids})
     print(
-      f'step {pending.step} is skipped: loss {values["loss"]:.4g}, gradient norm {values["grad_norm"]:.4g}; its objects '
-      f'are in {writer.skipped_path}',
+      f'step {pending.step} was skipped: loss {values["loss"]:.4g}, gradient norm {values["grad_norm"]:.4g}; its '
+      f'objects are listed in {writer.skipped_path}',
       file=sys.stderr,
     )
 
 
 class Evaluator:
-  """Periodic figures and pictures of held-out objects, which are read once."""
+  """Evaluates the model on held-out objects during training. Their views are read once."""
 
   def __init__(self, trainer: Trainer, writer: MetricWriter):
     self.trainer, self.writer, self.views = trainer, writer, None
 
   def __call__(self, state: dict, step: int) -> dict[str, float]:
-    """Writes a picture of what the model makes of them at this step; returns psnr and ssim of their novel views."""
+    """Writes an image of some renders at this step; returns {eval_<metric>: value}, means over the novel views."""
     model, config, data = self.trainer.model, self.trainer.config, self.trainer.config.data
     if self.views is None:
       self.views = load_views(

@@ -1,7 +1,7 @@
-"""What a rendered view is measured by: squared error, perceptual distance, the object's mask; how smooth planes are.
+"""Training losses: squared error, perceptual distance and mask error of rendered views, total variation of planes.
 
-Sources: LRM (arXiv 2311.04400), section 3.4: mean over views of MSE + lambda * LPIPS; the squared error of the mask is
-ours; total variation as OpenLRM, cross-entropy of the mask as TripoSR (SPEC.md).
+Sources: LRM (arXiv 2311.04400), section 3.4, for the mean over views of MSE + lambda * LPIPS; OpenLRM for the total
+variation; TripoSR for the cross-entropy of the mask. The squared error of the mask is ours.
 Legend: B batch, V views, h w window, P texels along a plane's side, C channels.
 """
 
@@ -26,9 +26,10 @@ def reconstruction(
   total_variation_weight: float = 0.0,
   lpips: Callable | None = None,
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
-  """Returns (loss, its parts): MSE + the weighted sum of the terms whose weight is not 0, means over all views.
+  """Returns (loss, its terms): MSE + the weighted sum of the terms with a positive weight, averaged over all views.
 
-  `lpips` maps two stacks of pictures [N, h, w, 3] in 0..1 to distances [N]; it must be there if its weight is.
+  Terms with weight 0 are not computed. `lpips` maps two batches of images [N, h, w, 3] in 0..1 to distances [N]; it is
+  required if `lpips_weight` is positive.
   """
   mse = jnp.mean(jnp.square(pixels.color - target_color))
   parts = {'mse': mse}
@@ -53,11 +54,14 @@ def reconstruction(
 
 
 def cross_entropy(opacity: Float[Array, '*b'], target: Float[Array, '*b']) -> Float[Array, '']:
-  """Returns the mean of -(t log o + (1 - t) log(1 - o)); opacities stay 0.001 from 0 and 1, and gradients finite."""
+  """Returns the mean of -(t log o + (1 - t) log(1 - o)), for opacities o and targets t in 0..1.
+
+  Opacities are clipped to [0.001, 0.999], so that gradients are finite.
+  """
   opacity = jnp.clip(opacity, 1e-3, 1 - 1e-3)
   return -jnp.mean(target * jnp.log(opacity) + (1 - target) * jnp.log1p(-opacity))
 
 
 def total_variation(planes: Float[Array, 'B 3 P P C']) -> Float[Array, '']:
-  """Returns the mean squared difference of neighbours along rows, plus that along columns."""
+  """Returns the mean squared difference of neighbouring texels along the height, plus that along the width."""
   return jnp.mean(jnp.square(jnp.diff(planes, axis=2))) + jnp.mean(jnp.square(jnp.diff(planes, axis=3)))

@@ -1,4 +1,4 @@
-"""What a run leaves behind to look at: DIR/metrics.jsonl, DIR/skipped.jsonl, TensorBoard events, pictures."""
+"""Writes the metrics of a run: DIR/metrics.jsonl, DIR/skipped.jsonl, TensorBoard events and images."""
 
 from collections.abc import Iterator
 import contextlib
@@ -17,17 +17,20 @@ from tensorboardX.record_writer import directory_check
 from lrm_jax.geometry import images
 from lrm_jax.storage import paths
 
-_SECONDS_BETWEEN_UPLOADS = 60.0
+_SECONDS_BETWEEN_UPLOADS = 60.0  # Cloud storage cannot append, so each upload writes a whole file.
 
 
 class MetricWriter:
-  """Appends scalars and pictures to a run directory; where not `active` (other processes), does nothing."""
+  """Appends scalars and images to a run directory. If not `active` (in all processes except one), does nothing.
+
+  Raises OSError if the directory cannot be written.
+  """
 
   def __init__(self, workdir: str | os.PathLike, *, active: bool = True):
     self.workdir, self.active = paths.directory(workdir), active
     self._metrics, self._skipped = (_Lines(self.workdir / name) for name in ('metrics.jsonl', 'skipped.jsonl'))
     if active:
-      with self._told():
+      with self._as_os_error():
         self.workdir.mkdir(parents=True, exist_ok=True)
         self._board = _Board(self.workdir / 'tensorboard')
 
@@ -36,71 +39,77 @@ class MetricWriter:
     return self._skipped.path
 
   def truncate_after(self, step: int) -> None:
-    """Drops lines of steps beyond `step`: what a stopped run wrote after its last checkpoint is done again."""
+    """Removes the lines of steps after `step`, which a resumed run repeats: they are newer than its checkpoint."""
     if self.active:
-      with self._told():
+      with self._as_os_error():
         self._metrics.truncate_after(step)
         self._skipped.truncate_after(step)
 
   def write(self, step: int, values: dict[str, float]) -> None:
-    """Appends one JSON line {"step": step, ...} and the same to TensorBoard; it can be read at once."""
+    """Appends one JSON line {"step": step, ...} and writes the same values to TensorBoard, without buffering."""
     if not self.active:
       return
-    with self._told():
+    with self._as_os_error():
       self._metrics.append({'step': step, **values})
       self._board.write(step, *(summary.scalar(name, value) for name, value in values.items()))
 
   def write_skipped(self, step: int, values: dict) -> None:
-    """Appends one JSON line on a step that was skipped, with the `uids` of its objects."""
+    """Appends one JSON line about a skipped step, with the `uids` of its objects."""
     if self.active:
-      with self._told():
+      with self._as_os_error():
         self._skipped.append({'step': step, **values})
 
   def write_image(self, step: int, name: str, image: np.ndarray) -> None:
-    """Writes a picture [H, W, 3] in 0..1 to DIR/images/<name>_<step>.png and TensorBoard."""
+    """Writes an image [H, W, 3] in 0..1 to DIR/images/<name>_<step>.png and to TensorBoard."""
     if not self.active:
       return
     path = self.workdir / 'images' / f'{name}_{step:08d}.png'
-    with self._told():
+    with self._as_os_error():
       path.parent.mkdir(parents=True, exist_ok=True)
       path.write_bytes(imageio.imwrite('<bytes>', images.to_bytes(image), extension='.png'))
       self._board.write(step, summary.image(name, images.to_bytes(image), dataformats='HWC'))
 
   def flush(self) -> None:
-    """Writes what has been held back, as in stores in a cloud: a checkpoint must not know of steps that have no lines."""
+    """Writes buffered lines. Call it before saving a checkpoint: the lines of all its steps must have been written.
+
+    Only the lines of runs in cloud storage are buffered.
+    """
     if self.active:
-      with self._told():
+      with self._as_os_error():
         self._metrics.flush()
         self._skipped.flush()
 
   def close(self) -> None:
     self.flush()
     if self.active:
-      with self._told():
+      with self._as_os_error():
         self._board.close()
 
   @contextlib.contextmanager
-  def _told(self) -> Iterator[None]:
-    """Gives an error of the file system the directory, and what to do."""
+  def _as_os_error(self) -> Iterator[None]:
+    """Adds the directory, and what to do, to errors of the file system."""
     try:
       yield
     except OSError as error:
       raise OSError(
-        f'{self.workdir}: metrics cannot be written ({error.strerror or error}): mend that, and the same command goes '
-        'on from the last checkpoint'
+        f'{self.workdir}: metrics cannot be written ({error.strerror or error}): fix the cause, then the same command '
+        'resumes from the last checkpoint'
       ) from error
 
 
 class _Board:
-  """TensorBoard's events, written by the thread that has them: SummaryWriter's own thread dies of a full disk, and hangs all."""
+  """Writes TensorBoard events in the calling thread.
+
+  tensorboardX's SummaryWriter uses its own thread, which dies if the disk is full, and the process then hangs.
+  """
 
   def __init__(self, directory: epath.Path):
     directory_check(os.fspath(directory))
     self._events = EventsWriter(os.fspath(directory / 'events'))
 
   def write(self, step: int, *summaries) -> None:
-    for one in summaries:
-      self._events.write_event(Event(step=step, wall_time=time.time(), summary=one))
+    for summary_of_value in summaries:
+      self._events.write_event(Event(step=step, wall_time=time.time(), summary=summary_of_value))
     self._events.flush()
 
   def close(self) -> None:
@@ -110,12 +119,15 @@ class _Board:
 
 
 class _Lines:
-  """A file of JSON lines that grows. Stores in a cloud cannot append: there the whole file is written, once a minute."""
+  """A file to which JSON lines are appended.
+
+  Cloud storage cannot append, so there the lines are kept in memory and the whole file is rewritten once a minute.
+  """
 
   def __init__(self, path: epath.Path):
     self.path = path
     self._local = paths.is_local(path)
-    self._lines: list[str] | None = None  # all of them, where the file is not local
+    self._lines: list[str] | None = None  # All lines of the file, if it is in cloud storage.
     self._written = time.monotonic()
 
   def append(self, values: dict) -> None:
@@ -138,20 +150,21 @@ class _Lines:
   def truncate_after(self, step: int) -> None:
     if not self.path.exists():
       return
-    kept = ''.join(line + '\n' for line in self.path.read_text().splitlines() if _is_before(line, step))
+    kept = ''.join(line + '\n' for line in self.path.read_text().splitlines() if _is_at_most(line, step))
     fresh = self.path.with_suffix('.jsonl.tmp')
     fresh.write_text(kept)
     fresh.replace(self.path)
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, float]]:
-  """Returns the lines of a run's metrics.jsonl."""
+  """Returns the lines of a run's metrics.jsonl, each {'step': step, name: value, ...}."""
   lines = (paths.directory(workdir) / 'metrics.jsonl').read_text().splitlines()
   return [json.loads(line) for line in lines if line.strip()]
 
 
-def _is_before(line: str, step: int) -> bool:
+def _is_at_most(line: str, step: int) -> bool:
+  """Returns whether a line belongs to `step` or an earlier step; False for an incomplete line."""
   try:
     return json.loads(line)['step'] <= step
-  except (json.JSONDecodeError, KeyError):  # The last line of a run that was killed while it wrote.
+  except (json.JSONDecodeError, KeyError):  # The last line of a run that was killed while writing it.
     return False

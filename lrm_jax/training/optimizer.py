@@ -1,7 +1,7 @@
-"""AdamW as LRM trains: clipped gradients, decay on matrices only, a warm-up and a cosine to zero. Muon by choice.
+"""The optimizer: AdamW with gradient clipping, weight decay on kernels only, warm-up and cosine schedule; or Muon.
 
-Sources: LRM (arXiv 2311.04400), section 4.1 (configs/base.py has the certainty of each number); Jordan et al. 2024
-(Muon), with the scale of updates of Liu et al. 2025 (arXiv 2502.16982).
+Sources: LRM (arXiv 2311.04400), section 4.1 (configs/base.py tags the source of each value); Muon: Jordan et al. 2024,
+with the scale of updates of Liu et al. 2025 (arXiv 2502.16982).
 """
 
 import jax
@@ -21,18 +21,18 @@ def make_optimizer(
   num_train_steps: int,
   muon: bool = False,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """Returns (transformation, schedule): an update is minus schedule(position) times what the first puts out.
+  """Returns (transformation, schedule). A step changes the parameters by -schedule(position) * transformed gradient.
 
-  The schedule is kept apart so that training says where in it a step lies: by its number, or by the clock where
-  the time is what is given. With `muon`, the kernels of transformer layers move along orthogonalised momenta, and
-  all else as ever. Raises ValueError where the warm-up is longer than the training.
+  The schedule is separate because its position may be driven by the step or by elapsed time. With `muon`, the kernels
+  of transformer layers use Muon's orthogonalised momentum, and all other parameters use Adam. Raises ValueError unless
+  the warm-up is shorter than the training.
   """
   if not 0 <= warmup_steps < num_train_steps:
     raise ValueError(f'config.optimizer.{warmup_steps=} must be at least 0 and less than config.{num_train_steps=}')
   adam = optax.scale_by_adam(beta1, beta2)
   transform = optax.chain(
     optax.clip_by_global_norm(clip_norm),
-    optax.partition({'muon': _scale_by_muon(), 'adam': adam}, _rule) if muon else adam,
+    optax.partition({'muon': _scale_by_muon(), 'adam': adam}, _optimizer_names) if muon else adam,
     optax.add_decayed_weights(weight_decay, mask=decayed),
   )
   schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, num_train_steps, end_value=0.0)
@@ -40,15 +40,19 @@ def make_optimizer(
 
 
 def decayed(params):
-  """Returns a tree of booleans: weight decay is for the kernels of linear maps, found by name.
+  """Returns a tree of booleans that is True for the kernels of linear layers, the only parameters with weight decay.
 
-  Not by rank: a bias of stacked layers has two axes. Biases, norms, tokens and position tables do not decay.
+  Biases, norms, tokens and position tables do not decay. Kernels are found by name and not by rank, because the biases
+  of stacked layers have two axes.
   """
   return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
 
 
-def _rule(params):
-  """Muon is for the matrices of stacked transformer layers, but those that read the camera: few numbers, many alike."""
+def _optimizer_names(params):
+  """Returns a tree of 'muon' and 'adam': Muon for the kernels of transformer layers, except the modulation kernels.
+
+  Modulation kernels read the camera embedding, whose inputs are few numbers, often similar.
+  """
 
   def label(path, _):
     names = [entry.key for entry in path]
@@ -58,7 +62,7 @@ def _rule(params):
 
 
 def _scale_by_muon() -> optax.GradientTransformation:
-  """Orthogonalised momenta of kernels [layers, in, out], scaled to the size that updates of Adam have (0.2)."""
+  """Returns Muon for kernels [layers, in, out], scaled so that its updates have the typical RMS of Adam's (0.2)."""
 
   def kernels(params):
     return jax.tree.map(

@@ -1,9 +1,8 @@
-"""The state of a training and the step that advances it: plain nested dicts of arrays, sharded by one rule.
+"""The training state, and the step that advances it.
 
-state = {'step': int32, 'params': ..., 'opt_state': ..., 'guard': {'loss': float32, 'skipped': int32}}. Everything random
-is drawn from a key folded with the step, so that a step depends on nothing but the state and its batch. The guard is the
-running mean of the loss (nan: none yet) and how many steps in a row have been skipped.
-Legend: A micro-batches of a step (gradient accumulation), B objects a step.
+state = {'step': int32, 'params': ..., 'opt_state': ..., 'guard': {'loss': float32, 'skipped': int32}}, nested dicts of
+arrays. The guard is the running mean of the loss (NaN before the first step) and the number of consecutive skipped
+steps. Random keys are derived from the seed and the step, so that a step depends only on the state and its batch.
 """
 
 from collections.abc import Callable
@@ -20,11 +19,11 @@ from lrm_jax.models.lpips import LPIPS
 from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.training import losses
 
-_LOSS_MEMORY = 100  # steps that the running mean of the loss looks back
+_LOSS_MEMORY = 100  # Time constant of the running mean of the loss, in steps.
 
 
 def state_init(model_kwargs: dict, transform: optax.GradientTransformation, seed: int) -> Callable[[], dict]:
-  """Returns the function that makes the first state, to be jitted with the shardings it should have."""
+  """Returns a function that creates the initial state. Jit it with the shardings that the state should have."""
 
   def init():
     params = registry.parameters(registry.build_model(model_kwargs, nnx.Rngs(seed)))
@@ -48,10 +47,12 @@ def make_train_step(
 ) -> Callable[[dict, dict, jax.Array, LPIPS | None], tuple[dict, dict]]:
   """Returns step(state, batch, position, lpips) -> (state, metrics), to be jitted.
 
-  `position` is where in the schedule the step lies, in steps. A batch has the keys of lrm_jax/datasets/pipeline.py.
-  `lpips` is the frozen network where its weight is above 0: an argument, so that it is no constant of the program.
-  A step whose loss or gradient is no number, or whose loss is above `loss_spike` (0: any) times the running mean, is
-  skipped: parameters and optimizer stay as they were, and the metric `skipped` counts how many in a row.
+  `position` is the position in the learning rate schedule, in steps. lrm_jax/datasets/examples.py lists the keys of a
+  batch. At most `rays_per_chunk` rays of each object are rendered at once. `lpips` is the frozen network, or None if
+  its weight is 0; it is an argument so that it does not become a constant of the compiled program.
+  A step is skipped if its loss or its gradient is NaN or infinite, or if its loss exceeds `loss_spike` times the
+  running mean of the loss (0: no limit). Parameters and optimizer then stay unchanged. The metric `skipped` is the
+  number of consecutive skipped steps.
   """
 
   def loss_fn(params, batch, key, lpips):
@@ -74,7 +75,7 @@ def make_train_step(
     return jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key, lpips)
 
   def accumulated(params, batch, key, lpips):
-    """The mean over micro-batches, each made of a share of every device's objects."""
+    """Returns the mean over micro-batches, each with an equal share of every device's objects."""
     micro = jax.tree.map(lambda x: rearrange(x, '(b a) ... -> a b ...', a=accumulation), batch)
 
     def add(total, inputs):
@@ -97,10 +98,10 @@ def make_train_step(
     if loss_spike:
       bad |= loss > loss_spike * guard['loss']
     mean = jnp.where(jnp.isnan(guard['loss']), loss, guard['loss'] + (loss - guard['loss']) / _LOSS_MEMORY)
-    moved = {'params': params, 'opt_state': opt_state, 'guard': {'loss': mean, 'skipped': jnp.int32(0)}}
-    stayed = {name: state[name] for name in ('params', 'opt_state')}
-    stayed['guard'] = {'loss': guard['loss'], 'skipped': guard['skipped'] + 1}
-    result = jax.tree.map(lambda new, old: jnp.where(bad, old, new), moved, stayed)
+    updated = {'params': params, 'opt_state': opt_state, 'guard': {'loss': mean, 'skipped': jnp.int32(0)}}
+    unchanged = {name: state[name] for name in ('params', 'opt_state')}
+    unchanged['guard'] = {'loss': guard['loss'], 'skipped': guard['skipped'] + 1}
+    result = jax.tree.map(lambda new, old: jnp.where(bad, old, new), updated, unchanged)
     metrics = {'loss': loss, **parts, 'grad_norm': norm, 'learning_rate': rate, 'skipped': result['guard']['skipped']}
     return {'step': state['step'] + 1} | result, metrics
 
@@ -108,5 +109,5 @@ def make_train_step(
 
 
 def compile_step(step: Callable, mesh: jax.sharding.Mesh, state_shardings) -> Callable:
-  """Returns the jitted step: state in and out sharded by rule, its memory reused, metrics on every device."""
+  """Returns the jitted step. The state is donated and keeps its shardings; the metrics are replicated."""
   return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, sharding.replicated(mesh)))

@@ -1,4 +1,4 @@
-"""What a training is made of: mesh, model, optimizer, data and the compiled step, from a configuration."""
+"""The parts of a training, created from a configuration: mesh, model, optimizer, data and the compiled step."""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,13 +19,18 @@ from lrm_jax.weights import dino, pretrained
 
 
 class Trainer:
-  """A run: mesh, model, optimizer, data and the compiled step, made from a configuration."""
+  """Mesh, model, optimizer, data and the compiled step of a configuration.
+
+  `lpips` is the perceptual network, or None if its weight is 0. `devices` (default: all) need not be attached, see
+  lrm_jax/distributed/accelerators.py; for such devices the step can be compiled but not run. Raises ValueError if
+  values of the configuration do not fit together.
+  """
 
   def __init__(self, config: ConfigDict, *, lpips: LPIPS | None, devices: Sequence[jax.Device] | None = None):
     check(config, jax.device_count() if devices is None else len(devices))
     self.config = config
     self.mesh = sharding.make_mesh(**config.mesh, devices=devices)
-    self.lpips = sharding.on_all(self.mesh, lpips)
+    self.lpips = sharding.place_replicated(self.mesh, lpips)
     model_kwargs = config.model.to_dict()
     self.model = registry.abstract_model(model_kwargs)
     self.sources = pipeline.training_sources(
@@ -53,25 +58,24 @@ class Trainer:
     self._step = step_lib.compile_step(step, self.mesh, self.shardings)
 
   def compile(self) -> jax.stages.Compiled:
-    """Returns the step for these devices: step(state, batch, position, lpips); nothing of it is run."""
+    """Returns the compiled step(state, batch, position, lpips) for the mesh, without running it."""
     everywhere = sharding.replicated(self.mesh)
 
-    def on_all(tree):
+    def shapes_on_mesh(tree):
       return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), tree)
 
     batch = cost.abstract_batch(self.config, sharding.batch_sharding(self.mesh))
+    position = shapes_on_mesh(jax.ShapeDtypeStruct((), np.float32))
     with jax.set_mesh(self.mesh):
-      return self._step.lower(
-        self.abstract_on_devices, batch, on_all(jax.ShapeDtypeStruct((), np.float32)), on_all(self.lpips)
-      ).compile()
+      return self._step.lower(self.abstract_on_devices, batch, position, shapes_on_mesh(self.lpips)).compile()
 
   def first_state(self, given: dict[str, np.ndarray | jax.Array] | None = None) -> dict:
-    """Returns a fresh state, made where it lives; parameters {path: array} that are `given` take random ones' place."""
+    """Returns a new state, created on its devices. Arrays in `given` {path: array} replace random parameters."""
     state = jax.jit(self.init, out_shardings=self.shardings)()
     if given:
 
       def place(array, old):
-        if isinstance(array, jax.Array):  # It has been read to its place.
+        if isinstance(array, jax.Array):  # It was read directly into its sharding.
           return array
         return sharding.place(array.astype(old.dtype, copy=False), old.sharding)
 
@@ -81,9 +85,9 @@ class Trainer:
     return state
 
   def read_weights(self) -> dict[str, np.ndarray | jax.Array]:
-    """Returns the parameters {path: array} that training starts from: config.init_from's and config.encoder_weights'.
+    """Returns the initial parameters {path: array} from config.init_from and config.encoder_weights; {} without both.
 
-    Raises ValueError where they do not fit the configuration.
+    Raises ValueError if they do not fit the configuration.
     """
     config, given = self.config, {}
     target = traverse_util.flatten_dict(self.abstract_on_devices['params'], sep='/')
@@ -93,29 +97,29 @@ class Trainer:
       except ValueError as error:
         raise ValueError(f'config.init_from = {error}') from error
     if config.encoder_weights:
-      before = 'encoder/'
+      prefix = 'encoder/'
       encoder = dino.load(
         config.encoder_weights,
-        {path.removeprefix(before): x.shape for path, x in target.items() if path.startswith(before)},
+        {path.removeprefix(prefix): x.shape for path, x in target.items() if path.startswith(prefix)},
       )
-      given |= {before + path: array for path, array in encoder.items()}
+      given |= {prefix + path: array for path, array in encoder.items()}
     return given
 
   @property
   def abstract_on_devices(self) -> dict:
-    """The shapes of the state, with where each lies."""
+    """The shapes, dtypes and shardings of the state."""
     return jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), self.abstract_state, self.shardings
     )
 
   def last_state(self, checkpoints) -> dict | None:
-    """Returns the state of the last checkpoint, or None."""
+    """Returns the state of the latest checkpoint, or None if there is none."""
     return checkpoint.restore_state(checkpoints, self.abstract_on_devices)
 
   def batches(self, start_step: int) -> Iterator[tuple[dict, np.ndarray]]:
-    """Yields global batches on their devices, from that of `start_step` on, each the step's own; and what records it has.
+    """Yields (global batch, record numbers) of each step after `start_step` steps.
 
-    The numbers of records are those that this process reads.
+    Batches are sharded over the mesh. The record numbers are those of the records that this process read.
     """
     config = self.config
     numpy_batches = pipeline.make_dataset(
@@ -137,14 +141,14 @@ class Trainer:
 
 
 def check(config: ConfigDict, num_devices: int) -> None:
-  """Raises ValueError, in one sentence, where values of a configuration cannot work together on so many devices."""
+  """Raises ValueError if values of a configuration do not fit together, or do not fit the number of devices."""
   data = config.data
   for name in ('max_skipped_steps', 'loss_spike'):
     if config[name] < 0:
       raise ValueError(f'config.{name} = {config[name]} must be at least 0')
   if 0 < config.loss_spike <= 1:
     raise ValueError(
-      f'config.loss_spike = {config.loss_spike} times the mean of the loss must be above 1, or 0 for none'
+      f'config.loss_spike = {config.loss_spike} must be above 1 (it is a multiple of the mean loss), or 0 to disable it'
     )
   positive = ['num_train_steps', 'batch_size', 'gradient_accumulation', 'log_every', 'checkpoint_every', 'eval_every']
   for name in positive:
@@ -157,13 +161,11 @@ def check(config: ConfigDict, num_devices: int) -> None:
       f'{config.gradient_accumulation} x {num_devices}'
     )
   if negative := [name for name, value in config.loss.items() if name.endswith('_weight') and value < 0]:
-    raise ValueError(
-      f'weights of the loss must not be negative: config.loss.{negative[0]} = {config.loss[negative[0]]}'
-    )
+    raise ValueError(f'config.loss.{negative[0]} = {config.loss[negative[0]]} must be at least 0')
   if not data.background:
-    raise ValueError('config.data.background = () must name a grey at least, such as (1.0,)')
+    raise ValueError('config.data.background = () must have at least one grey level, such as (1.0,)')
   if not 1 <= data.window <= data.resize_min <= data.resize_max:
     raise ValueError(
-      f'1 <= config.data.window <= resize_min <= resize_max must hold, not '
+      'config.data must satisfy 1 <= window <= resize_min <= resize_max, but they are '
       f'{data.window}, {data.resize_min}, {data.resize_max}'
     )

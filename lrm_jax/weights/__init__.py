@@ -1,1 +1,1 @@
-"""Third-party weights, by tables that are read in both directions, and where a model comes from."""
+"""Loads and saves third-party weights with two-way name tables, and resolves model sources such as `hf://owner/name`."""

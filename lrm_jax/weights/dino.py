@@ -1,9 +1,9 @@
-"""Encoders: names for the parameters of lrm_jax/models/encoder.py (DINO ViT-S/16, S/8, B/16, B/8) and of
-lrm_jax/models/dinov2.py (DINOv2 ViT-S/14, B/14, L/14, with registers and without).
+"""Loads DINO and DINOv2 encoders from third-party checkpoints.
 
-Two families of names each: the official checkpoints' (timm has the same for DINO), and Hugging Face's
-(`facebook/dino-vitb16`, `facebook/dinov2-with-registers-base`). What stands before the names (`module.backbone.`,
-`encoder.model.`) is found out and taken off.
+The name tables cover lrm_jax/models/encoder.py (DINO ViT-S/16, S/8, B/16, B/8) and lrm_jax/models/dinov2.py (DINOv2
+ViT-S/14, B/14, L/14, with and without registers). Two naming schemes are supported for each: the official checkpoints
+(timm uses the same names for DINO) and Hugging Face (`facebook/dino-vitb16`, `facebook/dinov2-with-registers-base`).
+A common prefix of the names, such as `module.backbone.` or `encoder.model.`, is detected and removed.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,9 @@ from lrm_jax.weights.tables import PATCHES, Row, linear, norm
 
 
 def _rows(*, class_token, table, registers, patches, last_norm, block, qkv, scales, parts) -> tuple[Row, ...]:
-  names = zip(('norm1', 'norm2', 'attention/out', 'mlp/expand', 'mlp/contract'), parts)
-  rows = [
+  """Returns the table of a ViT from the names that a naming scheme uses for its parts."""
+  norm1, norm2, attention_out, mlp_expand, mlp_contract = parts
+  return (
     Row('class_token', (class_token,)),
     Row('position_embedding', (table,)),
     Row('registers', (registers,)),
@@ -27,13 +28,15 @@ def _rows(*, class_token, table, registers, patches, last_norm, block, qkv, scal
     *norm('norm', last_norm),
     *linear('blocks/attention/qkv', *(f'{block}.{name}' for name in qkv)),
     *(Row(f'blocks/scale{i}', (f'{block}.{scale}',)) for i, scale in enumerate(scales, start=1)),
-  ]
-  for ours, theirs in names:
-    rows += (norm if 'norm' in ours else linear)(f'blocks/{ours}', f'{block}.{theirs}')
-  return tuple(rows)
+    *norm('blocks/norm1', f'{block}.{norm1}'),
+    *norm('blocks/norm2', f'{block}.{norm2}'),
+    *linear('blocks/attention/out', f'{block}.{attention_out}'),
+    *linear('blocks/mlp/expand', f'{block}.{mlp_expand}'),
+    *linear('blocks/mlp/contract', f'{block}.{mlp_contract}'),
+  )
 
 
-# One table for DINO and DINOv2: the former has no registers and no scales.
+# DINO and DINOv2 share one table: rows for registers and LayerScale are skipped for DINO, which has neither.
 OFFICIAL = _rows(
   class_token='cls_token',
   table='pos_embed',
@@ -61,52 +64,52 @@ HUGGING_FACE = _rows(
 )
 HUGGING_FACE_DINOV2 = _rows(**_HUGGING_FACE, parts=('norm1', 'norm2', 'attention.output.dense', 'mlp.fc1', 'mlp.fc2'))
 
-# Of classifiers, poolers and masked training, which the tokens do not pass.
+# Parameters of classifiers, poolers and masked training. The output tokens do not depend on them, so they are ignored.
 UNUSED = ('head.', 'fc_norm.', 'pooler.', 'mask_token', 'embeddings.mask_token')
 
 
 def load(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-  """Returns {our path: array} of the encoder's parameters, which have these shapes, from a checkpoint in a file.
+  """Returns {parameter path: array} of the encoder in a checkpoint file, for parameters of the given shapes.
 
-  Of a whole training state with a teacher, the teacher is taken, as DINO does. Raises ValueError where the file holds
-  no such encoder, or one of other sizes.
+  If the file is a full training state with a student and a teacher, the teacher is loaded, as DINO's own code does.
+  Raises ValueError if the file has no such encoder or if its sizes differ.
   """
   tensors = files.read(path)
   rows, prefix = recognise(tensors, str(path))
   tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-  kinds = {True: 'dinov2', False: 'dino'}
-  there, here = (kinds[x] for x in (_has_scales(tensors), 'blocks/scale1' in shapes))
-  if there != here:
-    raise ValueError(f"{path} holds an encoder of the kind '{there}', and config.model.encoder is '{here}'")
+  found = 'dinov2' if _has_scales(tensors) else 'dino'
+  expected = 'dinov2' if 'blocks/scale1' in shapes else 'dino'
+  if found != expected:
+    raise ValueError(f"{path} contains a '{found}' encoder, but config.model.encoder is '{expected}'")
   return tables.load(rows, tensors, shapes, unused=UNUSED, where=str(path))
 
 
 def recognise(tensors: Mapping[str, np.ndarray], where: str = 'the file') -> tuple[tuple[Row, ...], str]:
-  """Returns (the table, what stands before its names) of tensors; ValueError where they are of no ViT."""
+  """Returns (name table, name prefix) that match the tensors; raises ValueError if they do not contain a ViT."""
   found = []
   for rows in (HUGGING_FACE_DINOV2 if _has_scales(tensors) else HUGGING_FACE, OFFICIAL):
     (token,) = rows[0].theirs
     found += [(rows, name.removesuffix(token)) for name in tensors if name == token or name.endswith('.' + token)]
-  # Hugging Face's name of the class token ends with the official one: the longer comes first.
+  # Hugging Face's name of the class token ends with the official name, so prefer the longer match.
   found = [(rows, prefix) for rows, prefix in found if rows is not OFFICIAL or not prefix.endswith('embeddings.')]
   if not found:
     raise ValueError(
-      f'{where} holds no ViT: neither cls_token (the official names, timm) nor embeddings.cls_token (Hugging Face) '
-      f'is among its {len(tensors)} tensors'
+      f'{where} does not contain a ViT: its {len(tensors)} tensors include neither cls_token (official names, timm) '
+      'nor embeddings.cls_token (Hugging Face)'
     )
   return next((match for match in found if 'teacher' in match[1]), found[0])
 
 
 def sizes(tensors: Mapping[str, np.ndarray], where: str) -> dict:
-  """Returns the values of config.model that the tensors of an encoder tell: all but its number of heads.
+  """Returns the encoder's values of config.model, inferred from tensor shapes: all except the number of heads.
 
-  Raises ValueError where they are of no ViT, or of one whose first tensors are not there.
+  Raises ValueError if the tensors do not contain a ViT, or if its position or patch embedding is missing.
   """
   rows, prefix = recognise(tensors, where)
   names = {row.ours: prefix + row.theirs[0] for row in rows}
   for ours in ('position_embedding', 'patch_embedding/kernel'):
     if names[ours] not in tensors:
-      raise ValueError(f'{where} does not fit the model: {names[ours]} is missing')
+      raise ValueError(f'{where} does not match the model: {names[ours]} is missing')
   _, table, width = tensors[names['position_embedding']].shape
   before, after = names['blocks/norm1/scale'].split('{}')
   layers = [name for name in tensors if name.startswith(before) and name.endswith(after)]
@@ -122,11 +125,17 @@ def sizes(tensors: Mapping[str, np.ndarray], where: str) -> dict:
 
 
 def num_heads(config: Mapping, width: int) -> int:
-  """Returns the encoder's number of heads, which no tensor tells: `encoder_num_heads` of a configuration, or width / 64."""
+  """Returns the encoder's number of heads: `encoder_num_heads` of the configuration if present, otherwise width / 64.
+
+  It cannot be inferred from tensor shapes. The key may be at the top level of the configuration or in a section.
+  """
   sections = [config, *(section for section in config.values() if isinstance(section, Mapping))]
-  told = [section['encoder_num_heads'] for section in sections if 'encoder_num_heads' in section]
-  return told[0] if told else max(1, width // 64)
+  for section in sections:
+    if 'encoder_num_heads' in section:
+      return section['encoder_num_heads']
+  return max(1, width // 64)
 
 
 def _has_scales(tensors: Mapping[str, np.ndarray]) -> bool:
+  """Returns whether the tensors include LayerScale, which DINOv2 has and DINO does not."""
   return any(name.endswith(('.ls1.gamma', '.layer_scale1.lambda1')) for name in tensors)

@@ -1,6 +1,6 @@
-"""Tensors in files: safetensors in and out, PyTorch's in (lrm_jax/weights/pytorch.py).
+"""Reads weight files (safetensors, and PyTorch through lrm_jax/weights/pytorch.py) and writes safetensors.
 
-Tensors stay in their files until NumPy asks for them, one at a time.
+Tensors are read lazily, one at a time, when NumPy needs their data.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from lrm_jax.weights import pytorch
 from lrm_jax.weights.tensor import Tensor
 
-# Names of types in safetensors files.
+# Names of dtypes in safetensors files.
 _SAFETENSORS = {
   'F64': np.float64,
   'F32': np.float32,
@@ -32,45 +32,48 @@ _SAFETENSORS = {
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
-  """Returns {name: tensor} of a file; names within names are joined by dots, what is no tensor is left out.
+  """Returns {name: tensor} of a file. Names of nested dictionaries are joined by dots; other values are skipped.
 
-  Raises FileNotFoundError, and ValueError where the file is of no kind that is known, is damaged, or holds more than
-  tensors and plain values. Damage inside of a tensor is a ValueError when it is read.
+  Raises FileNotFoundError if there is no file, and ValueError if its format is unknown, it is damaged, or it contains
+  objects other than tensors and plain values. Damaged tensor data raises ValueError later, when the tensor is read.
   """
   path = Path(path)
   if not path.is_file():
-    raise FileNotFoundError(f'{path}: no such file of weights')
+    raise FileNotFoundError(f'Weight file {path} does not exist')
   if path.suffix == '.safetensors':
     return _open_safetensors(path)
   if not zipfile.is_zipfile(path) and not pytorch.is_legacy(path):
     raise ValueError(
-      f'{path} is neither .safetensors nor a file of PyTorch: load it with what wrote it, and save it as safetensors'
+      f'{path} is neither a .safetensors nor a PyTorch file: convert it to safetensors with the library that wrote it'
     )
   return pytorch.read(path)
 
 
 def write(path: str | Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
-  """Writes (name, tensor) as safetensors, one after another: whole or not at all. In memory is one at a time."""
+  """Writes (name, tensor) pairs to a safetensors file, atomically and with only one tensor in memory at a time."""
   path = Path(path)
   partial = path.with_name(f'.{path.name}.partial')
-  kinds = {np.dtype(dtype): name for name, dtype in _SAFETENSORS.items()}
-  header, room = {'__metadata__': {'format': 'pt'}}, 2**20  # It comes first, and is known last: spaces fill it up.
+  dtype_names = {np.dtype(dtype): name for name, dtype in _SAFETENSORS.items()}
+  # The header precedes the data but is complete only after it, so reserve space; the format allows trailing spaces.
+  header, header_size = {'__metadata__': {'format': 'pt'}}, 2**20
   try:
     with open(partial, 'wb') as file:
-      file.seek(8 + room)
+      file.seek(8 + header_size)
       for name, tensor in tensors:
-        start = file.tell() - 8 - room
+        start = file.tell() - 8 - header_size
         file.write(tensor.tobytes())
         header[name] = {
-          'dtype': kinds[tensor.dtype],
+          'dtype': dtype_names[tensor.dtype],
           'shape': list(tensor.shape),
-          'data_offsets': [start, file.tell() - 8 - room],
+          'data_offsets': [start, file.tell() - 8 - header_size],
         }
       text = json.dumps(header, separators=(',', ':')).encode()
-      if len(text) > room:
-        raise ValueError(f'{path}: {len(header) - 1} tensors have more to tell than {room} bytes of header hold')
+      if len(text) > header_size:
+        raise ValueError(
+          f'{path}: the header of {len(header) - 1} tensors needs {len(text)} bytes, but the limit is {header_size}'
+        )
       file.seek(0)
-      file.write(room.to_bytes(8, 'little') + text.ljust(room))
+      file.write(header_size.to_bytes(8, 'little') + text.ljust(header_size))
     os.replace(partial, path)
   finally:
     partial.unlink(missing_ok=True)
@@ -78,13 +81,14 @@ def write(path: str | Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
 
 def _open_safetensors(path: Path) -> dict[str, Tensor]:
   def read_one(name):
-    # Opened anew for each: what has been read of a file that is mapped into memory stays there until it is closed.
+    # Reopen the file for each tensor: pages of a memory-mapped file stay resident until it is closed.
     with safe_open(path, 'np') as file:
       return file.get_tensor(name)
 
   try:
     with safe_open(path, 'np') as file:
-      slices = {name: file.get_slice(name) for name in file.keys()}
+      names = file.keys()
+      slices = {name: file.get_slice(name) for name in names}
       return {
         name: Tensor(
           tuple(part.get_shape()), np.dtype(_SAFETENSORS[part.get_dtype()]), lambda name=name: read_one(name)
@@ -92,6 +96,6 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
         for name, part in slices.items()
       }
   except (SafetensorError, OSError) as error:
-    raise ValueError(f'{path} is damaged, or no safetensors file: {error}') from error
+    raise ValueError(f'{path} is damaged or not a safetensors file: {error}') from error
   except KeyError as error:
-    raise ValueError(f'{path} holds tensors of type {error}, which is not known') from error
+    raise ValueError(f'{path} contains tensors of the unsupported dtype {error}') from error

@@ -1,8 +1,9 @@
-"""OpenLRM's checkpoints (1.1 and 1.0, small, base, large): `config.json` + `model.safetensors`, in and out.
+"""Reads and writes OpenLRM checkpoints (1.1 and 1.0; small, base, large): `config.json` + `model.safetensors`.
 
-Its encoder is DINO by Hugging Face's names, or DINOv2 by the official ones. Where encoder and decoder are of the same
-width, PyTorch keeps the three matrices of cross-attention in one: `in_proj_weight`, rows q, k, v.
-Source: SPEC.md; docs/weights.md tells where the weights are, and their licence.
+The encoder is either DINO with Hugging Face's names or DINOv2 with the official names. If encoder and decoder have the
+same width, PyTorch stores the three matrices of cross-attention as one, `in_proj_weight`, with rows q, k, v.
+Source: OpenLRM's code, whose conventions are listed in tests/golden/README.md. See docs/weights.md for where to get the
+weights, and their licence.
 """
 
 from collections.abc import Mapping
@@ -16,21 +17,20 @@ from lrm_jax.weights import dino, files, tables
 from lrm_jax.weights.tables import LINEAR, UPSAMPLER, Row, linear, norm
 
 TENSORS = ('model.safetensors', 'pytorch_model.bin', 'model.pth')
-FOV = math.degrees(2 * math.atan(0.5 / 0.75))  # degrees: the focal length is 0.75 of the width
-FILL = 0.85  # of the picture's side, by the object; recalled [M]
-_IMAGE_SIZES = {512: 224, 768: 336, 1024: 448}  # px, by the width of the decoder: no file tells it
+FOV = math.degrees(2 * math.atan(0.5 / 0.75))  # degrees; the focal length is 0.75 of the image width.
+FILL = 0.85  # Size of the object relative to the image side; from memory, not verified.
+_IMAGE_SIZES = {512: 224, 768: 336, 1024: 448}  # Pixels, by decoder width; not stored in any file.
 _PACKED = 'decoder/blocks/cross_attention/qkv/kernel'
 _ENCODER = 'encoder.model.'
 
 
 def rows(encoder: tuple[Row, ...], *, version: str = '1.1') -> tuple[Row, ...]:
-  """Returns the table of a whole model with this encoder's. That of 1.0 has two other names.
+  """Returns the table of the whole model, given the encoder's table; version 1.0 uses two different names.
 
-  It has rows for both forms of cross-attention: `pack` and `unpack` go from one to the other.
+  It has rows for packed and for separate cross-attention matrices; `pack` and `unpack` convert between the two.
   """
-  tokens, upsampler = {'1.1': ('pos_embed', 'upsampler'), '1.0': ('transformer.pos_embed', 'transformer.deconv')}[
-    version
-  ]
+  version_names = {'1.1': ('pos_embed', 'upsampler'), '1.0': ('transformer.pos_embed', 'transformer.deconv')}
+  tokens, upsampler = version_names[version]
   block, cross = 'transformer.layers.{}', 'transformer.layers.{}.cross_attn'
   result = [
     *tables.under(encoder, 'encoder/', _ENCODER),
@@ -59,22 +59,26 @@ def rows(encoder: tuple[Row, ...], *, version: str = '1.1') -> tuple[Row, ...]:
 
 
 def pack(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns the parameters, or their shapes, with q, k and v of cross-attention in one matrix."""
+  """Returns the parameters, or their shapes, with q, k and v of cross-attention packed into one matrix."""
   result = dict(parameters)
   q, kv = (result.pop(f'decoder/blocks/cross_attention/{name}/kernel') for name in ('q', 'kv'))
-  packed = (*q[:-1], q[-1] + kv[-1]) if isinstance(q, tuple) else np.concatenate([q, kv], axis=-1)
+  if isinstance(q, tuple):
+    packed = (*q[:-1], q[-1] + kv[-1])
+  else:
+    packed = np.concatenate([q, kv], axis=-1)
   return result | {_PACKED: packed}
 
 
 def unpack(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns the parameters with q apart from k and v: the inverse of `pack`."""
+  """Returns the parameters with q separate from k and v; the inverse of `pack`."""
   result = dict(parameters)
-  q, kv = np.split(packed := result.pop(_PACKED), [packed.shape[-1] // 3], axis=-1)
-  return result | {f'decoder/blocks/cross_attention/{name}/kernel': part for name, part in (('q', q), ('kv', kv))}
+  packed = result.pop(_PACKED)
+  q, kv = np.split(packed, [packed.shape[-1] // 3], axis=-1)
+  return result | {'decoder/blocks/cross_attention/q/kernel': q, 'decoder/blocks/cross_attention/kv/kernel': kv}
 
 
 def load(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, np.ndarray]:
-  """Returns {our path: array} of a model of these shapes from their tensors; ValueError where they do not fit."""
+  """Returns {parameter path: array} from OpenLRM's tensors; raises ValueError if they do not match the shapes."""
   encoder, _ = dino.recognise(tensors, where)
   table = rows(encoder, version='1.0' if 'transformer.pos_embed' in tensors else '1.1')
   packed = any(name.endswith('cross_attn.in_proj_weight') for name in tensors)
@@ -85,9 +89,9 @@ def load(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]
 
 
 def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
-  """Returns the sections `model` and `data` of our configuration: what config.json says, and the tensors' sizes.
+  """Returns the sections `model` and `data` of an lrm_jax configuration, from config.json and the tensor shapes.
 
-  Raises ValueError where either is not OpenLRM's.
+  Raises ValueError if either is not in OpenLRM's format.
   """
   path = directory / 'config.json'
   try:
@@ -95,7 +99,7 @@ def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
     heads, num_samples = config['transformer_heads'], config['rendering_samples_per_ray']
   except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
     raise ValueError(
-      f'{path} is no configuration of OpenLRM: {error} (transformer_heads and rendering_samples_per_ray must be in it)'
+      f'{path} is not an OpenLRM configuration: {error} (it must have transformer_heads and rendering_samples_per_ray)'
     ) from error
   where = str(directory)
   encoder = dino.sizes(tensors, where)
@@ -130,13 +134,13 @@ def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
     num_samples=num_samples,
     dtype='float32',
   )
-  if model['encoder'] == 'dino':  # The Hugging Face library of its time.
+  if model['encoder'] == 'dino':  # Values of the transformers version that OpenLRM was trained with.
     model |= dict(encoder_interpolate_offset=0.1, encoder_norm_epsilon=1e-12)
   return {'model': model, 'data': dict(fov=FOV, fill=FILL, input_background=1.0)}
 
 
 def write(directory: Path, config: Mapping, parameters: Mapping[str, np.ndarray]) -> None:
-  """Writes `config.json` and `model.safetensors` of a model of ours; `refusal` must have nothing to say against it."""
+  """Writes `config.json` and `model.safetensors` for a model for which `refusal` returns an empty list."""
   model, parameters = config['model'], dict(parameters)
   widths = model['encoder_width'], model['decoder_width']
   kind = model.get('encoder', 'dino')
@@ -149,7 +153,7 @@ def write(directory: Path, config: Mapping, parameters: Mapping[str, np.ndarray]
   }.get((kind, widths[0]), f'vit_{widths[0]}')
   registers = '_reg' if model.get('encoder_registers', 0) else ''
   name = f'dinov2_{published}{registers}' if kind == 'dinov2' else f'facebook/dino-{published}{model["patch_size"]}'
-  theirs = dict(
+  config_file = dict(
     camera_embed_dim=model['camera_width'],
     rendering_samples_per_ray=model['num_samples'],
     transformer_dim=widths[1],
@@ -164,9 +168,9 @@ def write(directory: Path, config: Mapping, parameters: Mapping[str, np.ndarray]
     encoder_feat_dim=widths[0],
   )
   if model['encoder_num_heads'] * 64 != widths[0]:
-    theirs['encoder_num_heads'] = model['encoder_num_heads']
+    config_file['encoder_num_heads'] = model['encoder_num_heads']
   directory.mkdir(parents=True, exist_ok=True)
-  (directory / 'config.json').write_text(json.dumps(theirs, indent=2) + '\n')
+  (directory / 'config.json').write_text(json.dumps(config_file, indent=2) + '\n')
   if widths[0] == widths[1]:
     parameters = pack(parameters)
   table = rows(dino.OFFICIAL if kind == 'dinov2' else dino.HUGGING_FACE)
@@ -174,9 +178,10 @@ def write(directory: Path, config: Mapping, parameters: Mapping[str, np.ndarray]
 
 
 def fold_camera(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns the parameters with a camera of 16 numbers in place of 20: the last row of a pose is always 0, 0, 0, 1.
+  """Returns the parameters with a camera feature of 16 values instead of 20, without the last row of the pose.
 
-  What the first linear map makes of that row is constant: it goes into the bias, exactly up to rounding.
+  That row is always 0, 0, 0, 1, so the first linear layer maps it to a constant, which is added to its bias. The result
+  is exact up to rounding.
   """
   kernel, bias = (f'decoder/camera_embedding/expand/{name}' for name in ('kernel', 'bias'))
   weights = np.asarray(parameters[kernel])
@@ -189,7 +194,7 @@ def fold_camera(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def refusal(config: Mapping) -> list[str]:
-  """Returns what OpenLRM's architecture cannot express of a model of ours, by the names of its configuration."""
+  """Returns the reasons why OpenLRM's architecture cannot express a model, each naming a configuration value."""
   model = config['model']
 
   def value(name, default):
@@ -211,10 +216,12 @@ def refusal(config: Mapping) -> list[str]:
   if value('encoder', 'dino') == 'dino' and stretched:
     wanted['encoder_interpolate_offset'] = (value('encoder_interpolate_offset', 0.0), 0.1)
   problems = [
-    f'config.model.{name} is {is_!r}, and it has {must!r}' for name, (is_, must) in wanted.items() if is_ != must
+    f'config.model.{name} is {actual!r}, but OpenLRM requires {required!r}'
+    for name, (actual, required) in wanted.items()
+    if actual != required
   ]
   if value('encoder', 'dino') == 'dinov2' and value('encoder_registers', 0) not in (0, 4):
-    problems.append(f'config.model.encoder_registers is {model["encoder_registers"]}, and it has 0 or 4')
+    problems.append(f'config.model.encoder_registers is {model["encoder_registers"]}, but OpenLRM requires 0 or 4')
   if model['num_samples'] % 2:
-    problems.append(f'config.model.num_samples is {model["num_samples"]}, and it halves them')
+    problems.append(f'config.model.num_samples is {model["num_samples"]}, but OpenLRM requires an even number')
   return problems

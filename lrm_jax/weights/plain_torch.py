@@ -1,7 +1,7 @@
-"""Any of our models for lrm_jax/export/torch_lrm.py, which runs it in plain PyTorch, in and out.
+"""Reads and writes models in the format of lrm_jax/export/torch_lrm.py, which runs them in plain PyTorch.
 
-`torch_lrm.json` is the whole configuration; `torch_lrm.safetensors` has our names by PyTorch's custom: dots between
-parts, layers one by one, a linear map's `weight` [out, in], a norm's `weight`.
+`torch_lrm.json` is the whole configuration. `torch_lrm.safetensors` uses the parameter paths of lrm_jax in PyTorch's
+conventions: parts joined by dots, numbered layers, linear layers with `weight` [out, in], norms with `weight`.
 """
 
 from collections.abc import Mapping
@@ -19,31 +19,35 @@ _LEAVES = {'kernel': ('weight', LINEAR), 'scale': ('weight', SAME)}
 
 
 def rows(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Row, ...]:
-  """Returns the table of a model with these parameters: one rule for all of them."""
+  """Returns the table of a model with these parameters; one rule covers all of them."""
   result = []
   for path in shapes:
     *parts, leaf = path.split('/')
     leaf, layout = _LEAVES.get(leaf, (leaf, SAME))
-    names = [name for part in parts for name in ((part, '{}') if part in _STACKS else (part,))]
+    names = []
+    for part in parts:
+      names.append(part)
+      if part in _STACKS:
+        names.append('{}')
     result.append(Row(path, ('.'.join([*names, leaf]),), layout))
   return tuple(result)
 
 
 def load(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, np.ndarray]:
-  """Returns {our path: array} of a model of these shapes; ValueError where the tensors do not fit."""
+  """Returns {parameter path: array}; raises ValueError if the tensors do not match the shapes."""
   return tables.load(rows(shapes), tensors, shapes, where=where)
 
 
 def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
-  """Returns the configuration that was written; ValueError where it is none."""
-  del tensors  # The configuration tells everything.
+  """Returns the exported configuration; raises ValueError if the file is not one."""
+  del tensors  # The configuration file is complete.
   path = directory / CONFIG
   try:
     config = json.loads(path.read_text())
-    config['model'], config['data']['fov']  # pylint: disable=pointless-statement
+    _ = config['model'], config['data']['fov']  # Raises KeyError if either is missing.
   except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
     raise ValueError(
-      f'{path} is no configuration of ours: {error} (model and data.fov must be in it): export the model again'
+      f'{path} is not an lrm_jax configuration: {error} (it must have model and data.fov); export the model again'
     ) from error
   return config
 
@@ -57,6 +61,6 @@ def write(directory: Path, config: Mapping, parameters: Mapping[str, np.ndarray]
 
 
 def refusal(config: Mapping) -> list[str]:
-  """Returns nothing: all our models can be expressed."""
+  """Returns an empty list: this format can express every model of lrm_jax."""
   del config
   return []

@@ -1,7 +1,7 @@
-"""Where a model comes from: a run of ours, a model that ships, OpenLRM's and TripoSR's directories, the Hugging Face Hub.
+"""Loads a model from a run directory, a shipped model, an OpenLRM or TripoSR directory, or the Hugging Face Hub.
 
-What `--checkpoint`, `--config.init_from` and `lrm_jax.from_pretrained` take. A kind is recognised by its files; sizes
-of others' models are read off their tensors.
+These are the sources that `--checkpoint`, `--config.init_from` and `lrm_jax.from_pretrained` accept. The format of a
+directory is recognised by its files; the sizes of third-party models are inferred from their tensors.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from lrm_jax.storage import checkpoint, paths
 from lrm_jax.weights import files, openlrm, plain_torch, triposr
 
 SHIPPED = Path(__file__).parents[1] / 'pretrained'
-HELP = 'a run directory, one of OpenLRM or TripoSR, hf://owner/name, or a model that ships, by name'
+HELP = 'a run directory, an OpenLRM or TripoSR directory, hf://owner/name, or the name of a shipped model'
 _HUB = 'hf://'
 _KINDS = {
   'OpenLRM': ('config.json', openlrm),
@@ -30,21 +30,21 @@ _KINDS = {
 
 
 def load(source: str | Path, step: int | None = None) -> tuple[TriplaneModel, ConfigDict, int]:
-  """Returns (model, configuration, step) of what `source` means; others' models are at step 0.
+  """Returns (model, configuration, step) of the model at `source`; third-party models have step 0.
 
-  Of others' models the configuration has the sections that they tell: `model` and `data`. Raises FileNotFoundError
-  and ValueError, which say what was looked for, or what does not fit.
+  For third-party models the configuration has only the sections `model` and `data`. Raises FileNotFoundError, listing
+  the expected files, if there is no model, and ValueError if the files do not match each other.
   """
   directory = find(source)
   kind = _kind(directory)
   if kind is None:
     return checkpoint.restore(directory, step)
   if step is not None:
-    raise ValueError(f'{directory} holds one model, and no steps: leave --step away')
+    raise ValueError(f'--step={step} cannot be used with {directory}, which contains a single model: omit --step')
   config, arrays = read(directory, kind)
   model = registry.abstract_model(config.model.to_dict())
   params = {}
-  while arrays:  # Each is let go as soon as JAX has it.
+  while arrays:  # Free each host array as soon as JAX has copied it.
     path, array = arrays.popitem()
     params[path] = jnp.asarray(array).block_until_ready()
   return registry.with_parameters(model, traverse_util.unflatten_dict(params, sep='/')), config, 0
@@ -53,20 +53,20 @@ def load(source: str | Path, step: int | None = None) -> tuple[TriplaneModel, Co
 def load_parameters(
   source: str | Path, target: dict[str, jax.ShapeDtypeStruct]
 ) -> Mapping[str, np.ndarray | jax.Array]:
-  """Returns {path: array} of what `source` means, for a model whose parameters are `target`, with their shardings.
+  """Returns {parameter path: array} of the model at `source`, for the shapes and shardings of `target`.
 
-  A run of ours is read straight to where its arrays are wanted; others' arrays stay on the host. Raises ValueError
-  where it is another model.
+  Arrays of an lrm_jax run are restored directly with the shardings of `target`; third-party arrays stay on the host.
+  Raises ValueError if the model differs from `target`.
   """
   directory = find(source)
   kind = _kind(directory)
   if kind is None:
-    there = shapes(checkpoint.read_config(directory))
+    found = shapes(checkpoint.read_config(directory))
   else:
     arrays = read(directory, kind)[1]
-    there = {path: array.shape for path, array in arrays.items()}
-  if differ := checkpoint.differences(there, {path: x.shape for path, x in target.items()}):
-    raise ValueError(f'{source} is of another model than config.model describes: {"; ".join(differ)}')
+    found = {path: array.shape for path, array in arrays.items()}
+  if differences := checkpoint.differences(found, {path: x.shape for path, x in target.items()}):
+    raise ValueError(f'{source} does not match config.model: {"; ".join(differences)}')
   if kind is not None:
     return arrays
   params, _ = checkpoint.restore_parameters(directory, traverse_util.unflatten_dict(target, sep='/'))
@@ -74,7 +74,10 @@ def load_parameters(
 
 
 def read(directory: Path, kind: types.ModuleType) -> tuple[ConfigDict, dict[str, np.ndarray]]:
-  """Returns (configuration, {our path: array}) of a model of OpenLRM's or TripoSR's."""
+  """Returns (configuration, {parameter path: array}) of a directory, read by the module `kind` for its format.
+
+  Raises ValueError if the files do not match the format or each other.
+  """
   path = next(directory / name for name in kind.TENSORS if (directory / name).is_file())
   tensors = files.read(path)
   for wrapper in ('state_dict.', 'weights.', 'model_state_dict.'):
@@ -85,18 +88,21 @@ def read(directory: Path, kind: types.ModuleType) -> tuple[ConfigDict, dict[str,
 
 
 def shapes(config: ConfigDict) -> dict[str, tuple[int, ...]]:
-  """Returns {path: shape} of the parameters of the model that a configuration describes."""
+  """Returns {parameter path: shape} of the model that a configuration describes."""
   params = registry.parameters(registry.abstract_model(config.model.to_dict()))
   return {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(params, sep='/').items()}
 
 
 def flat_parameters(model: TriplaneModel) -> Mapping[str, np.ndarray]:
-  """Returns {path: array} of the parameters of a model."""
+  """Returns {parameter path: array} of a model."""
   return traverse_util.flatten_dict(registry.parameters(model), sep='/')
 
 
 def find(source: str | Path) -> Path:
-  """Returns the directory that `source` means: itself (gs:// and s3:// too), a model that ships, by name, a copy from the Hub."""
+  """Returns the directory of `source`: a path (also gs:// or s3://), a shipped model's name, or hf://owner/name.
+
+  Models on the Hugging Face Hub are downloaded to the local cache. Raises FileNotFoundError if the model is not found.
+  """
   if str(source).startswith(_HUB):
     return _from_hub(str(source))
   if '://' in str(source):
@@ -106,38 +112,38 @@ def find(source: str | Path) -> Path:
       return directory
   names = sorted(path.name for path in SHIPPED.glob('*/')) if SHIPPED.is_dir() else []
   raise FileNotFoundError(
-    f'{source} is no directory and no model that ships: give a run directory (the --workdir of a training), one in '
-    f"OpenLRM's or TripoSR's layout, hf://owner/name, or one of: {', '.join(names) or '(none)'}"
+    f'Model {source} was not found: give a run directory (the --workdir of a training run), a directory in OpenLRM or '
+    f'TripoSR format, hf://owner/name, or the name of a shipped model ({", ".join(names) or "none available"})'
   )
 
 
 def _kind(directory: Path) -> types.ModuleType | None:
-  """Returns the module that reads a directory of others', None for a run of ours; FileNotFoundError for neither."""
+  """Returns the module that reads the directory, or None for an lrm_jax run; raises FileNotFoundError for neither."""
   if (directory / 'config.json').is_file() and (directory / 'checkpoints').is_dir():
     return None
   for file, kind in _KINDS.values():
     if (directory / file).is_file() and any((directory / name).is_file() for name in kind.TENSORS):
       return kind
-  looked_for = ['config.json + checkpoints/ (a run of ours)'] + [
+  expected = ['config.json + checkpoints/ (lrm_jax run)'] + [
     f'{file} + {" or ".join(kind.TENSORS)} ({name})' for name, (file, kind) in _KINDS.items()
   ]
-  there = sorted(path.name for path in directory.iterdir())[:8]
+  found = sorted(path.name for path in directory.iterdir())[:8]
   raise FileNotFoundError(
-    f'{directory} holds no model that is known; looked for: {"; ".join(looked_for)}; '
-    f'it has: {", ".join(there) or "nothing"}'
+    f'{directory} does not contain a model in a known format. Expected one of: {"; ".join(expected)}. '
+    f'Found: {", ".join(found) or "nothing"}'
   )
 
 
 def _from_hub(source: str) -> Path:
-  """Returns the local copy of hf://owner/name[@revision]: cache, token and offline mode are huggingface_hub's."""
+  """Returns the local copy of hf://owner/name[@revision]; huggingface_hub handles cache, token and offline mode."""
   name, _, revision = source.removeprefix(_HUB).partition('@')
   if name.count('/') != 1 or not all(name.split('/')):
-    raise ValueError(f'{source}: write hf://owner/name, or hf://owner/name@revision')
-  import huggingface_hub  # Half a second to import, and only this needs it.
+    raise ValueError(f'{source} is not a valid Hub address: use hf://owner/name or hf://owner/name@revision')
+  import huggingface_hub  # Takes half a second to import, so import it only here.
 
   patterns = ['checkpoints/**', *(name for file, kind in _KINDS.values() for name in (file, *kind.TENSORS))]
   try:
     return Path(huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=patterns))
-  except (OSError, ValueError) as error:  # Its errors are of these kinds; so are those of the network.
-    first = ' '.join(str(error).split())[:300]
-    raise ValueError(f'{source} could not be had from the Hugging Face Hub: {first}') from error
+  except (OSError, ValueError) as error:  # huggingface_hub's own errors and network errors.
+    reason = ' '.join(str(error).split())[:300]
+    raise ValueError(f'{source} could not be downloaded from the Hugging Face Hub: {reason}') from error

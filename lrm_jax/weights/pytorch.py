@@ -1,9 +1,9 @@
-"""PyTorch's files (.pth, .pt, .bin, .ckpt), read without PyTorch and without running what is in them.
+"""Reads PyTorch files (.pth, .pt, .bin, .ckpt) without PyTorch and without executing code from them.
 
-A pickle is a program; this reader knows the few words that tensors are made of, and refuses every other before anything
-of it runs. Since version 1.6 a file is a zip of a pickle and of raw storages. Before, it was four pickles (a magic
-number, a version, facts about the machine, the tensors), a pickled list of the keys of storages, then of each storage
-its length, 8 bytes, and its numbers: torchvision's and lpips' are such.
+A pickle is a program. This reader allows only the few functions that build tensors and rejects any other before it is
+called. Since PyTorch 1.6 a file is a zip archive of one pickle and the raw storages. The legacy format, which the files
+of torchvision and lpips use, is four pickles (a magic number, a version, information about the machine, the tensors),
+then a pickled list of storage keys, then for each storage its length in 8 bytes and its elements.
 """
 
 import collections
@@ -47,31 +47,31 @@ _DAMAGE = (
 
 
 def is_legacy(path: Path) -> bool:
-  """Returns whether a file begins as those of before version 1.6."""
+  """Returns whether a file has the legacy format of PyTorch before 1.6."""
   with open(path, 'rb') as file:
     return file.read(len(_MAGIC)) == _MAGIC
 
 
 def read(path: Path) -> dict[str, Tensor]:
-  """Returns {name: tensor} of a file; names within names are joined by dots, what is no tensor is left out.
+  """Returns {name: tensor} of a file. Names of nested dictionaries are joined by dots; other values are skipped.
 
-  Raises ValueError where it is damaged or holds more than tensors and plain values.
+  Raises ValueError if the file is damaged, has no tensors, or contains objects other than tensors and plain values.
   """
   try:
     content = _legacy_content(path) if is_legacy(path) else _zip_content(path)
   except _DAMAGE as error:
-    raise ValueError(f'{path} is damaged, or no file of PyTorch tensors: {error}') from error
+    raise ValueError(f'{path} is damaged or not a file of PyTorch tensors: {error}') from error
   tensors = dict(_flat(content))
   if not tensors:
-    raise ValueError(f'{path} holds no tensors')
+    raise ValueError(f'{path} contains no tensors')
   return tensors
 
 
 def _zip_content(path: Path):
-  archive = zipfile.ZipFile(path)  # It stays open as long as one of its tensors is there.
+  archive = zipfile.ZipFile(path)  # Stays open as long as one of its tensors is referenced.
   pickles = [name for name in archive.namelist() if name.endswith('/data.pkl') or name == 'data.pkl']
   if len(pickles) != 1:
-    raise ValueError(f'{path} is a zip file, but none that PyTorch has written: it has {len(pickles)} data.pkl')
+    raise ValueError(f'{path} is a zip file but not a PyTorch file: expected one data.pkl in it, found {len(pickles)}')
   return _ZipUnpickler(archive, pickles[0].removesuffix('data.pkl'), path).load()
 
 
@@ -80,13 +80,13 @@ def _legacy_content(path: Path):
     file.seek(len(_MAGIC))
     version, machine = (_LegacyUnpickler(file, path).load() for _ in range(2))
     if version != _LEGACY_VERSION or not machine['little_endian']:
-      raise pickle.UnpicklingError(f'version {version} on a machine {machine}')
+      raise pickle.UnpicklingError(f'unsupported format version {version} or machine {machine}')
     unpickler = _LegacyUnpickler(file, path)
     content = unpickler.load()
     for key in _LegacyUnpickler(file, path).load():
       unpickler.place(key)
   if missing := unpickler.lengths.keys() - unpickler.places.keys():
-    raise pickle.UnpicklingError(f'it ends before the numbers of storage {sorted(missing)[0]}')
+    raise pickle.UnpicklingError(f'the file ends before the data of storage {sorted(missing)[0]}')
   return content
 
 
@@ -100,7 +100,7 @@ def _flat(content, prefix='') -> Iterator[tuple[str, Tensor]]:
 
 @dataclasses.dataclass(frozen=True)
 class _Storage:
-  """Numbers in a row, somewhere in a file; `read` gives as many as there are."""
+  """A flat array in a file; `read` returns the elements that the file has, which may be fewer than `length`."""
 
   length: int
   dtype: np.dtype
@@ -109,31 +109,38 @@ class _Storage:
   def __len__(self):
     return self.length
 
-  def numbers(self) -> np.ndarray:
-    """Returns them all; ValueError where the file told of more than it has."""
-    numbers = self.read()
-    if len(numbers) < self.length:
-      raise ValueError(f'a file of PyTorch is damaged: a storage of {self.length} numbers has {len(numbers)}')
-    return numbers
+  def elements(self) -> np.ndarray:
+    """Returns all elements; raises ValueError if the file has fewer than it declares."""
+    elements = self.read()
+    if len(elements) < self.length:
+      raise ValueError(
+        f'PyTorch file is damaged: a storage declares {self.length} elements but contains {len(elements)}'
+      )
+    return elements
 
 
 def view(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_) -> Tensor:
-  """Returns a view into a storage; strides count numbers, as PyTorch's do."""
+  """Returns a view of a storage; offset and strides count elements, as in PyTorch.
+
+  Raises UnpicklingError if the view exceeds the storage.
+  """
   last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides))
-  # Nothing outside of the storage may be read, whatever the file says: PyTorch has no negative strides.
+  # Never read outside the storage, whatever the file declares. PyTorch has no negative strides.
   inside = offset >= 0 and min((*shape, *strides), default=0) >= 0 and (not math.prod(shape) or last < len(storage))
   if len(shape) != len(strides) or not inside:
-    raise pickle.UnpicklingError(f'a tensor of {shape}, strides {strides}, reaches beyond its {len(storage)} numbers')
+    raise pickle.UnpicklingError(
+      f'a tensor of shape {shape} and strides {strides} exceeds its storage of {len(storage)} elements'
+    )
   steps = [stride * storage.dtype.itemsize for stride in strides]
 
   def read_view():
-    return np.lib.stride_tricks.as_strided(storage.numbers()[offset:], shape, steps)
+    return np.lib.stride_tricks.as_strided(storage.elements()[offset:], shape, steps)
 
   return Tensor(tuple(shape), storage.dtype, read_view)
 
 
 class _Unpickler(pickle.Unpickler):
-  """Knows tensors, parameters and ordered dictionaries, and nothing else; `_storage` finds the numbers of a storage."""
+  """Unpickles only tensors, parameters and ordered dictionaries; subclasses locate storages in `_storage`."""
 
   def __init__(self, stream, path: Path):
     super().__init__(stream, encoding='utf-8')
@@ -151,20 +158,20 @@ class _Unpickler(pickle.Unpickler):
       return name
     if (module, name) not in known:
       raise ValueError(
-        f'{self._path} wants to run {module}.{name}, which is no part of a tensor: it was not opened further; if '
-        'you trust it, load it with PyTorch and save its tensors alone, best as safetensors'
+        f'{self._path} calls {module}.{name}, which is not needed to load tensors and could run arbitrary code: '
+        'the file was not loaded. If you trust it, open it with PyTorch and save only its tensors (safetensors is best)'
       )
     return known[module, name]
 
   def persistent_load(self, pid):
     kind, storage, key, _, count, *view = pid
     if kind != 'storage' or storage not in _DTYPES:
-      raise ValueError(f'{self._path} holds a {kind} of {storage}, which is no tensor that is known')
+      raise ValueError(f'{self._path} contains a {kind} of type {storage}, which is not a supported tensor storage')
     return self._storage(key, np.dtype(_DTYPES[storage]), count, *view)
 
 
 class _ZipUnpickler(_Unpickler):
-  """Storages are members of the archive."""
+  """Reads the zip format: storages are members of the archive."""
 
   def __init__(self, archive: zipfile.ZipFile, folder: str, path: Path):
     super().__init__(io.BytesIO(archive.read(folder + 'data.pkl')), path)
@@ -174,19 +181,19 @@ class _ZipUnpickler(_Unpickler):
     member = self._archive.getinfo(f'{self._folder}data/{key}')
     length = member.file_size // dtype.itemsize
     if length < count:
-      raise ValueError(f'{self._path} is damaged: storage {key} holds {length} of {count} numbers')
+      raise ValueError(f'{self._path} is damaged: storage {key} has {length} of {count} elements')
 
-    def read_numbers():
+    def read_elements():
       try:
         return np.frombuffer(self._archive.read(member), dtype)
       except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise ValueError(f'{self._path} is damaged: {error}') from error
 
-    return _Storage(length, dtype, read_numbers)
+    return _Storage(length, dtype, read_elements)
 
 
 class _LegacyUnpickler(_Unpickler):
-  """Storages lie behind the pickle, where `place` finds them."""
+  """Reads the legacy format: storages follow the pickle, and `place` records their offsets."""
 
   def __init__(self, file, path: Path):
     super().__init__(file, path)
@@ -196,18 +203,18 @@ class _LegacyUnpickler(_Unpickler):
     self._types[key], self.lengths[key] = dtype, count
     start, length = (0, count) if view is None else view[1:]
     if not 0 <= start <= start + length <= count:
-      raise pickle.UnpicklingError(f'a view of storage {key} reaches beyond its {count} numbers')
+      raise pickle.UnpicklingError(f'a view of storage {key} exceeds its {count} elements')
 
-    def read_numbers():
+    def read_elements():
       return np.fromfile(self._path, dtype, count, offset=self.places[key])[start : start + length]
 
-    return _Storage(length, dtype, read_numbers)
+    return _Storage(length, dtype, read_elements)
 
   def place(self, key: str) -> None:
-    """Notes where the numbers of the next storage begin, and passes over them."""
+    """Records the file offset of the next storage and skips its data."""
     length, start = int.from_bytes(self._file.read(8), 'little', signed=True), self._file.tell()
     end = start + self.lengths[key] * self._types[key].itemsize
     if length != self.lengths[key] or end > self._path.stat().st_size:
-      raise pickle.UnpicklingError(f'storage {key} has not its {self.lengths[key]} numbers')
+      raise pickle.UnpicklingError(f'storage {key} does not have its {self.lengths[key]} elements')
     self.places[key] = start
     self._file.seek(end)

@@ -1,4 +1,4 @@
-"""A tensor that stays in its file until NumPy asks for it: a file of weights may be as large as the memory."""
+"""A tensor whose data stays on disk until NumPy needs it, because a weight file may be as large as memory."""
 
 from collections.abc import Callable
 import dataclasses
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """A tensor in a file: its shape and type are known, `numpy.asarray` reads it."""
+  """A tensor in a file, with known shape and dtype; `numpy.asarray(tensor)` reads the data."""
 
   shape: tuple[int, ...]
   dtype: np.dtype

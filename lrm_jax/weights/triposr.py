@@ -1,6 +1,7 @@
-"""TripoSR's checkpoints: `config.yaml` + `model.ckpt` or `model.safetensors`, in and out.
+"""Reads TripoSR checkpoints (`config.yaml` + `model.ckpt` or `model.safetensors`) and writes them as safetensors.
 
-Source: SPEC.md; docs/weights.md tells where the weights are, and their licence.
+Source: TripoSR's code, whose conventions are listed in tests/golden/README.md. See docs/weights.md for where to get the
+weights, and their licence.
 """
 
 from collections.abc import Mapping
@@ -13,12 +14,14 @@ from lrm_jax.weights import dino, files, tables
 from lrm_jax.weights.tables import PLANES, UPSAMPLER, Row, linear, norm
 
 TENSORS = ('model.ckpt', 'model.safetensors')
-FILL, INPUT_BACKGROUND, FOV = 0.85, 0.5, 40.0  # Of the picture's side; a grey; degrees, of its own turntables [M].
+FILL = 0.85  # Size of the object relative to the image side.
+INPUT_BACKGROUND = 0.5  # Grey.
+FOV = 40.0  # degrees, of the turntables that TripoSR's own code renders; from memory, not verified.
 _ENCODER = 'image_tokenizer.model.'
 
 
 def rows(nerf_depth: int) -> tuple[Row, ...]:
-  """Returns the table of a whole model whose NeRF has this many linear layers."""
+  """Returns the table of a model whose NeRF has `nerf_depth` linear layers."""
   block = 'backbone.transformer_blocks.{}'
   result = [
     *tables.under(dino.HUGGING_FACE, 'encoder/', _ENCODER),
@@ -46,14 +49,14 @@ def rows(nerf_depth: int) -> tuple[Row, ...]:
 
 
 def load(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, np.ndarray]:
-  """Returns {our path: array} of a model of these shapes from their tensors; ValueError where they do not fit."""
+  """Returns {parameter path: array} from TripoSR's tensors; raises ValueError if they do not match the shapes."""
   return tables.load(rows(2 + shapes['nerf/hidden/bias'][0]), tensors, shapes, where=where)
 
 
 def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
-  """Returns the sections `model` and `data` of our configuration: what config.yaml says, and the tensors' sizes.
+  """Returns the sections `model` and `data` of an lrm_jax configuration, from config.yaml and the tensor shapes.
 
-  Raises ValueError where either is not TripoSR's, or asks for what it is not known for.
+  Raises ValueError if either is not in TripoSR's format, or if config.yaml has a value that is not supported here.
   """
   path, where = directory / 'config.yaml', str(directory)
   try:
@@ -63,18 +66,18 @@ def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
     num_samples, radius = renderer['num_samples_per_ray'], renderer['radius']
   except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
     raise ValueError(
-      f'{path} is no configuration of TripoSR: {" ".join(str(error).split())} (cond_image_size, '
-      'backbone.num_attention_heads, renderer.num_samples_per_ray and radius must be in it)'
+      f'{path} is not a TripoSR configuration: {" ".join(str(error).split())} (it must have cond_image_size, '
+      'backbone.num_attention_heads, renderer.num_samples_per_ray and renderer.radius)'
     ) from error
-  known = {
+  supported = {
     'renderer.density_activation': (renderer.get('density_activation', 'trunc_exp'), ('exp', 'trunc_exp')),
     'renderer.density_bias': (renderer.get('density_bias', -1.0), (-1.0,)),
     'renderer.feature_reduction': (renderer.get('feature_reduction', 'concat'), ('concat',)),
     'decoder.activation': (config.get('decoder', {}).get('activation', 'silu'), ('silu',)),
   }
-  for name, (is_, may) in known.items():
-    if is_ not in may:
-      raise ValueError(f'{path} has {name} = {is_!r}, and known is {" or ".join(map(repr, may))} alone')
+  for name, (actual, allowed) in supported.items():
+    if actual not in allowed:
+      raise ValueError(f'{path} has {name} = {actual!r}, but only {" or ".join(map(repr, allowed))} is supported')
   encoder = dino.sizes(tensors, where)
   encoder.pop('encoder')
   tokens, upsampler, nerf = tables.need(
@@ -100,10 +103,10 @@ def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
 
 
 def write(directory: Path, config: Mapping, parameters: Mapping[str, np.ndarray]) -> None:
-  """Writes `config.yaml` and `model.safetensors` of a model of ours; `refusal` must have nothing to say against it."""
+  """Writes `config.yaml` and `model.safetensors` for a model for which `refusal` returns an empty list."""
   model = config['model']
   width, channels, tsr = model['decoder_width'], model['triplane_channels'], 'tsr.models.'
-  theirs = dict(
+  config_file = dict(
     cond_image_size=model['image_size'],
     image_tokenizer_cls=tsr + 'tokenizers.image.DINOSingleImageTokenizer',
     image_tokenizer={'pretrained_model_name_or_path': f'facebook/dino-vitb{model["patch_size"]}'},
@@ -136,18 +139,20 @@ def write(directory: Path, config: Mapping, parameters: Mapping[str, np.ndarray]
     },
   )
   if model['encoder_num_heads'] * 64 != model['encoder_width']:
-    theirs['encoder_num_heads'] = model['encoder_num_heads']
+    config_file['encoder_num_heads'] = model['encoder_num_heads']
   directory.mkdir(parents=True, exist_ok=True)
-  (directory / 'config.yaml').write_text(yaml.safe_dump(theirs, sort_keys=False))
+  (directory / 'config.yaml').write_text(yaml.safe_dump(config_file, sort_keys=False))
   files.write(directory / 'model.safetensors', tables.save(rows(model['nerf_depth']), parameters))
 
 
 def refusal(config: Mapping) -> list[str]:
-  """Returns what TripoSR's architecture cannot express of a model of ours, by the names of its configuration."""
+  """Returns the reasons why TripoSR's architecture cannot express a model, each naming a configuration value."""
   architecture, upsample = config['model'].get('architecture', 'lrm'), config['model']['triplane_upsample']
   problems = []
   if architecture != 'triposr':
-    problems.append(f'config.model.architecture is {architecture!r}, and another decoder, NeRF and renderer make it up')
+    problems.append(
+      f"config.model.architecture is {architecture!r}, whose decoder, NeRF and renderer differ from TripoSR's"
+    )
   if upsample != 2:
-    problems.append(f'config.model.triplane_upsample is {upsample}, and it has 2')
+    problems.append(f'config.model.triplane_upsample is {upsample}, but TripoSR requires 2')
   return problems

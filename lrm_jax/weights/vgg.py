@@ -1,12 +1,13 @@
-"""VGG16 and the linear heads of LPIPS: what others call the weights of lrm_jax/models/lpips.py, and the files of them.
+"""Loads third-party weights of VGG16 and the linear heads of LPIPS for lrm_jax/models/lpips.py.
 
-Names: torchvision's; the `lpips` package's, whole or its heads alone; Keras'; Caffe's. Keras' and Caffe's networks take
-blue, green, red in 0..255, less a mean. Order and scale go into the first convolution, exactly. The mean stays the
-network's own input mean: its first convolution pads with zeros, which are the mean's colour, so that a mean folded into
-the bias would be right everywhere but at the border.
+Supported naming schemes: torchvision, the `lpips` package (the whole network or only its heads), Keras and Caffe.
+The networks of Keras and Caffe take blue, green, red in 0..255 minus a mean. Channel order and scale are folded into
+the first convolution exactly. The mean is kept as the network's input mean: the first convolution pads with zeros,
+which represent the mean colour, so folding the mean into the bias would be wrong at the image border.
 
-The published heads were trained on torchvision's VGG16. Caffe's (and so Keras') was trained apart: its channels are
-others, and a head's weights, a number a channel, mean nothing to them (see data/perceptual.py).
+The published heads were trained on torchvision's VGG16. Caffe's VGG16, which Keras also uses, was trained separately.
+Its channels have different meanings, so the heads' weights, one per channel, do not apply to it (see
+data/perceptual.py).
 """
 
 import collections
@@ -24,28 +25,31 @@ from lrm_jax.models import lpips
 from lrm_jax.weights import files, tables
 from lrm_jax.weights.tables import SAME, Layout, Row
 
-CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # Red, green, blue in 0..1.
-_STEP = 255 * np.array(lpips.STD)[:, None, None]  # What our input's 1 is in theirs, of red, green, blue.
+CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # Red, green, blue, in 0..1.
+_STEP = (
+  255 * np.array(lpips.STD)[:, None, None]
+)  # Caffe's input units per unit of normalised input (RGB in 0..1, divided by STD), for red, green, blue.
 _UNUSED = ('classifier.', 'fc', 'predictions', 'scaling_layer.', 'lins.')
 
 
-def _rgb_of_bgr(kernel: np.ndarray) -> np.ndarray:
-  """Returns a first kernel [O, 3, h, w] for (RGB in 0..1) / STD from one for BGR in 0..255."""
+def _rgb_from_bgr(kernel: np.ndarray) -> np.ndarray:
+  """Converts the first kernel [O, 3, h, w] from BGR input in 0..255 to RGB input in 0..1, divided by STD."""
   return (rearrange(kernel, 'o c h w -> o c h w', c=3)[:, ::-1] * _STEP).astype(np.float32)
 
 
-def _bgr_of_rgb(kernel: np.ndarray) -> np.ndarray:
+def _bgr_from_rgb(kernel: np.ndarray) -> np.ndarray:
+  """Inverse of `_rgb_from_bgr`."""
   return (kernel / _STEP)[:, ::-1].astype(np.float32)
 
 
 _HWIO = Layout(lambda x: rearrange(x, 'h w i o -> o i h w'), lambda x: rearrange(x, 'o i h w -> h w i o'))
-BGR = Layout(_rgb_of_bgr, _bgr_of_rgb)
-_HWIO_BGR = Layout(lambda x: _rgb_of_bgr(_HWIO.to_ours(x)), lambda x: _HWIO.to_theirs(_bgr_of_rgb(x)))
+BGR = Layout(_rgb_from_bgr, _bgr_from_rgb)
+_HWIO_BGR = Layout(lambda x: _rgb_from_bgr(_HWIO.to_ours(x)), lambda x: _HWIO.to_theirs(_bgr_from_rgb(x)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Family:
-  """What some call the weights, and the mean that their networks subtract, of red, green, blue in 0..1."""
+  """A naming scheme of the weights, and the mean (red, green, blue, in 0..1) that its networks subtract."""
 
   name: str
   rows: tuple[Row, ...]
@@ -53,21 +57,25 @@ class Family:
 
 
 def convolutions(weight: str, bias: str, first: Layout = SAME, others: Layout = SAME) -> tuple[Row, ...]:
-  """Returns the rows of the 13 convolutions; in the names may stand {block}, {number}, and torchvision's {index}."""
+  """Returns the rows of the 13 convolutions of VGG16.
+
+  The name templates may contain {block}, {number} (within the block), {layer} (Keras' name) and torchvision's {index}.
+  `first` is the layout of the first kernel, `others` of the other kernels.
+  """
   rows = []
   for block, stage in enumerate(lpips.STAGES, start=1):
     for number, index in enumerate(stage, start=1):
-      place = dict(block=block, number=number, index=index, layer=f'block{block}_conv{number}')
+      fields = dict(block=block, number=number, index=index, layer=f'block{block}_conv{number}')
       rows += [
-        Row(f'features.{index}.weight', (weight.format(**place),), others if rows else first),
-        Row(f'features.{index}.bias', (bias.format(**place),)),
+        Row(f'features.{index}.weight', (weight.format(**fields),), others if rows else first),
+        Row(f'features.{index}.bias', (bias.format(**fields),)),
       ]
   return tuple(rows)
 
 
 TORCHVISION = Family('torchvision', convolutions('features.{index}.weight', 'features.{index}.bias'))
 LPIPS_PACKAGE = Family('lpips', convolutions('net.slice{block}.{index}.weight', 'net.slice{block}.{index}.bias'))
-# As Keras 3 says them, as Keras 2 does, and as files of Keras 2 and 1 do, with their groups and without.
+# Names of Keras 3, of Keras 2, and of files of Keras 2 and 1, with and without their HDF5 groups.
 KERAS = tuple(
   Family('Keras', convolutions('{layer}' + kernel, '{layer}' + bias, _HWIO_BGR, _HWIO), CAFFE_MEAN)
   for kernel, bias in (
@@ -87,45 +95,47 @@ TRUNKS = (TORCHVISION, LPIPS_PACKAGE, *KERAS, *CAFFE)
 
 
 def load_lpips(paths: str | Path) -> lpips.LPIPS:
-  """Returns the network of a file, or of several joined by commas: convolutions in one, heads in another.
+  """Returns the LPIPS network from one file, or from several joined by commas (e.g. convolutions and heads).
 
-  Takes .npz, .safetensors and PyTorch's files. An .npz may hold `input_mean` [3], in place of the mean that belongs to
-  its names, and `source`, which says what network it is. Raises ValueError with all that is missing or does not fit.
+  Accepts .npz, .safetensors and PyTorch files. An .npz file may contain `input_mean` [3] (red, green, blue, in 0..1),
+  which replaces the default mean of its naming scheme, and `source`, a description of the network. Raises ValueError
+  if a file or a part of the network is missing, or if tensors have the wrong shape.
   """
   names = [str(paths)] if Path(paths).is_file() else [name.strip() for name in str(paths).split(',')]
   if missing := [name for name in names if not Path(name).is_file()]:
     raise ValueError(
-      f'LPIPS needs VGG16 weights, and there are none at {", ".join(map(repr, missing))}: docs/weights.md tells '
-      'where to get them; give the path (--config.loss.lpips_network=FILE in training), or do without '
+      f'LPIPS needs VGG16 weights, but these files do not exist: {", ".join(map(repr, missing))}. docs/weights.md '
+      'lists where to get them: pass the path (--config.loss.lpips_network=FILE in training) or disable LPIPS '
       '(--config.loss.lpips_weight=0)'
     )
-  weights, mean, sources, holder = {}, lpips.MEAN, [], {}
+  weights, mean, sources, origin = {}, lpips.MEAN, [], {}
   for path in map(Path, names):
     tensors, own_mean, source = read(path)
     parts = recognise(tensors, str(path))
     found = load(tensors, str(path))
-    if again := sorted(found.keys() & weights.keys()):
-      raise ValueError(f'{path} and {holder[again[0]]} both hold {again[0]}: give one of them')
+    if duplicates := sorted(found.keys() & weights.keys()):
+      name = duplicates[0]
+      raise ValueError(f'{path} and {origin[name]} both contain {name}: pass only one of them')
     weights |= found
-    holder |= dict.fromkeys(found, path)
+    origin |= dict.fromkeys(found, path)
     for family, _ in parts:
       if family is not HEADS:
         mean = family.mean if own_mean is None else own_mean
-    told = [family.name if family is HEADS else f'{family.name} names' for family, _ in parts]
-    sources.append(f'{path.name}: {source or " and ".join(told)}')
-  for what, name in (("VGG16's convolutions", 'features.0.weight'), ("LPIPS' heads", 'lin0.model.1.weight')):
+    schemes = [family.name if family is HEADS else f'{family.name} names' for family, _ in parts]
+    sources.append(f'{path.name}: {source or " and ".join(schemes)}')
+  for part, name in (('VGG16 convolutions', 'features.0.weight'), ('LPIPS heads', 'lin0.model.1.weight')):
     if name not in weights:
       raise ValueError(
-        f'{", ".join(names)} lacks {what} (as {name}): give the file that has them too, joined by a comma; '
-        'docs/weights.md tells where to get it'
+        f'{", ".join(names)} has no {part} (such as {name}): also pass the file with them, joined by a comma; '
+        'docs/weights.md lists where to get it'
       )
   return lpips.LPIPS(weights, mean=mean, source='; '.join(sources))
 
 
 def load(tensors: Mapping[str, np.ndarray], where: str = 'the file') -> dict[str, np.ndarray]:
-  """Returns {our name: array} of what tensors hold of the network: convolutions, heads, or both.
+  """Returns {parameter name: array} of the convolutions, the heads, or both, whichever the tensors contain.
 
-  Raises ValueError with all that is missing, unexpected and misshaped at once.
+  Raises one ValueError that lists all missing, unexpected and misshaped tensors.
   """
   result, parts = {}, recognise(tensors, where)
   for prefix in dict.fromkeys(prefix for _, prefix in parts):
@@ -137,9 +147,9 @@ def load(tensors: Mapping[str, np.ndarray], where: str = 'the file') -> dict[str
 
 
 def recognise(tensors: Mapping[str, np.ndarray], where: str = 'the file') -> list[tuple[Family, str]]:
-  """Returns (family, what stands before its names) of the convolutions and of the heads, of those that are there.
+  """Returns [(family, name prefix)] of the convolutions and of the heads, as far as the tensors contain them.
 
-  Of several families it is that of which most is there. Raises ValueError where there is none.
+  If several families match, the one with the most matching tensors is used. Raises ValueError if none matches.
   """
   families = {row.theirs[0]: family for family in (*TRUNKS, HEADS) for row in family.rows}
   found = collections.Counter()
@@ -149,27 +159,30 @@ def recognise(tensors: Mapping[str, np.ndarray], where: str = 'the file') -> lis
         found[family, tensor[:start]] += 1
   if not found:
     raise ValueError(
-      f"{where} holds neither VGG16's convolutions nor LPIPS heads: none of {TORCHVISION.rows[0].theirs[0]} "
-      f'(torchvision), {LPIPS_PACKAGE.rows[0].theirs[0]} (lpips), {KERAS[0].rows[0].theirs[0]} (Keras), '
-      f'{CAFFE[0].rows[0].theirs[0]} (Caffe) and {HEADS.rows[0].theirs[0]} is among its {len(tensors)} tensors'
+      f'{where} contains neither VGG16 convolutions nor LPIPS heads: its {len(tensors)} tensors include none of '
+      f'{TORCHVISION.rows[0].theirs[0]} (torchvision), {LPIPS_PACKAGE.rows[0].theirs[0]} (lpips), '
+      f'{KERAS[0].rows[0].theirs[0]} (Keras), {CAFFE[0].rows[0].theirs[0]} (Caffe), {HEADS.rows[0].theirs[0]} (heads)'
     )
   ordered = [part for part, _ in found.most_common()]
-  trunks, heads = ([part for part in ordered if (part[0] is HEADS) == wanted] for wanted in (False, True))
+  trunks = [part for part in ordered if part[0] is not HEADS]
+  heads = [part for part in ordered if part[0] is HEADS]
   return trunks[:1] + heads[:1]
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray | None, str]:
-  """Returns (tensors, the input mean that the file tells, what it says of itself)."""
+  """Returns (tensors, input mean or None, description) of a file; only .npz files have the latter two."""
   if path.suffix != '.npz':
     return files.read(path), None, ''
   try:
     if not zipfile.is_zipfile(path):
-      raise zipfile.BadZipFile('no zip file, or only part of one')
+      raise zipfile.BadZipFile('not a zip file, or truncated')
     with np.load(path) as file:
       tensors = {name: file[name] for name in file.files}
   except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError) as error:
-    raise ValueError(f'{path} is damaged, or no .npz file of arrays: {error}') from error
+    raise ValueError(f'{path} is damaged or not an .npz file of arrays: {error}') from error
   mean, source = tensors.pop('input_mean', None), tensors.pop('source', '')
   if mean is not None and not (mean.shape == (3,) and mean.dtype.kind == 'f' and np.all((mean >= 0) & (mean <= 1))):
-    raise ValueError(f'{path}: input_mean must be red, green, blue in 0..1, not {np.array2string(mean, threshold=3)}')
+    raise ValueError(
+      f'{path}: input_mean must be three floats (red, green, blue) in 0..1, not {np.array2string(mean, threshold=3)}'
+    )
   return tensors, mean, str(source)

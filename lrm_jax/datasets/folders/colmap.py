@@ -1,7 +1,8 @@
-"""COLMAP's sparse models, text and binary: cameras and poses. Source: COLMAP's documentation of its output format.
+"""Reads cameras and poses from COLMAP's sparse models, text or binary.
 
-cameras: id, model, width, height, parameters (pixels). images: id, quaternion (w, x, y, z) and translation of
-world-to-camera, OpenCV axes (x right, y down, looking along +z), id of the camera, name.
+cameras: id, model, width, height, parameters (in pixels). images: id, quaternion (w, x, y, z) and translation of the
+world-to-camera transform, with OpenCV axes (x right, y down, looking along +z), id of the camera, name.
+Source: COLMAP's documentation of its output format.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ import struct
 
 import numpy as np
 
-# Model: number, name, parameters, and whether they are focal lengths and a centre alone.
+# Number of a camera model: its name and its number of parameters.
 _MODELS = {
   0: ('SIMPLE_PINHOLE', 3),
   1: ('PINHOLE', 4),
@@ -24,12 +25,12 @@ _MODELS = {
   9: ('RADIAL_FISHEYE', 5),
   10: ('THIN_PRISM_FISHEYE', 12),
 }
-_KNOWN = ('SIMPLE_PINHOLE', 'PINHOLE', 'SIMPLE_RADIAL', 'RADIAL', 'OPENCV')
+_SUPPORTED = ('SIMPLE_PINHOLE', 'PINHOLE', 'SIMPLE_RADIAL', 'RADIAL', 'OPENCV')
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-  """`camera_to_world` [4, 4] with OpenGL axes; focal and centre in pixels [2]; `distortion` (k1, k2, p1, p2)."""
+  """An image: camera_to_world [4, 4], OpenGL axes; focal [2] and centre [2] in pixels; distortion (k1, k2, p1, p2)."""
 
   name: str
   camera_to_world: np.ndarray
@@ -40,7 +41,10 @@ class View:
 
 
 def read(directory: Path) -> list[View]:
-  """Returns the views of a sparse model, by their names; ValueError where it cannot be read, or has no camera of ours."""
+  """Returns the views of a sparse model, sorted by name.
+
+  Raises ValueError if a file is missing or damaged, or if a camera model is not supported.
+  """
   binary = (directory / 'cameras.bin').is_file()
   try:
     cameras = (_cameras_binary if binary else _cameras_text)(directory)
@@ -48,9 +52,9 @@ def read(directory: Path) -> list[View]:
   except FileNotFoundError as error:
     raise ValueError(f'{Path(error.filename).name} is missing in {directory}') from error
   except (struct.error, IndexError, UnicodeDecodeError) as error:
-    raise ValueError(f'{directory} holds a damaged COLMAP model ({error}): export it again') from error
+    raise ValueError(f'{directory} contains a damaged COLMAP model ({error}): export it again') from error
   if unknown := {number for _, _, number, _ in images} - cameras.keys():
-    raise ValueError(f'{directory}: images are of camera {min(unknown)}, which cameras does not have')
+    raise ValueError(f'{directory}: images refer to camera {min(unknown)}, which is not in cameras')
   return sorted(
     (View(name, _pose(quaternion, translation), *cameras[number]) for quaternion, translation, number, name in images),
     key=lambda view: view.name,
@@ -58,9 +62,10 @@ def read(directory: Path) -> list[View]:
 
 
 def _pose(quaternion, translation) -> np.ndarray:
+  """Returns camera_to_world [4, 4] with OpenGL axes."""
   length = np.linalg.norm(quaternion)
   if not (np.isfinite(length) and length > 0 and np.all(np.isfinite(translation))):
-    raise ValueError(f'a pose of the COLMAP model has values that are no rotation: {quaternion}, {translation}')
+    raise ValueError(f'the COLMAP model has an invalid pose: quaternion {quaternion}, translation {translation}')
   w, x, y, z = np.asarray(quaternion) / length
   rotation = np.array(
     [
@@ -76,11 +81,11 @@ def _pose(quaternion, translation) -> np.ndarray:
 
 
 def _camera(model: str, width: int, height: int, values):
-  """Returns (focal [2], centre [2], distortion [4], size) of a camera."""
+  """Returns (focal [2], centre [2], distortion [4], (width, height)) of a camera."""
   values = np.asarray(values, float)
-  if model not in _KNOWN:
+  if model not in _SUPPORTED:
     raise ValueError(
-      f'cameras of the model {model} are not taken, those of {", ".join(_KNOWN)} are: undistort the pictures '
+      f'the camera model {model} is not supported; supported are {", ".join(_SUPPORTED)}. Undistort the images '
       '(colmap image_undistorter)'
     )
   if model.startswith(('SIMPLE', 'RADIAL')):
@@ -102,7 +107,7 @@ def _cameras_text(directory):
 def _images_text(directory):
   lines = _lines(directory / 'images.txt')
   images = []
-  for line in lines[::2]:  # Every second line has the points that an image shows.
+  for line in lines[::2]:  # Every second line lists the 2D points of the image.
     if line:
       _, *pose, number, name = line.split(maxsplit=9)
       images.append((np.array(pose[:4], float), np.array(pose[4:], float), int(number), name))
@@ -116,7 +121,7 @@ def _lines(path):
 
 
 class _Reader:
-  """A file of little-endian numbers."""
+  """Reads little-endian numbers and strings from a file."""
 
   def __init__(self, path: Path):
     self.data, self.place = path.read_bytes(), 0
@@ -129,12 +134,12 @@ class _Reader:
   def skip(self, count: int) -> None:
     self.place += count
     if self.place > len(self.data):
-      raise struct.error(f'{len(self.data)} bytes end before {self.place}')
+      raise struct.error(f'the file has {len(self.data)} bytes, expected at least {self.place}')
 
   def text(self) -> str:
     end = self.data.find(b'\0', self.place)
     if end < 0:
-      raise struct.error('a name has no end')
+      raise struct.error('a name is not terminated')
     text, self.place = self.data[self.place : end].decode(), end + 1
     return text
 
@@ -144,7 +149,7 @@ def _cameras_binary(directory):
   for _ in range(*reader.take('Q')):
     number, model, width, height = reader.take('iiQQ')
     if model not in _MODELS:
-      raise ValueError(f'{directory}/cameras.bin has a camera of the unknown model {model}')
+      raise ValueError(f'{directory}/cameras.bin has a camera with the unknown model number {model}')
     name, count = _MODELS[model]
     cameras[number] = _camera(name, width, height, reader.take(f'{count}d'))
   return cameras
@@ -156,6 +161,6 @@ def _images_binary(directory):
     values = reader.take('i7di')
     name = reader.text()
     (points,) = reader.take('Q')
-    reader.skip(points * 24)  # x, y, id of a point in space.
+    reader.skip(points * 24)  # x, y and the id of the 3D point, 8 bytes each.
     images.append((np.array(values[1:5]), np.array(values[5:8]), values[8], name))
   return images

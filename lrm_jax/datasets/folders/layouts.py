@@ -1,17 +1,17 @@
-"""Which layout a folder has, which objects are in it, and the record of one."""
+"""Detects the layout of a folder, finds its objects, and reads their records."""
 
 from collections.abc import Callable
 import dataclasses
 from pathlib import Path
 
 from lrm_jax.datasets.folders import nerf, openlrm, rendered, video
-from lrm_jax.datasets.folders.pictures import Options
+from lrm_jax.datasets.folders.images import Options
 from lrm_jax.datasets.records import BrokenRecordError, check_cameras, decode
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """`holds` says whether a folder is one object's, `read` makes its record; `looks_like` is told where none is found."""
+  """`looks_like` describes the files; `holds` tests whether a folder is one object; `read` returns its record."""
 
   looks_like: str
   holds: Callable[[Path], bool]
@@ -27,28 +27,29 @@ LAYOUTS = {
 
 
 def recognise(directory: str | Path) -> str:
-  """Returns the name of the layout of a folder of objects, or of one object; ValueError where it is none."""
+  """Returns the name of the layout of a folder of objects or of one object; ValueError if it has none of them."""
   for folder in (Path(directory), *_folders_below(Path(directory))):
     for name, layout in LAYOUTS.items():
       if layout.holds(folder):
         return name
   raise ValueError(
-    f'{directory} holds no views that are known; looked for: '
+    f'{directory} contains no dataset and no folders of views. Known layouts: '
     f'{"; ".join(layout.looks_like for layout in LAYOUTS.values())}'
   )
 
 
 def find(directory: str | Path, layout: str | None = None) -> tuple[str, dict[str, Path]]:
-  """Returns (layout, {uid: folder}) of all objects at or below a directory, in the order of their names.
+  """Returns (layout, {uid: folder}) of all objects at or below a directory, sorted by uid.
 
-  A uid is the path below the directory, '/' written as '__' (category/number of MVImgNet). Raises FileNotFoundError,
-  and ValueError where there are none, or the layout is unknown.
+  The uid is the path below the directory, with '/' replaced by '__' (category/number in MVImgNet). The layout is
+  detected if `layout` is None. Raises FileNotFoundError if there is no such directory, and ValueError if the layout is
+  unknown or there are no objects.
   """
   directory = Path(directory)
   if not directory.is_dir():
-    raise FileNotFoundError(f'{directory} is no directory: give one with folders of views in it')
+    raise FileNotFoundError(f'{directory} is not a directory: give one that contains folders of views')
   if layout is not None and layout not in LAYOUTS:
-    raise ValueError(f'layout {layout!r} is unknown: one of {", ".join(LAYOUTS)}')
+    raise ValueError(f'layout {layout!r} is unknown: choose one of {", ".join(LAYOUTS)}')
   layout = layout or recognise(directory)
   holds = LAYOUTS[layout].holds
   if holds(directory):
@@ -57,12 +58,12 @@ def find(directory: str | Path, layout: str | None = None) -> tuple[str, dict[st
     '__'.join(folder.relative_to(directory).parts): folder for folder in _folders_below(directory) if holds(folder)
   }
   if not found:
-    raise ValueError(f'{directory} holds no objects as {LAYOUTS[layout].looks_like}')
+    raise ValueError(f'{directory} contains no objects of the layout {layout}: {LAYOUTS[layout].looks_like}')
   return layout, dict(sorted(found.items()))
 
 
 def read(layout: str, uid: str, folder: Path, options: Options = Options()) -> dict:
-  """Returns the record of an object; BrokenRecordError, with the name of what is wrong, where it cannot be used."""
+  """Returns the record of an object; raises BrokenRecordError, with the reason, if it cannot be used."""
   try:
     record = {'uid': uid} | LAYOUTS[layout].read(folder, options)
     check_cameras(record)

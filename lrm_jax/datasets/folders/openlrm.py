@@ -1,4 +1,4 @@
-"""OpenLRM's layout: rgba/000.png ..., pose/000.npy ... (3 x 4 camera-to-world, Blender's axes), intrinsics.npy.
+"""Reads OpenLRM's layout: rgba/000.png ..., pose/000.npy ... (camera_to_world [3, 4], Blender axes), intrinsics.npy.
 
 intrinsics.npy is [[fx, fy], [cx, cy], [width, height]], in pixels. Source: SPEC.md.
 """
@@ -7,29 +7,29 @@ from pathlib import Path
 
 import numpy as np
 
-from lrm_jax.datasets.folders import pictures
+from lrm_jax.datasets.folders import images
 
 
 def holds(folder: Path) -> bool:
-  """Returns whether a folder is an object of this layout."""
+  """Returns whether the folder is an object in this layout."""
   return (folder / 'intrinsics.npy').is_file() and (folder / 'pose').is_dir()
 
 
-def read(folder: Path, options: pictures.Options) -> dict:
-  """Returns the record of a folder, without its uid."""
-  focal, centre, size = pictures.array(folder / 'intrinsics.npy', (3, 2))
+def read(folder: Path, options: images.Options) -> dict:
+  """Returns the record of the folder, without its uid; ValueError or OSError if a file is missing or damaged."""
+  focal, centre, size = images.array(folder / 'intrinsics.npy', (3, 2))
   if not np.all(size > 0):
-    raise ValueError(f'intrinsics.npy has a picture of {size[0]:g} x {size[1]:g} pixels')
+    raise ValueError(f'intrinsics.npy has an image size of {size[0]:g} x {size[1]:g} pixels: it must be positive')
   files = sorted((folder / 'rgba').glob('*.png'))
   names = {path.stem for path in files}
-  if alone := names ^ {path.stem for path in (folder / 'pose').glob('*.npy')}:
-    raise ValueError(f'rgba/ and pose/ must have the same names: {min(alone)} is in one of them alone')
+  if unpaired := names ^ {path.stem for path in (folder / 'pose').glob('*.npy')}:
+    raise ValueError(f'rgba/ and pose/ must have the same names: {min(unpaired)} is only in one of them')
   files = files[: options.num_views]
   intrinsics = np.concatenate([focal / size, centre / size])
-  views = [pictures.encoded(path, intrinsics, options) for path in files]
+  views = [images.encoded(path, intrinsics, options) for path in files]
   poses = np.tile(np.eye(4), (len(files), 1, 1))
   for pose, path in zip(poses, files):
-    pose[:3] = pictures.array(folder / 'pose' / f'{path.stem}.npy', (3, 4))
+    pose[:3] = images.array(folder / 'pose' / f'{path.stem}.npy', (3, 4))
   return {
     'views': [view for view, _ in views],
     'camera_to_world': poses,

@@ -1,11 +1,13 @@
-"""A video of a real object, as MVImgNet has it: COLMAP's cameras and masks -> records like those of rendered objects.
+"""Reads videos of real objects, with COLMAP cameras and masks, as in MVImgNet.
 
-images/NAME, masks/NAME (or NAME.png), sparse/0/. What COLMAP cannot know is estimated:
-- up: what is perpendicular to all cameras' x axes, which people hold level; the mean of their y axes says which way;
-- the object's centre: the point nearest to the rays through the middles of the masks, by least squares;
-- its size: the largest distance from the centre at which a mask's pixel sees it, which becomes RADIUS.
-Then the background is cut out by the mask, and each view is cut to a square around it; its intrinsics follow, its pose
-stays. The distance of the input camera is the video's own: train with keep_distance. Source: LRM, section 4.1.
+The record has the same conventions as that of a rendered object.
+Files: images/NAME, masks/NAME (or NAME.png), sparse/0/. COLMAP's world is arbitrary, so these are estimated:
+- up: the direction perpendicular to the x axes of all cameras, because people hold cameras level; the mean of the
+  cameras' y axes gives its sign;
+- the centre of the object: the point nearest to the rays through the centres of the masks, by least squares;
+- the size of the object: the largest distance between the centre and a ray through a mask, which is scaled to RADIUS.
+Then the mask removes the background, and each view is cropped to a square around its mask. This changes its intrinsics,
+not its pose. Each video keeps its own distance to the input camera: train with keep_distance. Source: LRM, section 4.1.
 """
 
 from pathlib import Path
@@ -13,20 +15,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lrm_jax.datasets.folders import colmap, pictures
+from lrm_jax.datasets.folders import colmap, images
 
-RADIUS = 1.5 * np.sin(np.deg2rad(25))  # world units, of the sphere around an object, as data/render.py has it
+RADIUS = 1.5 * np.sin(np.deg2rad(25))  # of the sphere around an object, in world units, as in data/render.py
 
 
 def holds(folder: Path) -> bool:
-  """Returns whether a folder is an object of this layout."""
+  """Returns whether the folder is an object in this layout."""
   return (
     any((folder / 'sparse/0' / f'cameras.{end}').is_file() for end in ('bin', 'txt')) and (folder / 'images').is_dir()
   )
 
 
-def read(folder: Path, options: pictures.Options) -> dict:
-  """Returns the record of a folder, without its uid."""
+def read(folder: Path, options: images.Options) -> dict:
+  """Returns the record of the folder, without its uid; ValueError or OSError if a file is missing or damaged."""
   views = colmap.read(folder / 'sparse/0')[: options.num_views]
   if len(views) < 2:
     raise ValueError(f'the COLMAP model has {len(views)} images: at least 2 are needed')
@@ -34,8 +36,8 @@ def read(folder: Path, options: pictures.Options) -> dict:
   boxes = [_box(pixels[..., 3], view.name) for pixels, view in zip(cut, views)]
   poses = np.stack([view.camera_to_world for view in views])
   rotation = upright(poses)
-  middles = [_ray(view, (box[:2] + box[2:]) / 2) for view, box in zip(views, boxes)]
-  centre = nearest_point(poses[:, :3, 3], np.stack(middles))
+  rays = [_ray(view, (box[:2] + box[2:]) / 2) for view, box in zip(views, boxes)]
+  centre = nearest_point(poses[:, :3, 3], np.stack(rays))
   scale = RADIUS / max(_extent(view, pixels[..., 3], centre) for view, pixels in zip(views, cut))
   world = poses.copy()
   world[:, :3, :3] = rotation @ poses[:, :3, :3]
@@ -50,10 +52,10 @@ def read(folder: Path, options: pictures.Options) -> dict:
 
 
 def upright(poses: np.ndarray) -> np.ndarray:
-  """Returns the rotation [3, 3] of the world that makes z up, for cameras [V, 4, 4] that are held level."""
+  """Returns the rotation [3, 3] of the world after which z is up, for cameras [V, 4, 4] that are held level."""
   right, up = poses[:, :3, 0], poses[:, :3, 1].mean(axis=0)
   values, vectors = np.linalg.eigh(right.T @ right)
-  # All x axes in one direction leave the up open: then it is the mean of the y axes.
+  # If all x axes are parallel, many directions are perpendicular to them: use the mean of the y axes.
   z = vectors[:, 0] if values[1] > 1e-3 * values[2] else up
   z = z * np.sign(z @ up) / np.linalg.norm(z)
   x = np.cross(up if abs(z @ up) < 0.9 * np.linalg.norm(up) else poses[0, :3, 2], z)
@@ -62,29 +64,29 @@ def upright(poses: np.ndarray) -> np.ndarray:
 
 
 def nearest_point(origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
-  """Returns the point [3] with the least sum of squared distances to rays [V, 3]; ValueError where rays are parallel."""
+  """Returns the point [3] with the least sum of squared distances to rays [V, 3]; ValueError if they are parallel."""
   across = np.eye(3) - directions[:, :, None] * directions[:, None, :]
   system = across.sum(axis=0)
   if np.linalg.cond(system) > 1e8:
-    raise ValueError('all views are from one place or in one direction: where the object is cannot be told')
+    raise ValueError('all views have the same position or direction, so the position of the object cannot be estimated')
   return np.linalg.solve(system, np.einsum('vij,vj->i', across, origins))
 
 
-def _without_background(folder: Path, view: colmap.View, options: pictures.Options) -> np.ndarray:
-  """Returns RGBA bytes [H, W, 4], undistorted, the mask for an alpha."""
-  image = pictures.load(folder / 'images' / view.name, pictures.Options(background='white'))
+def _without_background(folder: Path, view: colmap.View, options: images.Options) -> np.ndarray:
+  """Returns RGBA bytes [H, W, 4], without lens distortion, with the mask as alpha."""
+  image = images.load(folder / 'images' / view.name, images.Options(background='white'))
   names = (view.name, f'{view.name}.png', f'{Path(view.name).stem}.png')
   mask = next((path for name in names if (path := folder / 'masks' / name).is_file()), None)
   if mask is None and options.background is None:
-    raise ValueError(f'masks/ has none of {", ".join(names)}')
+    raise ValueError(f'masks/ has no mask for {view.name}: none of {", ".join(names)} exists')
   if mask is None:
-    image = pictures.load(folder / 'images' / view.name, options)
+    image = images.load(folder / 'images' / view.name, options)
   else:
-    image[..., 3] = pictures.load(mask, pictures.Options(background='black'))[..., :3].max(axis=-1)
+    image[..., 3] = images.load(mask, images.Options(background='black'))[..., :3].max(axis=-1)
   height, width = image.shape[:2]
   if (width, height) != view.size:
     raise ValueError(
-      f'{view.name} is {width} x {height} pixels, and the COLMAP model has {view.size[0]} x {view.size[1]}'
+      f'{view.name} is {width} x {height} pixels, but {view.size[0]} x {view.size[1]} in the COLMAP model'
     )
   if np.any(view.distortion):
     matrix = np.array([[view.focal[0], 0, view.centre[0] - 0.5], [0, view.focal[1], view.centre[1] - 0.5], [0, 0, 1]])
@@ -93,7 +95,7 @@ def _without_background(folder: Path, view: colmap.View, options: pictures.Optio
 
 
 def _box(alpha, name) -> np.ndarray:
-  """Returns (left, top, right, bottom) of a mask, in pixels."""
+  """Returns the bounding box (left, top, right, bottom) of a mask, in pixels."""
   rows, columns = np.flatnonzero((alpha > 127).any(axis=1)), np.flatnonzero((alpha > 127).any(axis=0))
   if not len(rows):
     raise ValueError(f'the mask of {name} is empty')
@@ -101,14 +103,14 @@ def _box(alpha, name) -> np.ndarray:
 
 
 def _ray(view: colmap.View, pixels: np.ndarray) -> np.ndarray:
-  """Returns unit directions [..., 3] in the world through places (column, row) [..., 2], in pixels."""
+  """Returns unit directions [..., 3], in the world, of the rays through points (column, row) [..., 2] in pixels."""
   x, y = np.moveaxis((pixels - view.centre) / view.focal, -1, 0)
   directions = np.stack([x, -y, -np.ones_like(x)], axis=-1) @ view.camera_to_world[:3, :3].T
   return directions / np.linalg.norm(directions, axis=-1, keepdims=True)
 
 
 def _extent(view: colmap.View, alpha: np.ndarray, centre: np.ndarray) -> float:
-  """Returns how far from the centre, at most, the rays through a mask pass it."""
+  """Returns the largest distance between the centre and the rays through a mask."""
   edge = (alpha > 127) & ~(cv2.erode(alpha, np.ones((3, 3), np.uint8)) > 127)
   rows, columns = np.nonzero(edge if edge.any() else alpha > 127)
   directions = _ray(view, np.stack([columns, rows], axis=-1) + 0.5)
@@ -117,18 +119,21 @@ def _extent(view: colmap.View, alpha: np.ndarray, centre: np.ndarray) -> float:
 
 
 def _square(pixels, view, box, options) -> tuple[bytes, np.ndarray]:
-  """Returns (encoded view, intrinsics [4]) of a square around the mask, of `size` pixels; beyond the picture is nothing."""
+  """Returns (encoded view, its intrinsics [4]): a square around the mask, resized to `options.size` pixels.
+
+  Outside of the image it is transparent.
+  """
   side = int(np.ceil((box[2:] - box[:2]).max() / options.fill))
   left, top = np.floor((box[:2] + box[2:] - side) / 2).astype(int)
   height, width = pixels.shape[:2]
   square = np.zeros((side, side, 4), np.float32)
   x, y = max(left, 0), max(top, 0)
   part = pixels[y : min(top + side, height), x : min(left + side, width)].astype(np.float32) / 255
-  part[..., :3] *= part[..., 3:]  # Premultiplied while it is resized.
+  part[..., :3] *= part[..., 3:]  # Resize premultiplied colours, so that the background does not bleed in.
   square[y - top : y - top + part.shape[0], x - left : x - left + part.shape[1]] = part
-  how = cv2.INTER_AREA if options.size < side else cv2.INTER_LINEAR
-  square = cv2.resize(square, (options.size, options.size), interpolation=how)
+  interpolation = cv2.INTER_AREA if options.size < side else cv2.INTER_LINEAR
+  square = cv2.resize(square, (options.size, options.size), interpolation=interpolation)
   square[..., :3] /= np.maximum(square[..., 3:], 1e-6)
   square[square[..., 3] < 0.5 / 255] = 0
   intrinsics = np.concatenate([view.focal, view.centre - (left, top)]) / side
-  return pictures.encode(np.round(np.clip(square, 0, 1) * 255).astype(np.uint8), options.quality), intrinsics
+  return images.encode(np.round(np.clip(square, 0, 1) * 255).astype(np.uint8), options.quality), intrinsics

@@ -1,0 +1,34 @@
+"""Simulated accelerators, for tests: CPU devices that claim to be GPUs or TPUs with a stated memory.
+
+LRM_JAX_SIMULATE=gpu:80e9 (platform, bytes of memory per device) makes this package decide everything as on that
+platform: forms of computation, memory queries, chunk sizes. Only the vendors' kernels are left out (attention is
+XLA's).
+"""
+
+import dataclasses
+import os
+
+VARIABLE = 'LRM_JAX_SIMULATE'
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulated:
+  """A platform, 'gpu' or 'tpu', and the bytes of memory that each of its devices reports."""
+
+  platform: str
+  memory: float
+
+
+def simulated() -> Simulated | None:
+  """Returns the accelerator that this process simulates, or None. Raises ValueError if the variable is malformed."""
+  text = os.environ.get(VARIABLE, '')
+  if not text:
+    return None
+  platform, _, memory = text.partition(':')
+  try:
+    size = float(memory)
+  except ValueError:
+    size = 0.0
+  if platform not in ('gpu', 'tpu') or size <= 0:
+    raise ValueError(f'{VARIABLE} = {text!r} must be gpu:BYTES or tpu:BYTES, such as gpu:80e9')
+  return Simulated(platform, size)

@@ -1,0 +1,191 @@
+"""The quickstart: reconstruct with the model that ships, train from scratch, evaluate both, write a page."""
+
+import json
+from pathlib import Path
+import shutil
+
+import numpy as np
+from PIL import Image
+
+from lrm_jax.command_line import Phases
+from lrm_jax.configs import quickstart as quickstart_config
+from lrm_jax.datasets.views import load_views
+from lrm_jax.evaluate import table
+from lrm_jax.evaluation import baselines, novel_views
+from lrm_jax.geometry import images
+from lrm_jax.quickstart import page
+from lrm_jax.reconstruct import reconstruct
+from lrm_jax.reconstruction import reconstructor, video
+from lrm_jax.training import metric_writer
+from lrm_jax.training.loop import train
+from lrm_jax.weights import pretrained
+
+SIZE = 64  # px of the evaluated views
+_MESH_RESOLUTION = 96  # The page embeds the meshes: keep it small.
+_NAMES = {
+  'model': 'the model that ships',
+  'fresh': 'trained just now',
+  'input_view': 'the input image, repeated',
+  'mean_view': 'the mean training view',
+  'white': 'a white image',
+}
+
+
+def reconstruct_objects(model: reconstructor.Reconstructor, views: dict, shown: list[int], out: Path) -> dict:
+  """Writes mesh, videos and planes of the objects `shown`; returns {index: {kind: file}} of those that succeed."""
+  files = {}
+  for index in shown:
+    uid = views['uid'][index]
+    try:
+      files[index] = reconstruct(model, views['image'][index], out / 'objects', uid, resolution=_MESH_RESOLUTION)
+      print(f'{uid}: {files[index]["mesh"]}, {files[index]["video"].name}', flush=True)
+    except ValueError as error:
+      print(f'{uid}: {error}', flush=True)
+  return files
+
+
+def train_fresh(workdir: Path, minutes: float, data_path: str) -> reconstructor.Reconstructor:
+  """Trains the configuration `quickstart` from scratch for some minutes; returns the model."""
+  config = quickstart_config.get_config()
+  config.data.path = data_path
+  config.eval_every = 200  # steps: the first evaluation comes after a minute or two
+  config.checkpoint_every = 10**9  # Keep only the last state.
+  shutil.rmtree(workdir, ignore_errors=True)  # An existing run would be resumed.
+  train(config, workdir, time_limit_seconds=60 * minutes)
+  return reconstructor.from_pretrained(workdir)
+
+
+def sections(views: dict, files: dict, shipped, fresh) -> str:
+  """Returns the HTML of the objects shown: images, turntables and mesh of each."""
+  result = []
+  for index in files:
+    novel = _spread(1, views['color'].shape[1], 5)
+
+    def depth(v, i=index):
+      return images.depth_to_color(shipped.depth[i, v], shipped.opacity[i, v])
+
+    rows = {
+      'truth': [views['color'][index, v] for v in novel],
+      'ships': [shipped.color[index, v] for v in novel],
+      'depth': [depth(v) for v in novel],
+      'just now': [fresh.color[index, v] for v in novel],
+    }
+    input_figure = f'<figure>{page.image(views["image"][index], 128)}<figcaption>the input image</figcaption></figure>'
+    result.append(
+      page.section(
+        views['uid'][index],
+        input_figure,
+        page.image_rows(rows, 72),
+        page.mesh(files[index]['mesh'], 200, 'the mesh: drag, wheel, double click for light'),
+        page.column(
+          page.video(files[index]['video'], 128, 'turntable'), page.video(files[index]['depth'], 128, 'depth')
+        ),
+      )
+    )
+  return '\n'.join(result)
+
+
+def write_page(out: Path, seconds: dict, rows: dict, views: dict, files: dict, pixels: dict, runs: dict) -> Path:
+  """Writes OUT/index.html; `seconds` are those of each phase."""
+  duration = ', '.join(f'{name.replace("_", " ")} {value:.0f} s' for name, value in seconds.items())
+  objects, num_views = views['color'].shape[:2]
+  levels = {_NAMES[name]: rows[name]['psnr'] for name in ('white', 'mean_view', 'input_view')}
+  scores = [(_NAMES[name], rows[name]['psnr'], rows[name]['ssim']) for name in _NAMES]
+  text = page.document(
+    'From one image to a 3D object',
+    page.paragraph(
+      f'{objects} objects that no model was trained on. Each is reconstructed from one image; the other '
+      f'{num_views - 1} views, at {SIZE} px, are compared with the ground truth.'
+    ),
+    page.table(['', 'PSNR, dB', 'SSIM'], scores, ours=(0, 1)),
+    page.paragraph(f'Time: {duration}. The last three rows are baselines that learn nothing.', note=True),
+    page.heading('Learning curves'),
+    page.curves(runs, levels),
+    page.paragraph(
+      'Trained without LPIPS (its VGG16 weights do not ship with this repository, and would cost more than this '
+      'model), so uncertain parts are blurred. During training fewer held-out objects are evaluated than above.',
+      note=True,
+    ),
+    page.heading('Held-out objects'),
+    page.paragraph(
+      'Evenly spaced in the list, not selected. Each mesh is first seen from the input camera.', note=True
+    ),
+    sections(views, files, pixels['model'], pixels['fresh']),
+  )
+  path = out / 'index.html'
+  fresh = path.with_suffix('.html.tmp')
+  fresh.write_text(text)
+  return fresh.rename(path)
+
+
+def overview(model: reconstructor.Reconstructor, views: dict, shown: list[int], size: int = 128) -> np.ndarray:
+  """Returns an image with a row per object: the input, then its reconstruction from four sides, colour and depth."""
+  poses, intrinsics = model.turntable(4)
+  rows = []
+  for index in shown:
+    pixels = model.render(model.encode(views['image'][index][None]), poses, intrinsics, size)
+    depth = video.depth_frames(pixels.depth[0], pixels.opacity[0])
+    rows.append([images.resize(views['image'][index], size), *pixels.color[0], *depth])
+  return images.grid(rows)
+
+
+def _spread(first: int, last: int, count: int) -> list[int]:
+  """Returns up to `count` indices, evenly spaced in first .. last - 1."""
+  return sorted({int(i) for i in np.linspace(first, last - 1, min(count, last - first))})
+
+
+def run(out: Path, *, minutes: float, num_objects: int, checkpoint: str, data: str) -> dict:
+  """Runs all steps of the quickstart and writes `out`; returns the content of metrics.json."""
+  phases = Phases()
+  out.mkdir(parents=True, exist_ok=True)
+  _announce('The model that ships, and the held-out objects')
+  model = reconstructor.from_pretrained(checkpoint)
+  directory = pretrained.find(checkpoint)
+  views = load_views(data, 'test', image_size=model.image_size, size=SIZE)
+  objects, num_views = views['color'].shape[:2]
+  print(f'{directory}: trained for {model.step} steps; {objects} objects, {num_views} views each')
+  phases.done('load')
+  _announce(f'1. One image -> 3D: {num_objects} held-out objects')
+  files = reconstruct_objects(model, views, _spread(0, objects, num_objects), out)
+  phases.done('reconstruct')
+  _announce(f'   Novel views of all {objects} held-out objects')
+  pixels = {'model': novel_views.predict(model.model, views)}
+  mean_view = baselines.mean_training_view(data, 'train', SIZE)
+  rows = {'model': novel_views.score(pixels['model'], views)} | baselines.trivial(views, mean_view)
+  _print_table(rows)
+  phases.done('evaluate')
+  _announce(f'2. The same model from scratch, for {minutes:g} minutes')
+  fresh = train_fresh(out / 'fresh', minutes, data)
+  phases.done('train')
+  _announce('   Novel views by the model trained just now')
+  pixels['fresh'] = novel_views.predict(fresh.model, views)
+  rows['fresh'] = novel_views.score(pixels['fresh'], views)
+  _print_table(rows)
+  phases.done('evaluate_fresh')
+  _announce('3. The page')
+  runs = {_NAMES['fresh']: metric_writer.read(out / 'fresh')}
+  if (directory / 'metrics.jsonl').is_file():
+    runs = {_NAMES['model']: metric_writer.read(directory)} | runs
+  shown = overview(model, views, list(files) or [0])
+  Image.fromarray(images.to_bytes(shown)).save(out / 'overview.png')
+  path = write_page(out, phases.seconds, rows, views, files, pixels, runs)
+  phases.done('page')
+  summary = {f'{metric}_{name}': rows[name][metric] for metric in ('psnr', 'ssim') for name in _NAMES}
+  summary |= {'objects': objects, 'views': num_views - 1, 'size': SIZE, 'fresh_steps': fresh.step}
+  summary |= {'checkpoint': str(directory), 'checkpoint_steps': model.step, 'seconds': phases.seconds}
+  (out / 'metrics.json').write_text(json.dumps(summary, indent=2) + '\n')
+  print(f'\nOpen {path}\n{phases}')
+  return summary
+
+
+def _announce(text: str) -> None:
+  print(f'\n== {text}', flush=True)
+
+
+def _print_table(rows: dict) -> None:
+  print(
+    table(
+      {_NAMES[name]: {column: rows[name][column] for column in ('psnr', 'ssim')} for name in _NAMES if name in rows}
+    ),
+    flush=True,
+  )
