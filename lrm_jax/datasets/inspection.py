@@ -130,7 +130,7 @@ def _silhouette_agreement(normalise, poses, intrinsics, silhouettes) -> tuple[fl
       corrected[mistake] = agreement(np.stack([correct(pose) for pose in poses]))
     except np.linalg.LinAlgError:
       continue
-  mistake = max(corrected, key=corrected.get)
+  mistake = max(corrected, key=corrected.get)  # type: ignore[arg-type]
   if corrected[mistake] >= max(_AGREE, share + 0.1):
     return share, mistake
   return (
@@ -218,4 +218,4 @@ def _image_problems(views) -> Iterable[tuple[str, str]]:
 
 def _format_and_width(encoded: bytes) -> tuple[str, int]:
   with Image.open(io.BytesIO(encoded)) as image:
-    return image.format, image.size[0]
+    return str(image.format), image.size[0]

@@ -5,7 +5,7 @@ processes. Examples are made in lrm_jax/datasets/examples.py.
 Legend: B objects, V = 1 + side views (view 0 is the input view), H W input image, h w window.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import logging
 from pathlib import Path
@@ -142,7 +142,7 @@ class _ReadExample(grain.transforms.RandomMap):
       place = (index + broken) % len(self._records)
       try:
         example = self._make(self._records[place], rng)
-        return example | {'record': np.int32(self._first + place), 'broken': np.int32(broken)}
+        return example | {'record': np.int32(self._first + place), 'broken': np.int32(broken)}  # type: ignore[return-value]
       except BrokenRecordError as error:
         if not self._replace or broken == _TRIES - 1:
           raise
@@ -191,7 +191,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
       iterator.close()
 
 
-def uids(sources: Sequence[Source], records: Sequence[int]) -> list[str]:
+def uids(sources: Sequence[Source], records: Iterable[int]) -> list[str]:
   """Returns the uids of objects, given their indices in the concatenation of the splits (`record` of a batch)."""
   splits = [open_split(source.path, source.split) for source in sources]
   ends = np.cumsum([len(split) for split in splits])

@@ -71,7 +71,9 @@ def platform() -> Literal['cpu', 'gpu', 'tpu']:
     return simulated.platform
   device = jax.sharding.get_abstract_mesh().abstract_device
   name = jax.default_backend() if device is None else device.platform
-  return 'gpu' if name in ('cuda', 'rocm') else name
+  if name in ('gpu', 'cuda', 'rocm'):
+    return 'gpu'
+  return 'tpu' if name == 'tpu' else 'cpu'
 
 
 def _has_cudnn_attention() -> bool:

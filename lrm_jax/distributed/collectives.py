@@ -81,7 +81,7 @@ def _iterations(line: str, lines: dict[str, list[str]]) -> int:
   if trips := _TRIPS.search(line):
     return int(trips.group(1))
   condition = lines.get(found.group(1), []) if (found := _CONDITION.search(line)) else []
-  constants = dict(match.groups() for text in condition if (match := _CONSTANT.search(text)))
+  constants = {match[1]: match[2] for text in condition if (match := _CONSTANT.search(text))}
   limits = [match.group(1) for text in condition if (match := _LESS.search(text))]
   return int(constants.get(limits[0], 1)) if limits else 1
 

@@ -51,7 +51,7 @@ def membership(environment: Mapping[str, str]) -> Membership | None:
       raise ValueError(
         f'{", ".join(plain)} is set but {", ".join(missing)} is not: several processes need all three variables'
       )
-    found = Membership(environment[names[0]], *(_number(environment, name) for name in names[1:]))
+    found = Membership(environment[names[0]], _number(environment, names[1]), _number(environment, names[2]))
   elif all(environment.get(name) for name in ('SLURM_STEP_NODELIST', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID')):
     found = Membership(
       f'{_first_host(environment["SLURM_STEP_NODELIST"])}:{_port(_number(environment, "SLURM_JOB_ID"))}',
@@ -90,15 +90,20 @@ def join(*, peer_timeout: int = 60) -> None:
   """
   found = membership(os.environ)
   connect = _number(os.environ, 'LRM_JAX_CONNECT_SECONDS', 300)
-  timeouts = dict(heartbeat_timeout_seconds=peer_timeout, initialization_timeout=connect)
   if found is None:
     if _on_tpu_vm():
-      jax.distributed.initialize(**timeouts)
+      jax.distributed.initialize(heartbeat_timeout_seconds=peer_timeout, initialization_timeout=connect)
     return
   if found.index:
     _await_coordinator(found, connect)
   jax.distributed.initialize(
-    found.coordinator, found.count, found.index, found.local_devices, cluster_detection_method='deactivate', **timeouts
+    found.coordinator,
+    found.count,
+    found.index,
+    found.local_devices,
+    cluster_detection_method='deactivate',
+    heartbeat_timeout_seconds=peer_timeout,
+    initialization_timeout=connect,
   )
 
 
@@ -177,15 +182,16 @@ def _port(job: int) -> int:
 def _first_host(nodes: str) -> str:
   """'node[007-009,12],other' -> 'node007'."""
   found = re.match(r'([^,\[]+)(?:\[([^,\-\]]+))?', nodes)
-  return found.group(1) + (found.group(2) or '')
+  return found[1] + (found[2] or '') if found else nodes
 
 
 def _on_this_host(environment: Mapping[str, str]) -> int:
   """Returns the number of Slurm tasks on this host; SLURM_STEP_TASKS_PER_NODE is, for example, '4(x2),1'."""
   counts = []
   for part in environment.get('SLURM_STEP_TASKS_PER_NODE', '1').split(','):
-    count, times = re.fullmatch(r'(\d+)(?:\(x(\d+)\))?', part).groups()
-    counts += [int(count)] * int(times or 1)
+    if (found := re.fullmatch(r'(\d+)(?:\(x(\d+)\))?', part)) is None:
+      raise ValueError(f'SLURM_STEP_TASKS_PER_NODE = {environment["SLURM_STEP_TASKS_PER_NODE"]!r} is malformed')
+    counts += [int(found[1])] * int(found[2] or 1)
   node = int(environment.get('SLURM_NODEID', 0))
   return counts[node] if node < len(counts) else counts[-1]
 

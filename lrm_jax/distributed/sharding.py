@@ -53,7 +53,7 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
 def batch_rows(mesh: jax.sharding.Mesh, batch_size: int) -> list[int]:
   """Returns the sorted batch indices of the objects that this process's devices hold."""
   parts = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-  return sorted({row for (part,) in parts for row in range(*part.indices(batch_size))})
+  return sorted({row for index in parts if index is not None for row in range(*index[0].indices(batch_size))})
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:

@@ -7,6 +7,7 @@ XLA's).
 
 import dataclasses
 import os
+from typing import Literal
 
 VARIABLE = 'LRM_JAX_SIMULATE'
 
@@ -15,7 +16,7 @@ VARIABLE = 'LRM_JAX_SIMULATE'
 class Simulated:
   """A platform, 'gpu' or 'tpu', and the bytes of memory that each of its devices reports."""
 
-  platform: str
+  platform: Literal['gpu', 'tpu']
   memory: float
 
 
@@ -29,6 +30,8 @@ def simulated() -> Simulated | None:
     size = float(memory)
   except ValueError:
     size = 0.0
-  if platform not in ('gpu', 'tpu') or size <= 0:
-    raise ValueError(f'{VARIABLE} = {text!r} must be gpu:BYTES or tpu:BYTES, such as gpu:80e9')
-  return Simulated(platform, size)
+  if size > 0 and platform == 'gpu':
+    return Simulated('gpu', size)
+  if size > 0 and platform == 'tpu':
+    return Simulated('tpu', size)
+  raise ValueError(f'{VARIABLE} = {text!r} must be gpu:BYTES or tpu:BYTES, such as gpu:80e9')

@@ -15,7 +15,7 @@ _OBJECTS_PER_READ = 64  # Bounds the memory.
 
 def mean_training_view(path, split: str, size: int, background: float = 1.0) -> np.ndarray:
   """Returns the mean [s, s, 3] of all views of a split: the best single image for all views, by squared error."""
-  total, count = 0.0, 0
+  total, count = np.zeros((size, size, 3)), 0
   size_of_split = len(open_split(path, split))
   for first in range(0, size_of_split, _OBJECTS_PER_READ):
     views = load_views(

@@ -86,15 +86,15 @@ def score(pixels: Pixels, views: dict, lpips=None) -> dict:
   """
   scores = compare(pixels.color[:, 1:], views['color'][:, 1:], lpips)
   result = {name: float(np.mean(values)) for name, values in scores.items()}
-  result['psnr_seen'] = float(np.mean(image_metrics.psnr(pixels.color[:, 0], views['color'][:, 0])))
+  result['psnr_seen'] = float(np.mean(image_metrics.psnr(pixels.color[:, 0], views['color'][:, 0])))  # type: ignore[arg-type]
   per_object = {name: np.mean(values, axis=1) for name, values in scores.items()}
-  result['per_object'] = {
+  result['per_object'] = {  # type: ignore[assignment]
     uid: {name: float(values[i]) for name, values in per_object.items()} for i, uid in enumerate(views['uid'])
   }
   return result
 
 
-def compare(color, reference, lpips=None) -> dict[str, Float[Array, 'O V']]:
+def compare(color, reference, lpips=None) -> dict[str, Float[np.ndarray, 'O V']]:
   """Returns metrics [O, V] of images [O, V, s, s, 3]: psnr (dB), ssim and, with a network, lpips."""
   scores = {'psnr': image_metrics.psnr(color, reference), 'ssim': image_metrics.ssim(color, reference)}
   if lpips is not None:
@@ -110,6 +110,6 @@ def comparison(pixels: Pixels, views: dict, objects: int = 4, novel: int = 3) ->
   for o in range(min(objects, len(views['uid']))):
     row = [views['color'][o, 0]]
     for v in range(1, min(1 + novel, views['color'].shape[1])):
-      row += [views['color'][o, v], pixels.color[o, v], images.depth_to_color(pixels.depth[o, v], pixels.opacity[o, v])]
+      row += [views['color'][o, v], pixels.color[o, v], images.depth_to_color(pixels.depth[o, v], pixels.opacity[o, v])]  # type: ignore[arg-type]
     rows.append(row)
   return images.grid(rows)

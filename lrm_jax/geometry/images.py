@@ -41,7 +41,7 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
   return resized.reshape(size, size, -1)  # OpenCV drops the axis of a single channel.
 
 
-def over(pixels: np.ndarray, background: float) -> np.ndarray:
+def over(pixels: np.ndarray, background: float | np.ndarray) -> np.ndarray:
   """Returns premultiplied RGBA [..., 4] composited onto a grey background in 0..1, as RGB [..., 3]."""
   return pixels[..., :3] + (1 - pixels[..., 3:]) * background
 

@@ -60,7 +60,7 @@ class LPIPS(nnx.Module):
         f'LPIPS needs images that are at least {_MIN_SIZE} pixels wide and high, not '
         f'{image.shape[1]} x {image.shape[2]}: use larger images'
       )
-    distance = 0.0
+    distance = jnp.zeros(len(image))
     for head, x, y in zip(self.heads, self.features(image), self.features(reference)):
       difference = jnp.square(_normalised(x) - _normalised(y))
       distance += jnp.mean(difference @ _frozen(head, x.dtype), axis=(1, 2))
@@ -84,7 +84,8 @@ class LPIPS(nnx.Module):
 
 def shapes() -> dict[str, tuple[int, ...]]:
   """Returns {name: shape} of all weights of the network."""
-  result, inputs = {}, 3
+  result: dict[str, tuple[int, ...]] = {}
+  inputs = 3
   for k, (stage, width) in enumerate(zip(STAGES, WIDTHS)):
     for i in stage:
       result |= {f'features.{i}.weight': (width, inputs, 3, 3), f'features.{i}.bias': (width,)}

@@ -84,13 +84,13 @@ class LRM(TriplaneModel):
     )
     if encoder == 'dino':
       self.encoder = ViT(
-        **encoder_kwargs,
+        **encoder_kwargs,  # type: ignore[arg-type]
         interpolate_offset=encoder_interpolate_offset,
         norm_epsilon=encoder_norm_epsilon,
         sinusoidal_positions=sinusoidal_positions,
       )
     elif encoder == 'dinov2':
-      self.encoder = DINOv2(**encoder_kwargs, num_registers=encoder_registers)
+      self.encoder = DINOv2(**encoder_kwargs, num_registers=encoder_registers)  # type: ignore[arg-type]
     else:
       raise ValueError(f"config.model.{encoder=} is unknown: use 'dino' or 'dinov2'")
     self.decoder = TriplaneDecoder(

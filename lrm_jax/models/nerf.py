@@ -73,7 +73,7 @@ class NeRFMLP(nnx.Module):
 
   def raw_after_first(self, features: Float[Array, '*q F']) -> tuple[Float[Array, '*q'], Float[Array, '*q 3']]:
     """Returns (density before its activation, colour) in float32, given summed samples of folded planes."""
-    x = self.activation(features + self.first.bias[...]).astype(self.dtype)
+    x = self.activation(features + self.first.bias[...]).astype(self.dtype)  # type: ignore[index]
     for layer in range(self.depth - 2):
       linear = jax.tree.map(lambda leaf, layer=layer: leaf[layer], self.hidden)
       x = self.activation(linear(x))

@@ -69,7 +69,7 @@ def sinusoids(positions: np.ndarray, width: int) -> np.ndarray:
   octaves = width // (2 * axes)
   angle = positions[..., None] * np.pi / 2 * 2.0 ** np.linspace(0, 4, octaves)
   waves = np.concatenate([np.sin(angle), np.cos(angle)], axis=-1).reshape(positions.shape[:-1] + (-1,))
-  return np.pad(waves, [(0, 0)] * (waves.ndim - 1) + [(0, width - waves.shape[-1])]).astype(np.float32)
+  return np.pad(waves, [(0, 0)] * (waves.ndim - 1) + [(0, width - waves.shape[-1])]).astype(np.float32)  # type: ignore[misc]
 
 
 def _keys(x: np.ndarray, a: float) -> np.ndarray:

@@ -30,7 +30,7 @@ def plane_axes(names: Sequence[str]) -> PlaneAxes:
     raise ValueError(
       f'plane_axes = {tuple(names)} must name each of the three coordinate planes once, such as xy, xz, yz'
     )
-  return tuple(('xyz'.index(name[0]), 'xyz'.index(name[1])) for name in names)
+  return tuple(('xyz'.index(name[0]), 'xyz'.index(name[1])) for name in names)  # type: ignore[return-value]
 
 
 def with_frame(planes: Float[Array, '3 P P C']) -> Float[Array, 'T C']:
@@ -94,7 +94,7 @@ def _forward(planes, points, axes):
 def _backward(axes, residuals, gradient):
   planes, points = residuals
   if backend.current().plane_gradient == 'rows':
-    _, pull = jax.vjp(lambda *inputs: _sample_sum(*inputs, axes), planes.astype(gradient.dtype), points)
+    _, pull = jax.vjp(lambda *inputs: _sample_sum(*inputs, axes), planes.astype(gradient.dtype), points)  # type: ignore[call-arg]
     to_planes, to_points = pull(gradient)
     return to_planes.astype(planes.dtype), to_points
   _, pull = jax.vjp(lambda points: _sample_sum(planes, points, axes), points)

@@ -19,6 +19,9 @@ from lrm_jax.distributed import backend
 from lrm_jax.distributed.sharding import shard_by_batch
 from lrm_jax.geometry import cameras, rays, volume
 from lrm_jax.models import skipping, triplane
+from lrm_jax.models.dinov2 import DINOv2
+from lrm_jax.models.encoder import ViT
+from lrm_jax.models.nerf import NeRFMLP
 from lrm_jax.models.renderer import march, rays_that_fit, render_rays
 
 _GRID_BLOCK = 4  # Points along the side of a block of the occupancy grid.
@@ -40,6 +43,11 @@ class TriplaneModel(nnx.Module):
   are multiples of the patch size.
   """
 
+  encoder: ViT | DINOv2
+  decoder: nnx.Module
+  nerf: NeRFMLP
+  image_size: int
+  num_samples: int
   input_position = cameras.INPUT_POSITION
   half_size = 1.0
   longest_ray: float | None = 2 * 3**0.5
@@ -110,7 +118,7 @@ class TriplaneModel(nnx.Module):
         num_samples=self.num_samples,
       )
     pixels = jax.tree.map(lambda x: x.reshape(origins.shape[:4] + x.shape[2:]), pixels)
-    return volume.over(pixels, background if jnp.ndim(background) == 0 else background[:, :, None, None, :])
+    return volume.over(pixels, background if jnp.ndim(background) == 0 else background[:, :, None, None, :])  # type: ignore[index]
 
   def rays_that_fit(self, memory: float | None, num_objects: int) -> int:
     """Returns how many rays of each of `num_objects` objects fit into a device's `memory` in bytes (None: unknown)."""
@@ -171,7 +179,7 @@ class TriplaneModel(nnx.Module):
         part = table[tuple(index)]
         lengths = [table.shape[2] if name in present else 1 for name in names]
         features += part.reshape(len(places), *lengths, part.shape[-1])
-      return self.nerf.after_first(features)[0]
+      return self.nerf.after_first(features)[0]  # type: ignore[arg-type]
 
     side = tables[0].shape[2]
     if not backend.current().cache_blocking:
@@ -220,7 +228,7 @@ class TriplaneModel(nnx.Module):
     places = jnp.stack(jnp.meshgrid(*[jnp.arange(blocks)] * 3, indexing='ij'), axis=-1).reshape(-1, 3)
     density = self.block_densities(self.grid_tables(planes, points.reshape(blocks, _GRID_BLOCK)), places, len(places))
     density = rearrange(density, '(x y z) a b c -> (x a) (y b) (z c)', x=blocks, y=blocks)[:size, :size, :size]
-    return skipping.occupied_cells(density, skipping.EMPTY_DEPTH / self.longest_ray)
+    return skipping.occupied_cells(density, skipping.EMPTY_DEPTH / self.longest_ray)  # type: ignore[operator]
 
   def _render_skipping(self, planes, folded, origins, directions) -> volume.Pixels:
     """Returns the pixels [R] over black of rays through one object, skipping samples that are not seen."""
@@ -233,7 +241,7 @@ class TriplaneModel(nnx.Module):
       return self.nerf.after_first(self.features(folded, points))
 
     def one_chunk(rays):
-      return skipping.march_skipping(field, occupied, *rays, *self.samples(*rays, None))
+      return skipping.march_skipping(field, occupied, *rays, *self.samples(*rays, None))  # type: ignore[call-arg]
 
     chunk = min(_RAYS_PER_CHUNK, len(origins))
     chunks = [jnp.pad(x, ((0, -len(x) % chunk), (0, 0))).reshape(-1, chunk, 3) for x in (origins, directions)]

@@ -5,7 +5,7 @@ Legend: H W image, V views.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import html
 import io
 from pathlib import Path
@@ -76,7 +76,7 @@ def image(pixels: np.ndarray, width: int) -> str:
   return f'<img width="{width}" alt="" src="data:image/png;base64,{_base64(stream.getvalue())}">'
 
 
-def image_rows(rows: dict[str, Sequence[np.ndarray]], width: int) -> str:
+def image_rows(rows: Mapping[str, Sequence[np.ndarray]], width: int) -> str:
   """Returns rows of images, each with its name in front."""
   lines = []
   for name, row in rows.items():

@@ -29,10 +29,10 @@ def write(mesh: trimesh.Trimesh, path: str | Path, input_position: Sequence[floa
   normals = np.ascontiguousarray(mesh.vertex_normals @ turn.T, np.float32)
   lengths = np.linalg.norm(normals, axis=-1, keepdims=True)
   normals = np.where(lengths > 1e-6, normals / np.maximum(lengths, 1e-6), [0, 1, 0]).astype(np.float32)
-  linear = _to_linear(mesh.visual.vertex_colors[:, :3] / 255.0)
+  linear = _to_linear(mesh.visual.vertex_colors[:, :3] / 255.0)  # type: ignore[union-attr]
   colors = np.concatenate([np.round(linear * 65535), np.full((len(linear), 1), 65535)], axis=-1).astype(np.uint16)
   indices = np.ascontiguousarray(mesh.faces, np.uint32)
-  arrays = [
+  arrays: list[tuple[np.ndarray, int, str, int]] = [
     (positions, 5126, 'VEC3', 34962),
     (normals, 5126, 'VEC3', 34962),
     (colors, 5123, 'VEC4', 34962),

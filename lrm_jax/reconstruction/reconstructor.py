@@ -78,9 +78,9 @@ class Reconstructor:
 
   def encode(
     self,
-    images: Float[Array, 'B H W 3'],
-    camera_to_world: Float[Array, 'B 4 4'] | None = None,
-    intrinsics: Float[Array, 'B 4'] | None = None,
+    images: Float[Array | np.ndarray, 'B H W 3'],
+    camera_to_world: Float[Array | np.ndarray, 'B 4 4'] | None = None,
+    intrinsics: Float[Array | np.ndarray, 'B 4'] | None = None,
   ) -> Float[Array, 'B 3 P P C']:
     """Returns the planes of images in 0..1, with `input_background` around the object.
 
@@ -108,8 +108,8 @@ class Reconstructor:
   def render(
     self,
     planes: Float[Array, 'B 3 P P C'],
-    camera_to_world: Float[Array, 'B V 4 4'],
-    intrinsics: Float[Array, 'B V 4'],
+    camera_to_world: Float[Array | np.ndarray, 'B V 4 4'],
+    intrinsics: Float[Array | np.ndarray, 'B V 4'],
     size: int,
     background: float = 1.0,
     *,
@@ -144,8 +144,8 @@ class Reconstructor:
     return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
 
   def query(
-    self, planes: Float[Array, 'B 3 P P C'], points: Float[Array, 'B Q 3']
-  ) -> tuple[Float[Array, 'B Q'], Float[Array, 'B Q 3']]:
+    self, planes: Float[Array, 'B 3 P P C'], points: Float[Array | np.ndarray, 'B Q 3']
+  ) -> tuple[Float[Array, 'B Q'], Float[Array | np.ndarray, 'B Q 3']]:
     """Returns (density >= 0, colour in 0..1) at points of the cube; density is per world unit, except in TripoSR."""
     _check('points', points, (len(planes), np.shape(points)[1], 3))
     return jax.tree.map(np.asarray, _query(self.model, planes, _float(points)))

@@ -92,9 +92,10 @@ class _AllBlocks:
     values = self.evaluate(index.reshape(-1, 3), None).reshape(index.shape[:3] + (BLOCK,) * 3)
     return self._flat(values.transpose(0, 3, 1, 4, 2, 5), first)
 
-  def mask(self, first: int, length: int) -> None:
+  def mask(self, first: int, length: int) -> np.ndarray | None:
     """Returns None: every cell may contain the surface."""
     del first, length
+    return None
 
   def _flat(self, values, first):
     values = values.reshape([n * BLOCK for n in values.shape[::2]])
@@ -133,7 +134,7 @@ class _SomeBlocks(_AllBlocks):
     self.values[self.place[tuple(index.T)]] = self.evaluate(index, None)
     for axis in range(3):
       places = np.argwhere(wanted[axis])
-      face = [slice(None)] * 3
+      face: list[slice | int] = [slice(None)] * 3
       face[axis] = 0
       if len(places):
         self.values[(self.place[tuple(places.T)], *face)] = self.evaluate(places, axis)
@@ -147,7 +148,7 @@ class _SomeBlocks(_AllBlocks):
       for axis in np.flatnonzero(offset):
         # There is no block after the last one: repeat its last points.
         end = np.where(index[:, axis] + 1 < self.along, 0, BLOCK - 1).reshape(-1, 1, 1, 1)
-        part = np.take_along_axis(part, end, axis=axis + 1)
+        part = np.take_along_axis(part, end, axis=int(axis) + 1)
       result[(slice(None), *(slice(BLOCK, None) if o else slice(BLOCK) for o in offset))] = part
     return result
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import subprocess
 
 import imageio_ffmpeg
+from jax import Array
 import numpy as np
 
 from lrm_jax.geometry import cameras, images
@@ -18,17 +19,17 @@ def turntable_cameras(num_frames: int, intrinsics: np.ndarray, position: Sequenc
   return poses[None].astype(np.float32), np.tile(intrinsics, (1, num_frames, 1)).astype(np.float32)
 
 
-def depth_frames(depth: np.ndarray, opacity: np.ndarray, distance: float = 2.0) -> np.ndarray:
+def depth_frames(depth: np.ndarray | Array, opacity: np.ndarray | Array, distance: float = 2.0) -> np.ndarray:
   """Returns depth as images [V, H, W, 3]; the range suits an object centred at `distance`."""
-  return images.depth_to_color(depth, opacity, distance - 0.9, distance + 0.9)
+  return images.depth_to_color(np.asarray(depth), np.asarray(opacity), distance - 0.9, distance + 0.9)
 
 
-def write_video(frames: np.ndarray, path: str | Path, *, frames_per_second: int = 24) -> None:
+def write_video(frames: np.ndarray | Array, path: str | Path, *, frames_per_second: int = 24) -> None:
   """Writes images [V, H, W, 3] in 0..1 as an MP4 that every browser plays (H.264, yuv420p, even sizes).
 
   Raises ValueError, with the encoder's message, if encoding fails.
   """
-  frames = images.to_bytes(frames)
+  frames = images.to_bytes(np.asarray(frames))
   height, width = frames.shape[1:3]
   frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode='edge')
   height, width = frames.shape[1:3]

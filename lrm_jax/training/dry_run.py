@@ -31,7 +31,9 @@ def compile_step(config: ConfigDict, devices: Sequence[jax.Device] | None = None
   began = time.monotonic()
   trainer = Trainer(config, lpips=abstract_lpips() if config.loss.lpips_weight > 0 else None, devices=devices)
   program = trainer.compile()
-  memory = program.memory_analysis()
+  memory, text = program.memory_analysis(), program.as_text()
+  if memory is None or text is None:
+    raise ValueError('this backend does not report the memory of compiled programs: give another --topology')
   state_bytes = sharding.bytes_per_device(trainer.abstract_state, trainer.shardings)
   return CompiledStep(
     trainer.mesh.devices.flat[0].device_kind,
@@ -39,7 +41,7 @@ def compile_step(config: ConfigDict, devices: Sequence[jax.Device] | None = None
     memory.argument_size_in_bytes,
     memory.temp_size_in_bytes,
     time.monotonic() - began,
-    collectives.collectives(program.as_text()),
+    collectives.collectives(text),
   )
 
 

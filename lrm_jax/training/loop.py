@@ -94,7 +94,8 @@ def describe_devices(trainer: Trainer, step: jax.stages.Compiled) -> str:
   devices = f'{mesh.size} x {mesh.devices.flat[0].device_kind}'
   if jax.process_count() > 1:
     devices += f' of {jax.process_count()} processes'
-  activations = size(step.memory_analysis().temp_size_in_bytes)
+  memory = step.memory_analysis()
+  activations = size(memory.temp_size_in_bytes) if memory is not None else 'of unknown size'
   return (
     f'{devices}: batch sharded over {mesh.size}, parameters over {mesh.shape["fsdp"]}; per device: parameters '
     f'{part("params")}, optimizer {part("opt_state")}, gradients and activations {activations}, for '
@@ -205,7 +206,8 @@ class Evaluator:
   """Evaluates the model on held-out objects during training. Their views are read once."""
 
   def __init__(self, trainer: Trainer, writer: MetricWriter):
-    self.trainer, self.writer, self.views = trainer, writer, None
+    self.trainer, self.writer = trainer, writer
+    self.views: dict | None = None
 
   def __call__(self, state: dict, step: int) -> dict[str, float]:
     """Writes an image of some renders at this step; returns {eval_<metric>: value}, means over the novel views."""

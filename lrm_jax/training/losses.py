@@ -35,6 +35,8 @@ def reconstruction(
   parts = {'mse': mse}
   loss = mse
   if lpips_weight > 0:
+    if lpips is None:
+      raise ValueError(f'{lpips_weight=} needs the network `lpips`')
 
     def stack(x):
       return rearrange(x, 'b v h w c -> (b v) h w c')

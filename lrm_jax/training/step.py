@@ -79,7 +79,7 @@ def make_train_step(
     micro = jax.tree.map(lambda x: rearrange(x, '(b a) ... -> a b ...', a=accumulation), batch)
 
     def add(total, inputs):
-      return jax.tree.map(jnp.add, total, gradients(params, *inputs, lpips)), None
+      return jax.tree.map(jnp.add, total, gradients(params, *inputs, lpips)), None  # type: ignore[call-arg]
 
     keys = jax.random.split(key, accumulation)
     zeros = jax.tree.map(

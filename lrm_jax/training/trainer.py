@@ -1,6 +1,6 @@
 """The parts of a training, created from a configuration: mesh, model, optimizer, data and the compiled step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from flax import traverse_util
 import jax
@@ -67,7 +67,7 @@ class Trainer:
     batch = cost.abstract_batch(self.config, sharding.batch_sharding(self.mesh))
     position = shapes_on_mesh(jax.ShapeDtypeStruct((), np.float32))
     with jax.set_mesh(self.mesh):
-      return self._step.lower(self.abstract_on_devices, batch, position, shapes_on_mesh(self.lpips)).compile()
+      return self._step.lower(self.abstract_on_devices, batch, position, shapes_on_mesh(self.lpips)).compile()  # type: ignore[attr-defined]
 
   def first_state(self, given: dict[str, np.ndarray | jax.Array] | None = None) -> dict:
     """Returns a new state, created on its devices. Arrays in `given` {path: array} replace random parameters."""
@@ -116,7 +116,7 @@ class Trainer:
     """Returns the state of the latest checkpoint, or None if there is none."""
     return checkpoint.restore_state(checkpoints, self.abstract_on_devices)
 
-  def batches(self, start_step: int) -> Iterator[tuple[dict, np.ndarray]]:
+  def batches(self, start_step: int) -> Generator[tuple[dict, np.ndarray]]:
     """Yields (global batch, record numbers) of each step after `start_step` steps.
 
     Batches are sharded over the mesh. The record numbers are those of the records that this process read.

@@ -75,13 +75,13 @@ def load(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, n
   Raises ValueError if the file has no such encoder or if its sizes differ.
   """
   tensors = files.read(path)
-  rows, prefix = recognise(tensors, str(path))
+  rows, prefix = recognise(tensors, str(path))  # type: ignore[arg-type]
   tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-  found = 'dinov2' if _has_scales(tensors) else 'dino'
+  found = 'dinov2' if _has_scales(tensors) else 'dino'  # type: ignore[arg-type]
   expected = 'dinov2' if 'blocks/scale1' in shapes else 'dino'
   if found != expected:
     raise ValueError(f"{path} contains a '{found}' encoder, but config.model.encoder is '{expected}'")
-  return tables.load(rows, tensors, shapes, unused=UNUSED, where=str(path))
+  return tables.load(rows, tensors, shapes, unused=UNUSED, where=str(path))  # type: ignore[arg-type]
 
 
 def recognise(tensors: Mapping[str, np.ndarray], where: str = 'the file') -> tuple[tuple[Row, ...], str]:

@@ -4,6 +4,7 @@ Tensors are read lazily, one at a time, when NumPy needs their data.
 """
 
 from collections.abc import Iterable
+import functools
 import json
 import os
 from pathlib import Path
@@ -64,8 +65,8 @@ def write(path: str | Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
         file.write(tensor.tobytes())
         header[name] = {
           'dtype': dtype_names[tensor.dtype],
-          'shape': list(tensor.shape),
-          'data_offsets': [start, file.tell() - 8 - header_size],
+          'shape': list(tensor.shape),  # type: ignore[dict-item]
+          'data_offsets': [start, file.tell() - 8 - header_size],  # type: ignore[dict-item]
         }
       text = json.dumps(header, separators=(',', ':')).encode()
       if len(text) > header_size:
@@ -91,7 +92,7 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
       slices = {name: file.get_slice(name) for name in names}
       return {
         name: Tensor(
-          tuple(part.get_shape()), np.dtype(_SAFETENSORS[part.get_dtype()]), lambda name=name: read_one(name)
+          tuple(part.get_shape()), np.dtype(_SAFETENSORS[part.get_dtype()]), functools.partial(read_one, name)
         )
         for name, part in slices.items()
       }

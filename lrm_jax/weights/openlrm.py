@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def rows(encoder: tuple[Row, ...], *, version: str = '1.1') -> tuple[Row, ...]:
   return tuple(result)
 
 
-def pack(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def pack(parameters: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the parameters, or their shapes, with q, k and v of cross-attention packed into one matrix."""
   result = dict(parameters)
   q, kv = (result.pop(f'decoder/blocks/cross_attention/{name}/kernel') for name in ('q', 'kv'))
@@ -200,7 +201,7 @@ def refusal(config: Mapping) -> list[str]:
   def value(name, default):
     return model.get(name, default)
 
-  wanted = {
+  wanted: dict[str, tuple[Any, Any]] = {
     'triplane_upsample': (model['triplane_upsample'], 2),
     'nerf_depth': (model['nerf_depth'], 4),
     'nerf_width': (model['nerf_width'], 64),

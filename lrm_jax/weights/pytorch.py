@@ -167,7 +167,7 @@ class _Unpickler(pickle.Unpickler):
     kind, storage, key, _, count, *view = pid
     if kind != 'storage' or storage not in _DTYPES:
       raise ValueError(f'{self._path} contains a {kind} of type {storage}, which is not a supported tensor storage')
-    return self._storage(key, np.dtype(_DTYPES[storage]), count, *view)
+    return self._storage(key, np.dtype(_DTYPES[storage]), count, *view)  # type: ignore[attr-defined]
 
 
 class _ZipUnpickler(_Unpickler):

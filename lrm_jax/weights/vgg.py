@@ -169,10 +169,10 @@ def recognise(tensors: Mapping[str, np.ndarray], where: str = 'the file') -> lis
   return trunks[:1] + heads[:1]
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray | None, str]:
+def read(path: Path) -> tuple[Mapping[str, np.ndarray], np.ndarray | None, str]:
   """Returns (tensors, input mean or None, description) of a file; only .npz files have the latter two."""
   if path.suffix != '.npz':
-    return files.read(path), None, ''
+    return files.read(path), None, ''  # type: ignore[return-value]
   try:
     if not zipfile.is_zipfile(path):
       raise zipfile.BadZipFile('not a zip file, or truncated')

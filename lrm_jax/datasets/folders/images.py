@@ -72,11 +72,11 @@ def encoded(path: Path, intrinsics: np.ndarray, options: Options) -> tuple[bytes
 def encode(pixels: np.ndarray, quality: int | None) -> bytes:
   """Returns RGBA bytes [H, W, 4] encoded as WebP: lossless if `quality` is None, else with lossy colour."""
   stream = io.BytesIO()
+  image = Image.fromarray(pixels)
   if quality is None:
-    options = dict(lossless=True, exact=True)
+    image.save(stream, 'WEBP', method=4, lossless=True, exact=True)
   else:
-    options = dict(quality=quality, alpha_quality=100)
-  Image.fromarray(pixels).save(stream, 'WEBP', method=4, **options)
+    image.save(stream, 'WEBP', method=4, quality=quality, alpha_quality=100)
   return stream.getvalue()
 
 
