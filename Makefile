@@ -18,13 +18,13 @@ quickstart: $(READY)
 	$(RUN) -m lrm_jax.quickstart
 
 test: $(READY)
-	$(RUN) -m pytest -n $(WORKERS) -m 'not slow'
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup -m 'not slow'
 
 test-slow: $(READY)
-	$(RUN) -m pytest -n $(WORKERS) -m slow
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup -m slow
 
 coverage: $(READY)
-	$(RUN) -m pytest -n $(WORKERS) -m 'not slow' --cov --cov-report=term
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup -m 'not slow' --cov --cov-report=term
 
 lint: $(READY)
 	$(RUN) -m ruff check .

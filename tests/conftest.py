@@ -18,7 +18,7 @@ import pytest
 _CHECKED = ['lrm_jax.geometry.rays', 'lrm_jax.geometry.volume', 'lrm_jax.training.losses', 'lrm_jax.models']
 jaxtyping.install_import_hook(_CHECKED, 'beartype.beartype')
 
-from lrm_jax.geometry import cameras  # pylint: disable=wrong-import-position
+from lrm_jax.geometry import cameras  # noqa: E402  (the import hook must come first)
 
 # Compiled programs are shared by all tests, by the workers of pytest-xdist, and by the commands that tests start.
 if 'PYTEST_XDIST_WORKER' not in os.environ:
@@ -144,3 +144,21 @@ def truth():
   positions = rng.normal(size=(7, 3)) * [1, 1, 0.5]
   positions *= (rng.uniform(1.8, 2.6, 7) / np.linalg.norm(positions, axis=-1))[:, None]
   return cameras.look_at(positions), np.array([1.1, 1.1, 0.5, 0.5])
+
+
+# Tests of these files start several processes, or share an environment: each group stays on one worker of pytest-xdist.
+_GROUPS = {
+  'test_faults': 'processes',
+  'test_launch': 'processes',
+  'test_several_processes': 'processes',
+  'test_simulated_accelerators': 'processes',
+  'test_slurm': 'processes',
+  'test_wheel': 'wheel',
+}
+
+
+def pytest_collection_modifyitems(items):
+  """Assigns tests to the groups of `--dist loadgroup`."""
+  for item in items:
+    if group := _GROUPS.get(item.path.stem):
+      item.add_marker(pytest.mark.xdist_group(group))

@@ -59,6 +59,7 @@ def test_another_object_compiles_nothing(compilations, rng):
   assert len(compilations) == before
 
 
+@pytest.mark.slow
 def test_another_step_compiles_nothing(compilations, tiny_config):
   trainer = train_lib.Trainer(tiny_config, lpips=None)
   batches = trainer.batches(0)

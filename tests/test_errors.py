@@ -1,4 +1,4 @@
-"""The door of commands: what is the caller's mistake is one line and exit code 2, what is ours a traceback."""
+"""Bad input is one line and exit code 2; bugs show their traceback."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_bad_input_is_one_line(error, capsys):
 
 
 @pytest.mark.parametrize('error', [TypeError('ours'), KeyError('ours'), RuntimeError('ours'), AssertionError('ours')])
-def test_our_mistakes_keep_their_traceback(error, capsys):
+def test_bugs_show_their_traceback(error, capsys):
   assert leave(fail(error)) == 1
   err = capsys.readouterr().err
   assert err.startswith('Traceback') and err.splitlines()[-1].startswith(f'{type(error).__name__}: ')
@@ -47,7 +47,7 @@ def test_exit_codes(capsys):
   assert leave(lambda: 3) == 3
   assert leave(fail(KeyboardInterrupt())) == 130
   assert leave(fail(FailureError('a worker has ended'))) == 1
-  assert leave(fail(Interrupted('told to stop'))) == 75
+  assert leave(fail(Interrupted('stopped by SIGTERM'))) == 75
   codes = []
   run_main(fail(ValueError('size')), codes.append)
   assert codes == [2]

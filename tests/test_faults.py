@@ -1,4 +1,4 @@
-"""What happens to long runs on many machines, brought about: docs/operations.md has each as a row of its table."""
+"""Faults of long runs; docs/operations.md has a table with a row for each test."""
 
 from concurrent import futures
 import contextlib
@@ -34,13 +34,13 @@ def command(file, workdir):
   """Runs the training command to its end; returns (exit code, its last line on stderr)."""
   started = training_processes.start(file, workdir)
   [code] = training_processes.finish(started, workdir)
-  told = training_processes.words(workdir)
-  assert 'Traceback' not in told, told
-  return code, told.strip().splitlines()[-1]
+  output = training_processes.words(workdir)
+  assert 'Traceback' not in output, output
+  return code, output.strip().splitlines()[-1]
 
 
 @pytest.mark.slow
-def test_sigterm_saves_the_step_in_hand_and_loses_nothing(config, tmp_path, monkeypatch):
+def test_resume_after_sigterm_equals_uninterrupted_run(config, tmp_path, monkeypatch):
   train_lib.train(config, tmp_path / 'whole')
   settle, seen = train_lib._finish_step, []
 
@@ -63,7 +63,7 @@ def test_sigterm_saves_the_step_in_hand_and_loses_nothing(config, tmp_path, monk
 
 
 @pytest.mark.slow
-def test_sigterm_ends_the_command_with_the_code_that_launchers_requeue(config, tmp_path):
+def test_sigterm_exits_with_the_requeue_code(config, tmp_path):
   config.update(dict(num_train_steps=100_000, checkpoint_every=100_000, eval_every=100_000))
   file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
   started = training_processes.start(file, workdir)
@@ -74,7 +74,7 @@ def test_sigterm_ends_the_command_with_the_code_that_launchers_requeue(config, t
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_ends_the_others_and_the_launcher_begins_again(config, tmp_path):
+def test_killed_process_ends_the_others_and_the_launcher_restarts(config, tmp_path):
   config.update(dict(num_train_steps=120, batch_size=8, checkpoint_every=5, eval_every=120))
   file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
   training_processes.train(file, tmp_path / 'whole')
@@ -96,20 +96,20 @@ def test_a_process_that_is_killed_ends_the_others_and_the_launcher_begins_again(
   )
   assert time.monotonic() - killed < 40  # The timeout is 10 s.
   assert training_processes.finish([launcher], workdir) == [0], training_processes.words(workdir)
-  told = training_processes.words(workdir)
-  assert 'a process has ended with 137: the others are to end too' in told
+  output = training_processes.words(workdir)
+  assert 'a process has ended with 137: the others are to end too' in output
   assert (
-    'most likely since another has ended' in told or 'another task died' in told
+    'most likely because another process ended' in output or 'another task died' in output
   )  # Its connection broke, or it was silent.
-  assert 'starting again from the last checkpoint (code 137, 1 of 1 failures)' in told
-  assert 'resuming after step' in told
+  assert 'starting again from the last checkpoint (code 137, 1 of 1 failures)' in output
+  assert 'resuming after step' in output
   np.testing.assert_allclose(
     training_processes.losses(workdir), training_processes.losses(tmp_path / 'whole'), rtol=1e-4
   )
 
 
 @pytest.mark.slow
-def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_last_good_one(config, tmp_path):
+def test_kill_during_a_checkpoint_keeps_the_previous_one(config, tmp_path):
   config.update(dict(num_train_steps=30, checkpoint_every=1, eval_every=30))
   config.model.decoder_width = 256  # Long enough to write that it can be hit.
   file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
@@ -144,13 +144,13 @@ def kill_and_resume(file: Path, workdir: Path, kills: int, rng: np.random.Genera
     if early:  # At any time from its first second on, also while it reads the last checkpoint.
       time.sleep(rng.uniform(1, 12))
     else:  # While it takes steps and saves each.
-      training_processes.wait_for(lambda: checkpoint.saved_steps(workdir)[-1:] > [before], started)
+      training_processes.wait_for(lambda before=before: checkpoint.saved_steps(workdir)[-1:] > [before], started)
       time.sleep(rng.uniform(0, 2))
     process.kill()
     process.wait()
-    told = training_processes.words(workdir)
+    output = training_processes.words(workdir)
     begun = 'a new run\n' if number == 0 else f'resuming after step {before}\n'
-    assert begun in told or (early and f'{workdir.name}: ' not in told), told
+    assert begun in output or (early and f'{workdir.name}: ' not in output), output
     saved = checkpoint.saved_steps(workdir)[-1]
     assert saved >= before
     before = saved
@@ -158,7 +158,7 @@ def kill_and_resume(file: Path, workdir: Path, kills: int, rng: np.random.Genera
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_and_twenty_good_resumes(config, tmp_path):
+def test_twenty_random_kills_are_resumed(config, tmp_path):
   """Of two runs side by side, ten each; what they have in the end is to the bit what a run has that nobody killed."""
   config.update(dict(num_train_steps=10_000, checkpoint_every=1, eval_every=100_000))
   file, runs = (
@@ -203,12 +203,12 @@ def mounted(path: Path, options: str):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_and_the_last_good_checkpoint_kept(config, tmp_path):
+def test_full_disk_is_reported_and_keeps_the_last_checkpoint(config, tmp_path):
   config.update(dict(num_train_steps=30, checkpoint_every=1, eval_every=30))
   file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'small' / 'run'
   with mounted(tmp_path / 'small', 'size=1500k'):
-    code, told = command(file, workdir)
-    assert code == 2 and 'cannot be written (No space left on device); the checkpoints that are there are kept' in told
+    code, output = command(file, workdir)
+    assert code == 2 and 'cannot be written (No space left on device); existing checkpoints are kept' in output
     good = checkpoint.saved_steps(workdir)[-1]
     subprocess.run(['mount', '-o', 'remount,size=50m', tmp_path / 'small'], check=True)
     code, _ = command(file, workdir)
@@ -218,7 +218,7 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_kept(config, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize('count', [1, 2])
-def test_metrics_that_find_the_disk_full_are_told(config, tmp_path, count):
+def test_full_disk_while_writing_metrics_is_reported(config, tmp_path, count):
   """Of several processes one writes them: it ends at once, and does not wait for the others, which wait for it."""
   config.update(dict(num_train_steps=100_000, checkpoint_every=100_000, eval_every=100_000))
   file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
@@ -226,12 +226,12 @@ def test_metrics_that_find_the_disk_full_are_told(config, tmp_path, count):
     started = training_processes.start(file, workdir, processes=count)
     codes = training_processes.finish(started, workdir)
   assert codes[0] == 2 and all(codes)
-  told = training_processes.words(workdir).strip().splitlines()[-1]
-  assert told.startswith(f'error: {workdir}: metrics cannot be written (No space left on device): ')
+  output = training_processes.words(workdir).strip().splitlines()[-1]
+  assert output.startswith(f'error: {workdir}: metrics cannot be written (No space left on device): ')
 
 
 @pytest.mark.slow
-def test_a_directory_that_may_only_be_read_is_told(config, tmp_path):
+def test_read_only_directory_is_reported(config, tmp_path):
   file = training_processes.write_config(config, tmp_path / 'config.py')
   training_processes.train(file, tmp_path / 'run')
   with mounted(tmp_path / 'fixed', 'size=20m'):
@@ -267,8 +267,9 @@ def trained(tmp_path_factory, dataset):
   return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fault', ['cut', 'flipped', 'missing', 'zeros'])
-def test_a_damaged_checkpoint_is_told_with_what_to_do_and_nothing_is_changed(config, trained, tmp_path, fault):
+def test_damaged_checkpoint_is_reported_and_left_unchanged(config, trained, tmp_path, fault):
   shutil.copytree(trained, tmp_path / 'run')
   last = tmp_path / 'run' / 'checkpoints' / '6'
   largest = max(
@@ -297,7 +298,7 @@ def test_a_damaged_checkpoint_is_told_with_what_to_do_and_nothing_is_changed(con
     assert [line['step'] for line in training_processes.steps(tmp_path / 'run')] == list(range(1, 9))
 
 
-def test_a_run_directory_is_for_one_training(config, trained, tmp_path):
+def test_run_directory_is_locked(config, trained, tmp_path):
   shutil.copytree(trained, tmp_path / 'run')
   before = files_of(tmp_path / 'run')
   config.num_train_steps = 8
@@ -351,8 +352,8 @@ def poison(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('spike', [False, True])
-def test_a_bad_step_is_skipped_and_its_objects_named(config, tmp_path, poison, spike):
-  """No number, or far above the mean: parameters and optimizer stay, and the run goes on; a resumed one knows the mean."""
+def test_bad_step_is_skipped_and_its_objects_are_logged(config, tmp_path, poison, spike):
+  """A NaN or a spike: parameters and optimizer stay, the run continues, and a resumed run knows the mean."""
   config.update(dict(num_train_steps=8, loss_spike=5.0, checkpoint_every=2))
   taken = {}
 
@@ -380,7 +381,7 @@ def test_a_bad_step_is_skipped_and_its_objects_named(config, tmp_path, poison, s
   assert [line['skipped'] for line in training_processes.steps(tmp_path / 'pieces')] == [0, 0, 0, 0, 1, 0, 0, 0]
 
 
-def test_a_skipped_step_changes_nothing_but_the_step(config, tmp_path, poison):
+def test_skipped_step_changes_only_the_step(config, tmp_path, poison):
   def change(step, batch):
     if step > 3:
       batch['target_color'][:] = np.nan
@@ -401,14 +402,14 @@ def test_a_skipped_step_changes_nothing_but_the_step(config, tmp_path, poison):
   'change, words',
   [({'max_skipped_steps': -1}, 'max_skipped_steps = -1'), ({'loss_spike': 0.5}, 'loss_spike = 0.5 .* above 1')],
 )
-def test_limits_that_cannot_be_are_told(config, tmp_path, change, words):
+def test_invalid_limits_raise(config, tmp_path, change, words):
   config.update(change)
   with pytest.raises(ValueError, match=words):
     train_lib.train(config, tmp_path / 'run')
 
 
 @pytest.mark.slow
-def test_data_workers_that_die_are_told_and_not_hung_on(config, tmp_path):
+def test_dead_data_workers_are_reported(config, tmp_path):
   config.update(dict(num_train_steps=100_000, checkpoint_every=100_000, eval_every=100_000))
   config.data.num_workers = 2
   killed = []

@@ -1,4 +1,4 @@
-"""The scripts of launch/ do what they say, as far as can be seen without the clusters they are for."""
+"""The scripts of launch/, tested as far as possible without the clusters they are for."""
 
 import os
 from pathlib import Path
@@ -17,14 +17,14 @@ LAUNCH = ROOT / 'launch'
 
 
 @pytest.mark.parametrize('script', sorted(LAUNCH.glob('*[!l]')), ids=lambda path: path.name)
-def test_a_script_is_sound_and_says_what_it_assumes(script):
+def test_script_parses_and_states_its_assumptions(script):
   text = script.read_text()
   assert subprocess.run(['bash', '-n', script], check=False).returncode == 0
   assert 'Assumes:' in text and '# Settings' in text
 
 
 @pytest.mark.parametrize('arguments', [[], ['0'], ['two', '--config=configs/quickstart.py']])
-def test_a_number_of_processes_that_is_none_is_told(arguments):
+def test_invalid_number_of_processes_is_reported(arguments):
   done = subprocess.run([LAUNCH / 'local.sh', *arguments], capture_output=True, text=True, check=False)
   assert done.returncode == 2 and done.stderr.startswith('error: ') and len(done.stderr.splitlines()) == 1
 
@@ -50,7 +50,7 @@ exit "$code"
 @pytest.mark.parametrize(
   'codes, expected, rounds', [([0], 0, 1), ([2], 2, 1), ([134, 75, 0], 0, 3), ([1, 134, 137], 137, 3)]
 )
-def test_local_begins_again_after_failures_and_not_after_bad_input(tmp_path, codes, expected, rounds):
+def test_local_restarts_after_failures_but_not_after_bad_input(tmp_path, codes, expected, rounds):
   environment = stand_in(tmp_path / 'bin', 'training', TRAINING.format(python=sys.executable))
   (tmp_path / 'codes').write_text(''.join(f'{code}\n' for code in codes))
   done = subprocess.run(
@@ -86,7 +86,7 @@ esac
 """
 
 
-def test_a_tpu_slice_that_is_taken_away_is_made_anew(tmp_path):
+def test_preempted_tpu_slice_is_created_again(tmp_path):
   """With a stand-in for gcloud: no slice, made; preempted in the middle; deleted and made again; then done."""
   environment = stand_in(tmp_path / 'bin', 'gcloud', GCLOUD)
   (tmp_path / 'states').write_text('\nREADY\nPREEMPTED\n\nCREATING\nREADY\n')
@@ -129,7 +129,7 @@ def test_a_tpu_slice_that_is_taken_away_is_made_anew(tmp_path):
   assert '--worker=all' in command and '--workdir=gs://bucket/run --config.data.path=gs://bucket/data' in command
 
 
-def test_bad_input_ends_a_tpu_training(tmp_path):
+def test_bad_input_stops_a_tpu_training(tmp_path):
   environment = stand_in(tmp_path / 'bin', 'gcloud', GCLOUD)
   (tmp_path / 'states').write_text('READY\n')
   (tmp_path / 'codes').write_text('2\n')
@@ -152,7 +152,7 @@ def jobset():
   return yaml.safe_load((LAUNCH / 'gke_jobset.yaml').read_text())
 
 
-def test_the_numbers_of_a_jobset_agree():
+def test_numbers_of_the_jobset_agree():
   document = jobset()
   [job] = document['spec']['replicatedJobs']
   spec = job['template']['spec']
@@ -177,7 +177,7 @@ def test_the_numbers_of_a_jobset_agree():
 
 
 @pytest.mark.slow
-def test_the_command_of_a_jobset_trains(tiny_config, tmp_path):
+def test_command_of_the_jobset_trains(tiny_config, tmp_path):
   """Two pods' worth of it on this machine: what Kubernetes would set is set."""
   tiny_config.batch_size = 8
   file, workdir = training_processes.write_config(tiny_config, tmp_path / 'config.py'), tmp_path / 'run'

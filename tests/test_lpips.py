@@ -96,6 +96,7 @@ def assert_close(found, expected, tolerance):
     np.testing.assert_allclose(gradient, reference, atol=tolerance * np.max(np.abs(reference)))
 
 
+@pytest.mark.slow
 def test_distances_and_gradients_equal_the_lpips_package(weights, images):
   expected = float64_reference(weights, images)
   network = lpips.LPIPS(weights)
@@ -107,6 +108,7 @@ def test_distances_and_gradients_equal_the_lpips_package(weights, images):
   assert_close((distances, gradients), expected, 1e-6)
 
 
+@pytest.mark.slow
 def test_converted_caffe_network_equals_the_original_including_its_padding(weights, images):
   caffe_weights = weights | {'features.0.weight': weights['features.0.weight'] / 64}
   names = {

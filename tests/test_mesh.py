@@ -1,4 +1,4 @@
-"""Meshes of analytic fields: the right shape, the right way out, the right way up, in their colours."""
+"""Meshes of analytic fields have the right shape, orientation, normals and colours."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def colors_of(loaded):
   return colors / np.iinfo(colors.dtype).max
 
 
-def test_a_ball_has_its_radius_and_looks_outwards():
+def test_ball_has_its_radius_and_outward_normals():
   mesh = extract(ball(0.6), resolution=48, threshold=20.0)
   np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=-1), 0.6, atol=5e-3)
   assert mesh.is_watertight
@@ -55,7 +55,7 @@ def test_a_ball_has_its_radius_and_looks_outwards():
   assert outwards.min() > 0.95
 
 
-def test_vertices_have_the_colour_of_their_place():
+def test_vertex_colours_equal_the_field():
   def hard(points):
     return (1e4 * np.clip(0.5 - np.linalg.norm(points, axis=-1) + 0.002, 0, 1), ball()(points)[1])
 
@@ -63,7 +63,7 @@ def test_vertices_have_the_colour_of_their_place():
   np.testing.assert_allclose(mesh.visual.vertex_colors[:, :3] / 255, mesh.vertices / 2 + 0.5, atol=0.03)
 
 
-def test_haze_has_the_colour_of_what_it_surrounds():
+def test_haze_gets_the_colour_of_the_inside():
   def field(points):
     distance = np.linalg.norm(points, axis=-1, keepdims=True)
     return np.where(distance < 0.5, 50, np.where(distance < 0.6, 1, 0.0))[:, 0], np.where(
@@ -78,14 +78,14 @@ def test_haze_has_the_colour_of_what_it_surrounds():
   )
 
 
-def test_what_leaves_the_cube_is_closed_there():
+def test_surface_is_closed_at_the_cube():
   mesh = extract(ball(0.6, centre=(0.9, 0, 0)), resolution=32, threshold=20.0)
   assert mesh.is_watertight and mesh.volume > 0
   assert mesh.bounds[1, 0] <= 1 + 2 / 31
 
 
 @pytest.mark.parametrize('greatest', [4.0, 400.0])
-def test_without_a_threshold_the_mesh_has_the_outline_of_the_volume(greatest):
+def test_default_threshold_gives_the_outline_of_the_volume(greatest):
   """However thin a blurred ball is: it ends where rays past its middle lose half of their light."""
 
   def density(points):
@@ -97,12 +97,12 @@ def test_without_a_threshold_the_mesh_has_the_outline_of_the_volume(greatest):
   np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=-1).mean(), radius, rtol=0.1)
 
 
-def test_an_empty_volume_is_told():
+def test_empty_volume_raises():
   with pytest.raises(ValueError, match='the volume is empty, no ray through it loses more than 18% of its light'):
     extract(lambda points: (np.full(len(points), 0.1), points), resolution=64)
 
 
-def test_specks_are_left_out():
+def test_specks_are_removed():
   parts = (ball(0.5), ball(0.3, (0.8, 0.8, 0.8)), ball(0.08, (-0.8, -0.8, -0.8)))
 
   def field(points):
@@ -112,7 +112,7 @@ def test_specks_are_left_out():
   assert mesh.body_count == 2 and mesh.bounds[0].min() > -0.6
 
 
-def test_blocks_of_the_grid_change_nothing(monkeypatch):
+def test_block_size_does_not_change_the_mesh(monkeypatch):
   whole = extract(ball(), resolution=24, threshold=20.0)
   monkeypatch.setattr(mesh_lib, '_POINTS_PER_CALL', 1000)
   calls = []
@@ -127,7 +127,7 @@ def test_blocks_of_the_grid_change_nothing(monkeypatch):
   assert set(calls) == {1000} and len(calls) > 24**3 / 1000
 
 
-def test_no_surface_is_told_with_the_greatest_density():
+def test_no_surface_raises_with_the_highest_density():
   with pytest.raises(ValueError, match='no surface: the greatest density found is 80, threshold=200; lower'):
     extract(ball(0.6), resolution=9, threshold=200.0)
   with pytest.raises(ValueError, match='no surface'):
@@ -135,7 +135,7 @@ def test_no_surface_is_told_with_the_greatest_density():
 
 
 @pytest.mark.parametrize('kwargs', [dict(resolution=4, threshold=1.0), dict(resolution=16, threshold=0.0)])
-def test_arguments_that_cannot_be_are_told(kwargs):
+def test_invalid_arguments_raise(kwargs):
   with pytest.raises(ValueError, match='must be'):
     extract(ball(), **kwargs)
 
@@ -153,7 +153,7 @@ def test_glb_is_y_up_with_its_front_at_plus_z(tmp_path):
   assert np.sum(loaded.vertex_normals * turned, axis=-1).mean() > 0.95
 
 
-def test_glb_holds_linear_light(tmp_path):
+def test_glb_stores_linear_colours(tmp_path):
   def grey(points):
     return (ball()(points)[0], np.full((len(points), 3), 0.5))
 
@@ -162,7 +162,7 @@ def test_glb_holds_linear_light(tmp_path):
   np.testing.assert_allclose(colors_of(load(tmp_path / 'a.glb')), 0.214, atol=0.005)
 
 
-def test_the_mesh_projects_onto_its_own_outline():
+def test_mesh_projects_onto_its_outline():
   mesh = extract(boxes, resolution=41, threshold=25.0)
   red = mesh.vertices[mesh.visual.vertex_colors[:, 0] > 200]
   pixels, distance = cameras.project(red, cameras.input_camera(), cameras.intrinsics_from_fov(50))

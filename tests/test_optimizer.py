@@ -52,6 +52,7 @@ def test_first_adam_step_has_unit_size_for_any_gradient(params):
     np.testing.assert_allclose(update, 1.0, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_muon_updates_of_layer_kernels_are_nearly_orthogonal(params):
   transform, _ = make_optimizer(**{**SETTINGS, 'weight_decay': 0.0}, muon=True)
   rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Run directories and datasets: local, file://, and in a cloud's store where its libraries are there."""
+"""Run directories and datasets can be local, file:// or in cloud storage."""
 
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
@@ -22,30 +22,32 @@ def test_local_paths_become_absolute(monkeypatch, tmp_path):
   'path, words',
   [
     ('file://data/run', 'three slashes'),
-    ('http://host/run', 'http://host/run: directories are local, or begin with gs://, s3://'),
+    ('http://host/run', 'http://host/run: a directory must be local or begin with gs://, s3://'),
     ('az://a/b', 'az://a/b'),
   ],
 )
-def test_what_is_no_directory_is_told(path, words):
+def test_invalid_directories_raise(path, words):
   with pytest.raises(ValueError, match=words):
     paths.directory(path)
 
 
 @pytest.mark.parametrize('scheme', ['gs', 's3'])
-def test_a_store_whose_libraries_are_missing_is_told_before_anything_is_done(dataset, monkeypatch, scheme):
+def test_missing_storage_libraries_are_reported_first(dataset, monkeypatch, scheme):
   monkeypatch.setattr(extras, 'installed', lambda module: False)
-  with pytest.raises(ValueError, match=rf'{scheme}://bucket/run: {scheme}:// needs pip install .*\[{scheme}\]'):
+  with pytest.raises(
+    ValueError, match=rf'{scheme}://bucket/run: {scheme}:// needs packages .*pip install .*\[{scheme}\]'
+  ):
     loop.train(make_tiny_config(dataset), f'{scheme}://bucket/run')
 
 
-def test_datasets_are_not_read_from_s3(monkeypatch):
+def test_datasets_on_s3_raise(monkeypatch):
   monkeypatch.setattr(extras, 'installed', lambda module: True)
-  with pytest.raises(ValueError, match='ArrayRecord reads datasets that are local or on gs://'):
+  with pytest.raises(ValueError, match='ArrayRecord cannot read s3://'):
     open_split('s3://bucket/data', 'train')
   assert not paths.is_local(paths.directory('gs://bucket/run'))
 
 
-def test_a_dataset_may_be_given_as_file(dataset):
+def test_dataset_can_be_a_file_url(dataset):
   assert len(open_split(f'file://{dataset}', 'train')) == 4
 
 
@@ -60,7 +62,7 @@ class Store(MemoryFileSystem):
     return '/' + str(path).removeprefix('gs://').strip('/')
 
 
-def test_metrics_and_the_configuration_are_written_to_a_store(dataset, monkeypatch):
+def test_metrics_and_configuration_are_written_to_cloud_storage(dataset, monkeypatch):
   """All but the checkpoints, which Orbax writes, and TensorBoard's events, which tensorboardX does."""
   monkeypatch.setattr(extras, 'installed', lambda module: True)
   for name in ('gs', 'gcs'):

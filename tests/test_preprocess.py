@@ -1,4 +1,4 @@
-"""Any picture comes out as the network knows pictures: one object, in the middle, at its usual size, on white."""
+"""Any image is prepared as in training: one object, centred, at its usual size, on white."""
 
 import numpy as np
 from PIL import Image
@@ -13,7 +13,7 @@ RED = np.array([200, 30, 40], np.uint8)
 
 
 def extent_of(image):
-  """Returns (longer side / picture's side, centre (x, y) in 0..1) of what is not white."""
+  """Returns (longer side / image's side, centre (x, y) in 0..1) of the pixels that are not white."""
   rows, columns = (np.flatnonzero((image.min(-1) < 0.9).any(axis)) for axis in (1, 0))
   size = len(image)
   return (max(np.ptp(rows), np.ptp(columns)) + 1) / size, ((columns.mean() + 0.5) / size, (rows.mean() + 0.5) / size)
@@ -32,7 +32,7 @@ def save(pixels, path, **kwargs):
   return path
 
 
-def test_an_object_comes_to_the_middle_at_the_size_of_training(tmp_path):
+def test_object_is_centred_at_the_size_of_training(tmp_path):
   for box in ((20, 60, 100, 130), (0, 90, 0, 20), (50, 60, 10, 150)):
     prepared = preprocess.prepare(save(scene(box=box), tmp_path / 'a.png'), 64)
     extent, centre = extent_of(prepared.image)
@@ -43,7 +43,7 @@ def test_an_object_comes_to_the_middle_at_the_size_of_training(tmp_path):
     np.testing.assert_array_equal(prepared.image[0], 1.0)
 
 
-def test_fill_is_that_of_the_training_objects():
+def test_fill_equals_that_of_the_training_objects():
   source = open_split(EMBEDDED, 'train')
   extents = []
   for index in range(0, len(source), 8):
@@ -52,7 +52,7 @@ def test_fill_is_that_of_the_training_objects():
   assert abs(np.median(extents) - preprocess.FILL) < 0.05
 
 
-def test_a_frontal_view_of_training_stays_nearly_as_it_is(tmp_path):
+def test_frontal_training_view_is_almost_unchanged(tmp_path):
   source = open_split(EMBEDDED, 'test')
   encoded = source[3]['views'][0]
   (tmp_path / 'view.webp').write_bytes(encoded)
@@ -63,17 +63,17 @@ def test_a_frontal_view_of_training_stays_nearly_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize('mode', ['RGB', 'L', 'P', '1', 'I;16', 'CMYK', 'LA', 'RGBA', 'PA'])
-def test_every_mode_is_read(tmp_path, mode):
+def test_every_image_mode_is_read(tmp_path, mode):
   rgba = Image.fromarray(scene())
   if mode == 'I;16':
-    picture = Image.fromarray(np.asarray(rgba.convert('L'), np.uint16) * 257)
+    image = Image.fromarray(np.asarray(rgba.convert('L'), np.uint16) * 257)
   elif mode == 'PA':  # A palette of which one colour is transparent, as GIF has it.
-    picture = rgba.convert('RGB').convert('P')
-    picture.info['transparency'] = picture.getpixel((0, 0))
+    image = rgba.convert('RGB').convert('P')
+    image.info['transparency'] = image.getpixel((0, 0))
   else:
-    picture = (rgba if 'A' in mode else rgba.convert('RGB')).convert(mode)
+    image = (rgba if 'A' in mode else rgba.convert('RGB')).convert(mode)
   path = tmp_path / ('a.jpg' if mode == 'CMYK' else 'a.png')
-  picture.save(path)
+  image.save(path)
   pixels = preprocess.read(path)
   assert pixels.shape == (90, 160, 4) and pixels.min() >= 0 and pixels.max() <= 1
   assert (pixels[..., 3].min() < 0.5) == (mode in ('LA', 'RGBA', 'PA'))
@@ -82,14 +82,14 @@ def test_every_mode_is_read(tmp_path, mode):
   assert np.isfinite(preprocess.prepare(path, 32).image).all()
 
 
-def test_the_orientation_of_a_camera_is_applied(tmp_path):
+def test_exif_orientation_is_applied(tmp_path):
   exif = Image.Exif()
   exif[0x0112] = 6  # The camera was held on its side.
   save(scene()[..., :3], tmp_path / 'a.jpg', exif=exif)
   assert preprocess.read(tmp_path / 'a.jpg').shape == (160, 90, 4)
 
 
-def test_without_a_mask_the_picture_is_taken_whole(tmp_path):
+def test_image_without_mask_is_used_whole(tmp_path):
   pixels = np.full((60, 120, 3), 255, np.uint8)
   pixels[20:40, 20:100] = RED
   prepared = preprocess.prepare(save(pixels, tmp_path / 'a.png'), 60)
@@ -99,7 +99,7 @@ def test_without_a_mask_the_picture_is_taken_whole(tmp_path):
   np.testing.assert_allclose(prepared.image[0, 0], 1)
 
 
-def test_the_background_is_removed(tmp_path, rng):
+def test_background_is_removed(tmp_path, rng):
   y, x = np.mgrid[:120, :160]
   pixels = np.clip(rng.normal([70, 150, 90], 6, (120, 160, 3)), 0, 255).astype(np.uint8)
   disc = (x - 90) ** 2 + (y - 60) ** 2 < 30**2
@@ -113,14 +113,14 @@ def test_the_background_is_removed(tmp_path, rng):
   np.testing.assert_array_equal(prepared.image[0], 1.0)
 
 
-def test_where_there_is_alpha_nothing_else_is_removed(tmp_path):
+def test_background_removal_keeps_existing_alpha(tmp_path):
   path = save(scene(), tmp_path / 'a.png')
   for remove in (False, True):
     image = preprocess.prepare(path, 32, remove_background=remove).image
     np.testing.assert_array_equal(image, preprocess.prepare(path, 32).image)
 
 
-def test_a_large_picture_does_not_need_much_memory(tmp_path):
+def test_large_image_needs_little_memory(tmp_path):
   prepared = preprocess.prepare(save(np.full((40, 6000, 3), 255, np.uint8), tmp_path / 'a.png'), 32)
   assert prepared.image.shape == (32, 32, 3)
   assert max(preprocess.read(tmp_path / 'a.png').shape) == 2048
@@ -129,26 +129,26 @@ def test_a_large_picture_does_not_need_much_memory(tmp_path):
 @pytest.mark.parametrize(
   'make, message',
   [
-    (lambda path: path.write_bytes(b'no picture'), 'no picture'),
-    (lambda path: path.write_bytes(b''), 'no picture'),
-    (lambda path: path.mkdir(), 'no picture'),
-    (lambda path: save(np.zeros((20, 20, 4), np.uint8), path), 'all of it is transparent'),
-    (lambda path: save(scene(box=(4, 6, 4, 7)), path), '3 pixels only'),
+    (lambda path: path.write_bytes(b'no image'), 'is not a readable image'),
+    (lambda path: path.write_bytes(b''), 'is not a readable image'),
+    (lambda path: path.mkdir(), 'is not a readable image'),
+    (lambda path: save(np.zeros((20, 20, 4), np.uint8), path), 'completely transparent'),
+    (lambda path: save(scene(box=(4, 6, 4, 7)), path), 'only 3 pixels'),
   ],
 )
-def test_what_cannot_be_used_is_told(tmp_path, make, message):
+def test_unusable_images_raise(tmp_path, make, message):
   make(tmp_path / 'a.png')
   with pytest.raises(ValueError, match=message):
     preprocess.prepare(tmp_path / 'a.png', 32)
 
 
-def test_half_a_picture_is_told(tmp_path, rng):
+def test_truncated_image_raises(tmp_path, rng):
   path = save(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8), tmp_path / 'a.png')
   path.write_bytes(path.read_bytes()[:2000])
-  with pytest.raises(ValueError, match='a.png is no picture that can be read'):
+  with pytest.raises(ValueError, match='a.png is not a readable image'):
     preprocess.prepare(path, 32)
 
 
-def test_a_missing_picture_is_told(tmp_path):
+def test_missing_image_raises(tmp_path):
   with pytest.raises(FileNotFoundError, match='no such file'):
     preprocess.prepare(tmp_path / 'a.png', 32)

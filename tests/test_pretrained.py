@@ -1,4 +1,4 @@
-"""The model that ships: it loads by name, is small, and beats what needs no learning on objects it has not seen."""
+"""The model that ships loads by name, is small, and beats the baselines on held-out objects."""
 
 from pathlib import Path
 
@@ -18,11 +18,11 @@ def model():
   return lrm_jax.from_pretrained('quickstart')
 
 
-def test_it_is_small_enough_to_ship():
+def test_shipped_model_is_small():
   assert sum(path.stat().st_size for path in pretrained.find('quickstart').rglob('*')) < 12e6
 
 
-def test_it_makes_one_coloured_mesh_of_one_picture(model):
+def test_shipped_model_makes_one_coloured_mesh(model):
   views = load_views(DATA, 'test', image_size=model.image_size, size=32, indices=[0])
   mesh = model.mesh(model.encode(views['image']), resolution=64)[0]
   assert len(mesh.faces) > 200 and mesh.volume > 0
@@ -31,7 +31,7 @@ def test_it_makes_one_coloured_mesh_of_one_picture(model):
 
 
 @pytest.mark.slow
-def test_it_is_3_db_better_than_what_learns_nothing(model):
+def test_shipped_model_beats_the_baselines_by_3_db(model):
   views = load_views(DATA, 'test', image_size=model.image_size, size=64)
   scores = novel_views.score(novel_views.predict(model.model, views), views)
   trivial = baselines.trivial(views, baselines.mean_training_view(DATA, 'train', 64))

@@ -48,7 +48,7 @@ def assert_needs_no_network(text):
   assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', text) and 'import(' not in text and 'fetch(' not in text
 
 
-def test_a_page_holds_all_it_shows(tmp_path):
+def test_page_is_self_contained(tmp_path):
   ball = trimesh.creation.icosphere(subdivisions=1, radius=0.5)
   ball.visual.vertex_colors = np.full((len(ball.vertices), 4), 200, np.uint8)
   glb.write(ball, tmp_path / 'a.glb')
@@ -73,7 +73,7 @@ def test_a_page_holds_all_it_shows(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_quickstart_writes_its_page_and_figures(dataset, tmp_path):
+def test_quickstart_writes_page_and_metrics(dataset, tmp_path):
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
@@ -98,7 +98,7 @@ def test_the_quickstart_writes_its_page_and_figures(dataset, tmp_path):
 
 @pytest.mark.parametrize(
   'options, message',
-  [(('--minutes=0',), '--minutes=0 must be above 0'), (('--checkpoint=nowhere',), 'nowhere is no directory')],
+  [(('--minutes=0',), '--minutes=0 must be above 0'), (('--checkpoint=nowhere',), 'Model nowhere was not found')],
 )
 def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch, options, message):
   monkeypatch.setattr(sys, 'argv', ['quickstart', f'--out={tmp_path / "out"}', *options])

@@ -1,4 +1,4 @@
-"""From a checkpoint to files, as a user does it: the Python API, the command, and what it says of bad input."""
+"""From a checkpoint to files: the Python API, the command, and its messages for bad input."""
 
 import os
 from pathlib import Path
@@ -54,14 +54,14 @@ def planes(model):
   return model.encode(np.random.default_rng(0).random((2, 16, 16, 3), np.float32))
 
 
-def picture(path, mode='RGBA'):
+def write_image(path, mode='RGBA'):
   pixels = np.zeros((40, 60, 4), np.uint8)
   pixels[10:30, 20:40] = [200, 30, 40, 255]
   Image.fromarray(pixels).convert(mode).save(path)
   return path
 
 
-def test_planes_views_points_and_meshes_have_the_promised_shapes(model, planes):
+def test_results_have_the_documented_shapes(model, planes):
   assert model.image_size == 16 and model.step == 7
   assert planes.shape == (2, 3, 8, 8, 6)
   poses, intrinsics = np.stack([cameras.orbit(3)] * 2), np.tile(model.intrinsics, (2, 3, 1))
@@ -75,7 +75,7 @@ def test_planes_views_points_and_meshes_have_the_promised_shapes(model, planes):
   assert len(meshes) == 2 and all(isinstance(mesh, trimesh.Trimesh) and mesh.volume > 0 for mesh in meshes)
 
 
-def test_without_a_camera_it_is_the_input_camera(model, planes):
+def test_default_camera_is_the_input_camera(model, planes):
   images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
   pose, intrinsics = cameras.look_at([0, -2, 0]), cameras.intrinsics_from_fov(50)
   given = model.encode(images, np.stack([pose] * 2), np.stack([intrinsics] * 2))
@@ -84,13 +84,13 @@ def test_without_a_camera_it_is_the_input_camera(model, planes):
   assert np.abs(np.asarray(other) - planes).max() > 1e-3
 
 
-def test_views_are_the_same_each_time_and_however_many_at_once(model, planes, monkeypatch):
+def test_views_do_not_depend_on_the_number_per_call(model, planes, monkeypatch):
   poses, intrinsics = np.stack([cameras.orbit(5)] * 2), np.tile(model.intrinsics, (2, 5, 1))
   first, again = (model.render(planes, poses, intrinsics, 8) for _ in range(2))
   monkeypatch.setattr(reconstructor, '_RAYS_PER_CALL', 2 * 2 * 64)  # Two views a call: the last is filled up.
-  told = []
-  pieces = model.render(planes, poses, intrinsics, 8, progress=told.append)
-  assert told == [2, 2, 1]
+  reported = []
+  pieces = model.render(planes, poses, intrinsics, 8, progress=reported.append)
+  assert reported == [2, 2, 1]
   for name in first._fields:
     np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
     np.testing.assert_allclose(getattr(first, name), getattr(pieces, name), atol=1e-6)
@@ -103,7 +103,7 @@ def test_views_are_the_same_each_time_and_however_many_at_once(model, planes, mo
     (lambda m, p: m.encode(np.zeros((16, 16, 3))), 'images have shape'),
     (
       lambda m, p: m.encode(np.zeros((1, 16, 16, 3)), np.eye(4)),
-      r'camera_to_world has shape \(4, 4\), not \(1, 4, 4\)',
+      r'camera_to_world has shape \(4, 4\), expected \(1, 4, 4\)',
     ),
     (lambda m, p: m.encode(np.zeros((1, 16, 16, 3)), intrinsics=np.zeros((1, 3))), 'intrinsics has shape'),
     (lambda m, p: m.render(p, np.zeros((1, 2, 4, 4)), np.zeros((1, 2, 4)), 8), 'camera_to_world has shape'),
@@ -112,12 +112,12 @@ def test_views_are_the_same_each_time_and_however_many_at_once(model, planes, mo
     (lambda m, p: m.mesh(p, resolution=16, threshold=1e6), 'no surface: the greatest density found is'),
   ],
 )
-def test_wrong_arguments_are_told(model, planes, call, message):
+def test_wrong_shapes_raise(model, planes, call, message):
   with pytest.raises(ValueError, match=message):
     call(model, planes)
 
 
-def test_a_model_that_is_not_there_is_told(tmp_path):
+def test_missing_model_raises(tmp_path):
   with pytest.raises(FileNotFoundError, match='Model nowhere was not found'):
     lrm_jax.from_pretrained('nowhere')
   with pytest.raises(FileNotFoundError, match='does not contain a model in a known format.*config.json'):
@@ -125,7 +125,7 @@ def test_a_model_that_is_not_there_is_told(tmp_path):
 
 
 class Wall(TriplaneModel):
-  """A stand-in for a model whose every picture is a red box to the right of the middle, as the input camera sees it."""
+  """Stands in for a model that always reconstructs a red box, right of the middle for the input camera."""
 
   image_size = 16
 
@@ -143,7 +143,7 @@ class Wall(TriplaneModel):
     return density if face is None else density.squeeze(face + 1)
 
 
-def test_what_is_right_in_the_picture_is_right_in_the_mesh(tmp_path):
+def test_mesh_is_not_mirrored(tmp_path):
   (mesh,) = reconstructor.Reconstructor(Wall()).mesh(np.zeros((1, 3, 4, 4, 2)), resolution=41)
   np.testing.assert_allclose(mesh.bounds.mean(0), [0.4, 0, 0], atol=0.03)
   pixels, _ = cameras.project(mesh.vertices, cameras.input_camera(), cameras.intrinsics_from_fov(50))
@@ -152,7 +152,7 @@ def test_what_is_right_in_the_picture_is_right_in_the_mesh(tmp_path):
   np.testing.assert_allclose(trimesh.load_scene(tmp_path / 'a.glb').bounds.mean(0), [0.4, 0, 0], atol=0.03)
 
 
-def test_a_video_plays_back_what_was_written(tmp_path):
+def test_video_round_trip(tmp_path):
   frames = np.ones((5, 15, 31, 3), np.float32) * np.linspace(0.2, 0.8, 5)[:, None, None, None]
   video.write_video(frames, tmp_path / 'a.mp4')
   read = imageio.imread(tmp_path / 'a.mp4', plugin='FFMPEG')
@@ -160,7 +160,7 @@ def test_a_video_plays_back_what_was_written(tmp_path):
   np.testing.assert_allclose(read.mean((1, 2, 3)) / 255, np.linspace(0.2, 0.8, 5), atol=0.02)
 
 
-def test_a_turntable_starts_in_front_and_turns_once():
+def test_turntable_starts_in_front_and_turns_once():
   poses, intrinsics = video.turntable_cameras(8, cameras.intrinsics_from_fov(50))
   assert poses.shape == (1, 8, 4, 4) and intrinsics.shape == (1, 8, 4)
   positions = poses[0, :, :3, 3]
@@ -168,7 +168,7 @@ def test_a_turntable_starts_in_front_and_turns_once():
   np.testing.assert_allclose(np.linalg.norm(positions, axis=-1), 2, atol=1e-6)
 
 
-def test_pictures_of_one_name_do_not_overwrite_each_other():
+def test_images_of_the_same_name_do_not_overwrite_each_other():
   paths = [Path('a/cat.png'), Path('b/cat.jpg'), Path('cat_2.png'), Path('cat.png')]
   assert reconstruct.names_of(paths) == ['cat', 'cat_2', 'cat_2_2', 'cat_3']
 
@@ -185,9 +185,9 @@ def command(*args):
   )
 
 
-def test_the_command_writes_mesh_videos_and_planes(run_directory, tmp_path):
+def test_command_writes_mesh_videos_and_planes(run_directory, tmp_path):
   (tmp_path / 'other').mkdir()
-  inputs = [picture(tmp_path / 'cat.png'), picture(tmp_path / 'other' / 'cat.png', 'RGB')]
+  inputs = [write_image(tmp_path / 'cat.png'), write_image(tmp_path / 'other' / 'cat.png', 'RGB')]
   out = tmp_path / 'made' / 'here'
   result = command(
     *inputs,
@@ -212,8 +212,8 @@ def test_the_command_writes_mesh_videos_and_planes(run_directory, tmp_path):
   'image, options, message',
   [
     ('missing.png', (), 'missing.png: no such file'),
-    ('broken.png', (), 'broken.png is no picture that can be read'),
-    ('good.png', ('--checkpoint=nowhere',), 'nowhere is no directory'),
+    ('broken.png', (), 'broken.png is not a readable image'),
+    ('good.png', ('--checkpoint=nowhere',), 'Model nowhere was not found'),
     ('good.png', ('--size=0',), '--size=0 must be at least 1'),
     ('good.png', ('--threshold=1000000',), 'no surface'),
     ('good.png', ('--resolution=2',), 'resolution=2 must be at least 8'),
@@ -222,8 +222,8 @@ def test_the_command_writes_mesh_videos_and_planes(run_directory, tmp_path):
 def test_bad_input_is_one_line_and_leaves_nothing(
   run_directory, tmp_path, capsys, monkeypatch, image, options, message
 ):
-  picture(tmp_path / 'good.png')
-  (tmp_path / 'broken.png').write_bytes(b'\x89PNG no picture')
+  write_image(tmp_path / 'good.png')
+  (tmp_path / 'broken.png').write_bytes(b'\x89PNG no image')
   out = tmp_path / 'out'
   monkeypatch.setattr(
     sys,

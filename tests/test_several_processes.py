@@ -1,4 +1,4 @@
-"""Several processes are one training: the same losses on any number of them, and a run goes on with any other number."""
+"""Several processes train as one: the same losses on any number of them, also after resuming on another number."""
 
 import json
 import os
@@ -56,7 +56,7 @@ OPEN_MPI = {
     ({k: v for k, v in OPEN_MPI.items() if 'hnp' not in k} | {'JAX_COORDINATOR_ADDRESS': 'n:5'}, ('n:5', 4, 2, (0,))),
   ],
 )
-def test_who_is_who(environment, expected):
+def test_membership_of_launchers(environment, expected):
   found = processes.membership(environment)
   assert found == (expected and processes.Membership(*expected))
 
@@ -71,12 +71,12 @@ def test_who_is_who(environment, expected):
     ({k: v for k, v in OPEN_MPI.items() if 'hnp' not in k}, 'JAX_COORDINATOR_ADDRESS'),
   ],
 )
-def test_what_cannot_be_is_told(environment, words):
+def test_invalid_membership_raises(environment, words):
   with pytest.raises(ValueError, match=words):
     processes.membership(environment)
 
 
-def test_a_tpu_finds_out_by_itself_who_is_who(monkeypatch):
+def test_tpu_membership_comes_from_jax(monkeypatch):
   calls = []
   monkeypatch.setattr(processes.jax.distributed, 'initialize', lambda *args, **kwargs: calls.append((args, kwargs)))
   for name in [name for name in os.environ if name.startswith(('JAX_', 'SLURM_', 'OMPI_', 'TPU_'))]:
@@ -113,7 +113,7 @@ def assert_same(found, expected):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('count, devices, mesh', [(1, 8, (8, 1)), (2, 4, (2, 4)), (4, 2, (2, 4))])
-def test_any_number_of_processes_trains_as_one(config, tmp_path, uninterrupted, count, devices, mesh):
+def test_losses_do_not_depend_on_the_number_of_processes(config, tmp_path, uninterrupted, count, devices, mesh):
   expected = uninterrupted(config)
   config.mesh.update(dict(data=mesh[0], fsdp=mesh[1]))
   training_processes.train(
@@ -123,15 +123,19 @@ def test_any_number_of_processes_trains_as_one(config, tmp_path, uninterrupted, 
   assert len(found) == 20
   assert_same(found, expected)
   np.testing.assert_allclose(found[-1]['eval_psnr'], expected[-1]['eval_psnr'], rtol=1e-4)
-  told = training_processes.words(tmp_path / 'run')
-  assert '8 x cpu' in told and f'parameters over {mesh[1]};' in told and (count == 1 or f'of {count} processes' in told)
+  output = training_processes.words(tmp_path / 'run')
+  assert (
+    '8 x cpu' in output
+    and f'parameters over {mesh[1]};' in output
+    and (count == 1 or f'of {count} processes' in output)
+  )
   assert (tmp_path / 'run' / 'images' / 'eval_00000020.png').exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('later', [4, 1])
-def test_what_stops_with_two_goes_on_with_any_number(config, tmp_path, uninterrupted, later):
-  """SIGTERM to one of two: both save the same step, end with 75, and nothing is lost. Four then share the parameters."""
+def test_run_stopped_on_two_processes_resumes_on_another_number(config, tmp_path, uninterrupted, later):
+  """SIGTERM to one of two processes: both save the same step and exit with 75. Four then share the parameters."""
   config.update(
     dict(num_train_steps=80, checkpoint_every=1000, eval_every=1000)
   )  # Long enough that the signal comes in between.
@@ -150,7 +154,7 @@ def test_what_stops_with_two_goes_on_with_any_number(config, tmp_path, uninterru
 
 
 @pytest.mark.slow
-def test_a_coordinator_that_is_not_there_is_told(config, tmp_path):
+def test_missing_coordinator_is_reported(config, tmp_path):
   file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
   config.data.path = 'nowhere'
   started = training_processes.start(
@@ -162,5 +166,5 @@ def test_a_coordinator_that_is_not_there_is_told(config, tmp_path):
     LRM_JAX_CONNECT_SECONDS='3',
   )
   assert training_processes.finish(started, workdir, 60) == [2]
-  told = training_processes.words(workdir).strip().splitlines()[-1]
-  assert told.startswith('error: process 1 of 2 did not meet process 0 at 127.0.0.1:1 within 3 s')
+  output = training_processes.words(workdir).strip().splitlines()[-1]
+  assert output.startswith('error: process 1 of 2 could not connect to process 0 at 127.0.0.1:1 within 3 s')

@@ -63,9 +63,8 @@ def losses(config, workdir, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('environment', [GPU, TPU], ids=['gpu', 'tpu'])
-@pytest.mark.parametrize('count', [2, 4])
-def test_several_processes_on_simulated_accelerators_have_the_losses_of_one(config, tmp_path, environment, count):
+@pytest.mark.parametrize('count, environment', [(2, GPU), (4, TPU)], ids=['2_gpus', '4_tpus'])
+def test_several_processes_on_simulated_accelerators_have_the_losses_of_one(config, tmp_path, count, environment):
   expected = losses(config, tmp_path / 'one')
   config.mesh.update(dict(data=2, fsdp=count // 2))
   found = losses(config, tmp_path / 'several', processes=count, **environment)

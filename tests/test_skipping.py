@@ -85,6 +85,7 @@ def test_models_skip_unseen_samples(sizes, rng):
   np.testing.assert_allclose(skipped.depth, full.depth, atol=0.02)
 
 
+@pytest.mark.slow
 def test_openlrm_never_skips_samples(rng):
   model = registry.build_model(OPENLRM, nnx.Rngs(0))
   planes = jnp.asarray(rng.normal(size=(1, 3, 8, 8, 6)), jnp.float32)

@@ -1,4 +1,4 @@
-"""launch/slurm.sbatch under a real Slurm: Debian's slurm-wlm and munge, as a cluster of one node, with its own ports."""
+"""launch/slurm.sbatch under a real Slurm: Debian's slurm-wlm and munge, as a cluster of one node with its own ports."""
 
 import contextlib
 import os
@@ -102,8 +102,8 @@ def cluster(root: Path):
 
 
 @pytest.mark.slow
-def test_a_job_that_is_requeued_goes_on_and_ends_as_one_process_would(tmp_path):
-  """2 tasks train the quickstart configuration, are requeued in the middle, resume, and have the losses of one process."""
+def test_requeued_job_ends_with_the_losses_of_one_process(tmp_path):
+  """Two tasks train the quickstart configuration, are requeued midway, resume, and have the losses of one process."""
   config = quickstart.get_config()
   config.update(dict(num_train_steps=30, log_every=1, checkpoint_every=1000, eval_every=30))
   config.data.eval_objects = 2
@@ -162,7 +162,7 @@ def test_a_job_that_is_requeued_goes_on_and_ends_as_one_process_would(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('command, expected', [('scancel', 'CANCELLED'), ('kill', 'PENDING')])
-def test_a_job_that_somebody_cancels_stays_cancelled_and_one_that_fails_is_requeued(tmp_path, command, expected):
+def test_cancelled_job_stays_cancelled_and_failed_job_is_requeued(tmp_path, command, expected):
   """With a stand-in for the training, which ends with 75 by TERM."""
   training = tmp_path / 'training'
   training.write_text(f"#!/bin/bash\ntrap 'exit 75' TERM\necho $$ > {tmp_path}/started\nwhile :; do sleep 0.2; done\n")

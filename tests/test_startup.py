@@ -1,4 +1,4 @@
-"""Commands keep their programs, and say what took how long."""
+"""Commands cache compiled programs and report the time of each phase."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ def run(**settings):
   ).stdout.strip()
 
 
-def test_programs_are_kept_in_the_cache_of_the_user(tmp_path):
+def test_compiled_programs_are_cached(tmp_path):
   place = Path(run(XDG_CACHE_HOME=str(tmp_path)))
   assert place.parent == tmp_path / 'lrm_jax' and any(place.iterdir())
 
@@ -32,22 +32,25 @@ def test_programs_are_kept_in_the_cache_of_the_user(tmp_path):
 @pytest.mark.parametrize(
   'settings, place', [({'LRM_JAX_NO_CACHE': '1'}, 'None'), ({'JAX_COMPILATION_CACHE_DIR': '/tmp/mine'}, '/tmp/mine')]
 )
-def test_others_may_say_where(settings, place, tmp_path):
+def test_cache_directory_can_be_set(settings, place, tmp_path):
   assert run(XDG_CACHE_HOME=str(tmp_path), **settings) == place
   assert not any(tmp_path.iterdir())
 
 
-def test_a_home_that_cannot_be_written_to_is_no_error(tmp_path):
+def test_read_only_home_is_no_error(tmp_path):
   (tmp_path / 'file').touch()
   assert run(XDG_CACHE_HOME=str(tmp_path / 'file')) == 'None'
 
 
-def test_phases_add_up_to_the_age_of_the_process():
-  code = 'import time; time.sleep(0.3)\nfrom lrm_jax.command_line import Phases\np = Phases(); p.done("a"); time.sleep(0.2); p.done("b"); print(p)'
+def test_phases_sum_to_the_age_of_the_process():
+  code = (
+    'import time; time.sleep(0.3)\nfrom lrm_jax.command_line import Phases\n'
+    'p = Phases(); p.done("a"); time.sleep(0.2); p.done("b"); print(p)'
+  )
   began = time.monotonic()
-  told = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
+  output = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
   took = time.monotonic() - began
-  total, parts = told.split(' s: ')
+  total, parts = output.split(' s: ')
   times = {part.split()[0]: float(part.split()[1]) for part in parts.split(',')}
   assert times['a'] >= 0.3 and times['b'] == pytest.approx(0.2, abs=0.11) and 0.5 <= float(total) <= took + 0.1
-  assert command_line.Phases()._seconds == {}  # pylint: disable=protected-access
+  assert command_line.Phases()._seconds == {}

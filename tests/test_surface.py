@@ -1,4 +1,4 @@
-"""The surface that is found coarse to fine is the dense one to the bit, closed, whatever the slabs it is cut from."""
+"""Coarse-to-fine extraction gives the dense surface bit by bit, closed, for any slab size."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def as_set(vertices, triangles):
 @pytest.mark.parametrize('size', [9, 33, 64, 101, 128])
 @pytest.mark.parametrize('query', [wavy, corner])
 @pytest.mark.parametrize('slab', [2**26, 2**13])
-def test_coarse_to_fine_is_dense(query, size, slab, monkeypatch):
+def test_coarse_to_fine_equals_dense(query, size, slab, monkeypatch):
   expected = extract(query, size, dense=True)
   assert as_set(*extract(query, size)) == as_set(*expected)
   monkeypatch.setattr(surface, '_SLAB', slab)
@@ -53,14 +53,14 @@ def test_coarse_to_fine_is_dense(query, size, slab, monkeypatch):
     assert mesh.is_watertight and mesh.volume > 0.1
 
 
-def test_grids_of_grids(monkeypatch):
-  """With a smallest grid of 9 points, 128 are reached by way of 33: the sheet is followed from where it leaves the ball."""
+def test_several_levels_equal_dense(monkeypatch):
+  """With a smallest grid of 9 points, 128 are reached through 33; the sheet is followed from the ball."""
   expected = extract(wavy, 128, dense=True)
   monkeypatch.setattr(surface, '_SMALL', 10)
   assert as_set(*extract(wavy, 128)) == as_set(*expected)
 
 
-def test_little_of_the_grid_is_evaluated():
+def test_coarse_to_fine_evaluates_a_small_part_of_the_grid():
   field, count = mesh_lib.field_of(wavy), 0
 
   def grid(coordinates):
@@ -78,7 +78,7 @@ def test_little_of_the_grid_is_evaluated():
 
 
 @pytest.mark.parametrize('radius, found', [(0.035, True), (0.004, False)])
-def test_a_separate_part_is_found_where_it_holds_a_point_of_the_small_grid(radius, found):
+def test_separate_part_with_a_point_of_the_small_grid_is_found(radius, found):
   """The bound that is stated: a ball as large as the diagonal of the small grid's cells (here 2 / 63 * 4 / 3 apart)."""
   centre = np.float32([0.71, 0.71, 0.71])
 
@@ -90,12 +90,12 @@ def test_a_separate_part_is_found_where_it_holds_a_point_of_the_small_grid(radiu
   assert (vertices.max() > 0.6) == found
 
 
-def test_nothing_is_an_empty_surface():
+def test_empty_field_gives_an_empty_surface():
   vertices, triangles = extract(lambda points: (np.zeros(len(points), np.float32), points), 32)
   assert vertices.shape == (0, 3) and triangles.shape == (0, 3)
 
 
-def test_what_the_small_grid_misses_altogether_is_found_by_the_dense_one():
+def test_object_that_the_small_grid_misses_is_found_by_the_dense_grid():
   place = np.linspace(-1, 1, 128, dtype=np.float32)[65]  # The small grid has 63 and 67.
 
   def ball(points):
@@ -112,12 +112,12 @@ def model():
 @pytest.fixture(scope='module')
 def planes(model):
   source = open_split(EMBEDDED, 'test')
-  pictures = [images.resize(images.decode(source[i]['views'][0]), model.image_size) for i in (0, 5)]
-  return model.encode(images.over(np.stack(pictures), 1.0))
+  inputs = [images.resize(images.decode(source[i]['views'][0]), model.image_size) for i in (0, 5)]
+  return model.encode(images.over(np.stack(inputs), 1.0))
 
 
-def test_blocks_of_a_model_are_its_field(model, planes):
-  field = model._field(planes[0])  # pylint: disable=protected-access
+def test_block_densities_of_a_model_equal_its_field(model, planes):
+  field = model._field(planes[0])
   axis = np.linspace(-1, 1, 30, dtype=np.float32)
   points = np.stack(np.meshgrid(axis, axis, axis, indexing='ij'), axis=-1)
   expected, _ = model.query(planes[:1], points.reshape(1, -1, 3))
@@ -125,7 +125,7 @@ def test_blocks_of_a_model_are_its_field(model, planes):
   np.testing.assert_allclose(density.reshape(-1), expected[0], rtol=1e-4, atol=1e-4 * expected.max())
 
 
-def test_meshes_of_a_model_are_the_dense_ones(model, planes):
+def test_meshes_of_a_model_equal_the_dense_ones(model, planes):
   for fine, dense in zip(model.mesh(planes, resolution=100), model.mesh(planes, resolution=100, dense=True)):
     assert as_set(np.asarray(fine.vertices), fine.faces) == as_set(np.asarray(dense.vertices), dense.faces)
     assert fine.is_watertight

@@ -1,4 +1,4 @@
-"""Devices by name, what is told of them, and what is read off a program that was compiled for several."""
+"""Accelerators by name, their memory, and the collectives of compiled programs."""
 
 import os
 from pathlib import Path
@@ -28,18 +28,18 @@ ROOT = Path(__file__).resolve().parents[1]
     ('a100:4x4', ('a100', (4, 4)), 16),
   ],
 )
-def test_names(name, expected, devices):
+def test_topology_names(name, expected, devices):
   assert accelerators.parse(name) == expected and accelerators.count(name) == devices
 
 
 @pytest.mark.parametrize('name', ['h100', 'v5e:', 'v5e:4x', 'b900:8', 'h100:12', 'h100:0', 'v5e:4x-4', ''])
-def test_what_is_no_topology_is_told_with_its_value(name):
+def test_invalid_topology_raises_with_its_value(name):
   with pytest.raises(ValueError, match='topology = ') as caught:
     accelerators.parse(name)
   assert repr(name) in str(caught.value)
 
 
-def test_what_compiles_is_told_where_it_is_missing(monkeypatch):
+def test_missing_compiler_is_named(monkeypatch):
   monkeypatch.setattr(extras, 'installed', lambda module: False)
   with pytest.raises(accelerators.MissingCompilerError, match=f'jax-cuda12-plugin=={jax.__version__}'):
     accelerators.devices('h100:8')
@@ -60,11 +60,11 @@ def test_what_compiles_is_told_where_it_is_missing(monkeypatch):
     ('cpu', None),
   ],
 )
-def test_devices_are_known_by_the_names_they_give_themselves(kind, name):
+def test_devices_are_recognised_by_device_kind(kind, name):
   assert accelerators.accelerator(kind) == (name and accelerators.ACCELERATORS[name])
 
 
-def test_rays_in_flight_follow_the_memory(monkeypatch):
+def test_rays_that_fit_follow_the_memory(monkeypatch):
   few, many = (renderer.rays_that_fit(40e9, objects, 128 * 2112) for objects in (8, 1))
   assert few % 128 == 0 and 0.15 * 40e9 < 8 * few * 128 * 2112 < 0.21 * 40e9 and many > 7 * few
   assert renderer.rays_that_fit(None, 8, 128 * 2112) == 4096
@@ -73,7 +73,7 @@ def test_rays_in_flight_follow_the_memory(monkeypatch):
 
 
 @pytest.mark.parametrize('lengths', [(256, 256), (192, 130)])
-def test_the_kernel_for_tpus_is_attention(lengths):
+def test_tpu_kernel_equals_attention(lengths):
   """Interpreted: forward and backward, lengths that are no multiples of its tiles."""
   keys = jax.random.split(jax.random.key(0), 4)
   q, k, v, g = (
@@ -104,10 +104,10 @@ ENTRY %main (p: f32[8]) -> f32[8] {
   %done = f32[80]{0} all-gather-done(%begun)
   ROOT %reduced = f32[8]{0} all-reduce(%w), to_apply=%add
 }
-"""
+"""  # noqa: E501
 
 
-def test_collectives_are_counted_as_often_as_loops_run_them():
+def test_collectives_in_loops_are_counted_per_iteration():
   """A TPU's program does not say how often: its condition does."""
   assert collectives.collectives(PROGRAM) == {
     'all-gather': (13, 12 * 16 * 64 * 2 + 320),
@@ -121,7 +121,7 @@ def test_collectives_are_counted_as_often_as_loops_run_them():
 
 
 @pytest.mark.slow
-def test_a_step_on_eight_devices_exchanges_parameters_and_no_activations():
+def test_step_on_eight_devices_communicates_no_activations():
   """What is gathered is as large as the parameters, twice (forward, backward), whatever the number of objects."""
   code = """
 from lrm_jax.configs import quickstart
@@ -133,7 +133,8 @@ for objects in (8, 32):
   config.batch_size, config.loss.lpips_weight = objects, 0.0
   config.mesh.update(dict(data=1, fsdp=8))
   found = dry_run.compile_step(config).collectives
-  print(sum(size for kind, (number, size) in found.items() if kind in ('all-gather', 'all-to-all', 'collective-permute')),
+  kinds = ('all-gather', 'all-to-all', 'collective-permute')
+  print(sum(size for kind, (number, size) in found.items() if kind in kinds),
         4 * sum(map(math.prod, pretrained.shapes(config).values())))
 """
   done = subprocess.run(

@@ -113,6 +113,7 @@ def test_gradient_accumulation_does_not_change_the_losses(config, tmp_path):
   np.testing.assert_allclose(results[0], results[1], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_time_limit_ends_the_schedule_at_a_low_learning_rate(config, tmp_path):
   config.update(dict(num_train_steps=100_000, eval_every=100_000, checkpoint_every=100_000))
   result = train_lib.train(config, tmp_path, time_limit_seconds=4)

@@ -240,6 +240,7 @@ def test_damaged_and_unknown_files_are_rejected(tmp_path):
     files.read(tmp_path / 'nothing.pth')
 
 
+@pytest.mark.slow
 def test_training_starts_from_given_encoder_weights(tiny_config, tmp_path, rng):
   config = tiny_config
   trainer = train_lib.Trainer(config, lpips=None)

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 # Python puts the folder of this script first on the path. Replace it by its parent, so that blender.py and others here
-# do not shadow Blender's own modules; and by the folder of lrm_jax, which is not installed in Blender's Python (it is two
+# do not shadow Blender's own modules; and by the folder of lrm_jax, which is not installed in Blender's Python (two
 # levels up in a checkout, three in site-packages).
 _HERE = Path(__file__).resolve()
 _ROOT = next(folder for folder in _HERE.parents[2:] if (folder / 'lrm_jax/geometry/cameras.py').is_file())
