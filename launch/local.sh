@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Trains with N processes on this machine:  launch/local.sh N --config=configs/quickstart.py [--workdir=DIR ...]
 #
-# Assumes: this checkout with its environment. N processes share the GPUs there are, evenly; without GPUs they are CPU
-# processes that talk over the loopback interface (to try out what a cluster does: one process alone is faster).
-# When a process fails the others are ended, and all begin again from the last checkpoint, RESTARTS times at most. TERM to
-# this script, or to any process, saves the step in hand; the script then ends with 75, and the same command goes on.
+# Assumes: this checkout with its environment. The N processes share the GPUs of this machine evenly. Without GPUs they are
+# CPU processes that communicate over the loopback interface, to try what a cluster does; a single process is faster.
+# When a process fails, the others are stopped and all restart from the last checkpoint, at most RESTARTS times. SIGTERM to
+# this script, or to any process, saves the current step; the script exits with 75, and the same command resumes.
 
-# Settings; each may be set in the environment instead.
+# Settings; environment variables override them.
 PYTHON=${PYTHON:-.venv/bin/python}
-RESTARTS=${RESTARTS:-3}      # after failures
-GRACE=${GRACE:-90}           # seconds that the others have to end by themselves when one has failed
-PORT=${PORT:-}               # of process 0; empty: a free one
+RESTARTS=${RESTARTS:-3}      # restarts after failures
+GRACE=${GRACE:-90}           # seconds until the other processes are killed after one has failed
+PORT=${PORT:-}               # port of process 0; empty: any free port
 
 if ! [[ ${1:-} =~ ^[1-9][0-9]*$ ]]; then
-  echo "error: launch/local.sh N OPTIONS: the number of processes must be a whole number above 0, not '${1:-}'" >&2
+  echo "error: launch/local.sh N OPTIONS: N, the number of processes, must be a whole number above 0, not '${1:-}'" >&2
   exit 2
 fi
 count=$1
@@ -23,14 +23,14 @@ stopping=0
 stop() { stopping=1; for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null; done; }
 trap stop TERM INT
 
-devices_of() {  # process -> the GPUs of its share, joined by commas; nothing where there are fewer than processes
+devices_of() {  # process -> its GPUs, separated by commas; nothing if there are fewer GPUs than processes
   local all names=${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd, -)}
   IFS=, read -ra all <<< "$names"
   local each=$(( ${#all[@]} / count ))
   [ "$each" -gt 0 ] && (IFS=,; echo "${all[*]:$(( $1 * each )):$each}")
 }
 
-once() {  # trains; returns the code of the first process that failed, or 0
+once() {  # trains once; returns the exit code of the first process that failed, or 0
   local port=${PORT:-$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
   local index devices pid code first=0 deadline=0 alive left
   pids=()
@@ -51,7 +51,7 @@ once() {  # trains; returns the code of the first process that failed, or 0
       if [ "$code" -ne 0 ] && [ "$first" -eq 0 ]; then
         first=$code
         deadline=$(( SECONDS + GRACE ))
-        [ "$code" -ne 75 ] && echo "a process has ended with $code: the others are to end too" >&2
+        [ "$code" -ne 75 ] && echo "a process exited with code $code: stopping the others" >&2
       fi
     done
     alive=("${left[@]}")
@@ -62,17 +62,17 @@ once() {  # trains; returns the code of the first process that failed, or 0
 
 failures=0
 while true; do
-  [ "$stopping" -eq 1 ] && exit 75                              # told in between: there is nothing to save
+  [ "$stopping" -eq 1 ] && exit 75                              # stopped between two runs: nothing to save
   once "$@"
   code=$?
   case $code in
-    0|2) exit "$code" ;;                                       # done; bad input, which another try does not mend
-    75) [ "$stopping" -eq 1 ] && exit 75 ;;                    # told to stop: all is saved
+    0|2) exit "$code" ;;                                       # finished; or bad input, which a retry does not fix
+    75) [ "$stopping" -eq 1 ] && exit 75 ;;                    # stopped: everything is saved
     *) failures=$((failures + 1))
        if [ "$stopping" -eq 1 ] || [ "$failures" -gt "$RESTARTS" ]; then
-         echo "error: ended with $code, after $((failures - 1)) restarts; the same command goes on from the last checkpoint" >&2
+         echo "error: exit code $code after $((failures - 1)) restarts; the same command resumes from the last checkpoint" >&2
          exit "$code"
        fi ;;
   esac
-  echo "starting again from the last checkpoint (code $code, $failures of $RESTARTS failures)" >&2
+  echo "restarting from the last checkpoint (exit code $code, $failures of $RESTARTS failures)" >&2
 done

@@ -3,32 +3,32 @@
 #
 #   NAME=lrm TYPE=v5litepod-256 ZONE=us-west4-a WORKDIR=gs://BUCKET/runs/base DATA=gs://BUCKET/objaverse_views/1.1.0 launch/tpu_pod.sh
 #
-# Assumes: gcloud, logged in, with a project and TPU quota; the dataset, and whatever OPTIONS name, where the workers can read
-# it (gs://...). The slice is made where it is not there; this checkout, as committed, is put on every worker and installed.
-# JAX learns from the TPU's metadata who coordinates. When the slice is taken away (spot) or a worker fails, it is made anew and
-# the training goes on from its last checkpoint, RESTARTS times at most after failures; bad input ends it. INT here leaves the
-# slice as it is; `gcloud compute tpus tpu-vm delete NAME` ends what it costs.
+# Assumes: gcloud, logged in, with a project and TPU quota; the dataset, and every file in OPTIONS, readable by the workers
+# (gs://...). The slice is created if it does not exist; the committed state of this checkout is copied to every worker and
+# installed. JAX finds the coordinator in the TPU metadata. If the slice is preempted or a worker fails, the slice is created
+# again and the training resumes from its last checkpoint, at most RESTARTS times after failures; bad input ends it. Ctrl-C
+# here leaves the slice running; `gcloud compute tpus tpu-vm delete NAME` ends its costs.
 
-# Settings; each may be set in the environment instead.
+# Settings; environment variables override them.
 NAME=${NAME:-lrm}
 ZONE=${ZONE:-us-west4-a}
 TYPE=${TYPE:-v5litepod-256}            # 16 x 16 of v5e
 VERSION=${VERSION:-v2-alpha-tpuv5-lite}
-CREATE=${CREATE:---spot}               # more options for making it
+CREATE=${CREATE:---spot}               # more options for creating it
 CONFIG=${CONFIG:-configs/base.py}
 WORKDIR=${WORKDIR:?where checkpoints go: gs://BUCKET/PATH}
 DATA=${DATA:?the directory of the dataset: gs://BUCKET/PATH}
 OPTIONS=${OPTIONS:---config.model.remat=full}
 PYTHON=${PYTHON:-python3.12}           # on the workers
 RESTARTS=${RESTARTS:-20}
-WAIT=${WAIT:-60}                       # seconds between tries to have it
+WAIT=${WAIT:-60}                       # seconds between attempts to create it
 
 set -u
 cd "$(dirname "$0")/.." || exit 1
 tpu() { local verb=$1; shift; gcloud compute tpus tpu-vm "$verb" "$@" --zone="$ZONE"; }
 on_all() { tpu ssh "$NAME" --worker=all --command="$1"; }
 
-have() {  # waits until the slice is there, and makes it where it is not
+have() {  # waits until the slice is ready, and creates it if it does not exist
   local state
   while state=$(tpu describe "$NAME" --format='value(state)' 2>/dev/null); [ "$state" != READY ]; do
     case $state in
@@ -44,7 +44,7 @@ install() {
   archive=$(mktemp --suffix=.tar.gz)
   git archive --format=tar.gz --output="$archive" HEAD
   tpu scp "$archive" "$NAME:lrm_jax.tar.gz" --worker=all && on_all \
-    "mkdir -p lrm_jax && tar -xzf lrm_jax.tar.gz -C lrm_jax && cd lrm_jax && $PYTHON -m venv .venv && .venv/bin/pip install -q -e '.[tpu,gs]'"
+    "mkdir -p lrm_jax && tar -xzf lrm_jax.tar.gz -C lrm_jax && cd lrm_jax && $PYTHON -m venv .venv && .venv/bin/pip install -q -e '.[train,tpu,gs]'"
   local code=$?
   rm -f "$archive"
   return "$code"
@@ -57,7 +57,7 @@ while true; do
   if install; then
     on_all "cd lrm_jax && .venv/bin/python -m lrm_jax.train --config=$CONFIG --workdir=$WORKDIR --config.data.path=$DATA $OPTIONS; echo \"ended with code \$?\"" 2>&1 | tee "$output"
   fi
-  # gcloud tells one code of all workers, and not theirs: each says its own.
+  # gcloud returns one code for all workers, so each worker prints its own.
   codes=$(grep -o 'ended with code [0-9]*' "$output" | grep -o '[0-9]*$' | sort -u)
   rm -f "$output"
   case $codes in
@@ -67,7 +67,7 @@ while true; do
   if [ "$codes" != 75 ]; then
     failures=$((failures + 1))
     if [ "$failures" -gt "$RESTARTS" ]; then
-      echo "error: ended after $RESTARTS restarts; the same command goes on from the last checkpoint" >&2
+      echo "error: failed after $RESTARTS restarts; the same command resumes from the last checkpoint" >&2
       exit 1
     fi
   fi

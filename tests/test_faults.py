@@ -97,11 +97,11 @@ def test_killed_process_ends_the_others_and_the_launcher_restarts(config, tmp_pa
   assert time.monotonic() - killed < 40  # The timeout is 10 s.
   assert training_processes.finish([launcher], workdir) == [0], training_processes.words(workdir)
   output = training_processes.words(workdir)
-  assert 'a process has ended with 137: the others are to end too' in output
+  assert 'a process exited with code 137: stopping the others' in output
   assert (
     'most likely because another process ended' in output or 'another task died' in output
   )  # Its connection broke, or it was silent.
-  assert 'starting again from the last checkpoint (code 137, 1 of 1 failures)' in output
+  assert 'restarting from the last checkpoint (exit code 137, 1 of 1 failures)' in output
   assert 'resuming after step' in output
   np.testing.assert_allclose(
     training_processes.losses(workdir), training_processes.losses(tmp_path / 'whole'), rtol=1e-4
