@@ -1,10 +1,13 @@
-# make quickstart   one picture -> 3D with the model that ships, then train one before your eyes (about 10 minutes)
-# make test         the fast tests;  make test-slow  the others;  make coverage  the fast tests with line coverage
-# make lint         ruff and mypy
-# make lock         renew requirements/lock-*.txt
-# make render-env   Blender for data/render.py, in .venv-render
+# make quickstart   reconstruct objects with the pretrained model, then train a model from scratch (about 10 minutes)
+# make test         run the fast tests
+# make test-slow    run the slow tests
+# make coverage     run the fast tests and report line coverage
+# make lint         run ruff and mypy
+# make lock         update requirements/lock-*.txt
+# make render-env   install Blender for data/render.py in .venv-render
+# make clean        remove the environments and out/
 
-# The first Python of 3.11 .. 3.13 on this machine; `make PYTHON=...` for another.
+# The first Python 3.11, 3.12 or 3.13 on this machine; override it with `make PYTHON=/path/to/python`.
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
   $$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
 VENV = .venv

@@ -33,9 +33,10 @@ def reconstruct(
   num_frames: int = 48,
   phases: Phases | None = None,
 ) -> dict[str, Path]:
-  """Writes mesh, videos and planes of one image [S, S, 3]; returns {kind: file}. Either all files are written or none.
+  """Writes mesh, videos and planes of an image [S, S, 3] in 0..1 to `out`; returns {kind: file}.
 
-  The time of each phase is added to `phases`.
+  Either all files are written or none. `resolution` is that of the mesh in grid points, `size` that of the videos in
+  pixels. The time of each phase is added to `phases`. Raises ValueError if there is no surface.
   """
   done = phases.done if phases else lambda name: None
   planes = jax.block_until_ready(model.encode(image[None]))
@@ -73,9 +74,9 @@ def names_of(paths: list[Path]) -> list[str]:
 
 def main() -> int | None:
   parser = argparse.ArgumentParser(prog='lrm_jax.reconstruct', description=__doc__.splitlines()[0])
-  parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE')
+  parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE', help='PNG, JPEG, WebP, ...')
   parser.add_argument('--checkpoint', default='quickstart', help=pretrained.HELP)
-  parser.add_argument('--out', type=Path, default=Path('out'))
+  parser.add_argument('--out', type=Path, default=Path('out'), help='directory for the results (default: out)')
   parser.add_argument(
     '--remove_background', action='store_true', help='cut the object out of an image without transparency'
   )
@@ -87,7 +88,7 @@ def main() -> int | None:
   )
   parser.add_argument('--dense', action='store_true', help='evaluate all grid points: many times slower')
   parser.add_argument('--size', type=int, default=128, help='pixels along a side of the video (default: 128)')
-  parser.add_argument('--num_frames', type=int, default=48, help='of the turntable (default: 48)')
+  parser.add_argument('--num_frames', type=int, default=48, help='frames of the turntable (default: 48)')
   args = parser.parse_args()
   for name in ('size', 'num_frames'):
     if getattr(args, name) < 1:

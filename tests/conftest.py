@@ -1,4 +1,4 @@
-"""What several tests need: random numbers, a tiny model, a small dataset made of analytic objects."""
+"""Shared fixtures: a random generator, a tiny model, and a small dataset of analytic objects."""
 
 import atexit
 import importlib.util
@@ -13,14 +13,14 @@ import numpy as np
 from PIL import Image
 import pytest
 
-# Shapes and types in the signatures of maths and models hold: each call under the tests is checked. Before they are
-# imported, so first of all.
+# Check the shapes and types in the signatures of the maths and the models at each call. The import hook has to be
+# installed before these modules are imported.
 _CHECKED = ['lrm_jax.geometry.rays', 'lrm_jax.geometry.volume', 'lrm_jax.training.losses', 'lrm_jax.models']
 jaxtyping.install_import_hook(_CHECKED, 'beartype.beartype')
 
 from lrm_jax.geometry import cameras  # noqa: E402  (the import hook must come first)
 
-# Compiled programs are shared by all tests, by the workers of pytest-xdist, and by the commands that tests start.
+# All tests, workers of pytest-xdist and commands that tests start share one compilation cache.
 if 'PYTEST_XDIST_WORKER' not in os.environ:
   _PROGRAMS = tempfile.mkdtemp(prefix='lrm_jax_tests_')
   atexit.register(shutil.rmtree, _PROGRAMS, ignore_errors=True)
@@ -51,12 +51,12 @@ TINY_MODEL = dict(
   num_samples=8,
 )
 
-# What inference needs of the section `data` of a configuration.
+# The values of the configuration section `data` that inference reads.
 DATA = {'fov': 50.0, 'fill': 0.58, 'input_background': 1.0}
 
 
 def load_torch_lrm(directory):
-  """Returns the model of a directory of `export --format=torch`, run by the file in it."""
+  """Returns the model that `export --format=torch` wrote to a directory, loaded with the directory's torch_lrm.py."""
   spec = importlib.util.spec_from_file_location('torch_lrm', directory / 'torch_lrm.py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
@@ -69,7 +69,7 @@ def rng():
 
 
 def ball(pose: np.ndarray, intrinsics: np.ndarray, size: int, radius: float) -> np.ndarray:
-  """Returns RGBA bytes [size, size, 4] of a ball at the origin, coloured by where its surface looks."""
+  """Returns RGBA bytes [size, size, 4] of a ball at the origin, coloured by its surface normals."""
   centre = (np.arange(size) + 0.5) / size
   x, y = np.meshgrid((centre - intrinsics[2]) / intrinsics[0], (centre - intrinsics[3]) / intrinsics[1])
   directions = np.stack([x, -y, -np.ones_like(x)], axis=-1) @ pose[:3, :3].T
@@ -84,7 +84,7 @@ def ball(pose: np.ndarray, intrinsics: np.ndarray, size: int, radius: float) -> 
 
 @pytest.fixture(scope='session')
 def renders(tmp_path_factory):
-  """Folders as data/render.py writes them: 6 balls, 5 views of 32 px each."""
+  """A directory with folders in the format of data/render.py: 6 balls, each with 5 views of 32 px."""
   root = tmp_path_factory.mktemp('renders')
   rng = np.random.default_rng(1)
   for number in range(6):
@@ -103,7 +103,7 @@ def renders(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def dataset(renders, tmp_path_factory):
-  """The directory of an `object_views` dataset of those balls: 4 to train on, 2 held out."""
+  """The directory of an `object_views` dataset of these balls: 4 for training, 2 held out."""
   from lrm_jax.data.object_views import ObjectViews
 
   folders = sorted(renders.glob('ball_*'))
@@ -114,7 +114,7 @@ def dataset(renders, tmp_path_factory):
 
 
 def make_tiny_config(dataset):
-  """Returns a configuration of the tiny model on a dataset: 6 steps."""
+  """Returns a configuration that trains the tiny model on a dataset for 6 steps."""
   from lrm_jax.configs import quickstart
 
   config = quickstart.get_config()
@@ -122,7 +122,7 @@ def make_tiny_config(dataset):
   config.rays_per_chunk = 48
   config.data.update(dict(path=dataset, window=8, resize_min=8, resize_max=12, eval_objects=2, eval_size=16))
   config.update(dict(num_train_steps=6, batch_size=4, log_every=1, checkpoint_every=3, eval_every=6))
-  config.optimizer.update(dict(warmup_steps=2, muon=False))  # Half the time to compile; Muon has its own test.
+  config.optimizer.update(dict(warmup_steps=2, muon=False))  # AdamW compiles in half the time; Muon has its own test.
   return config
 
 
@@ -139,14 +139,14 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 @pytest.fixture(scope='session')
 def truth():
-  """(poses [V, 4, 4], intrinsics [4]) of views of a ball in the origin."""
+  """(poses [V, 4, 4], intrinsics [4]) of views of a ball at the origin."""
   rng = np.random.default_rng(3)
   positions = rng.normal(size=(7, 3)) * [1, 1, 0.5]
   positions *= (rng.uniform(1.8, 2.6, 7) / np.linalg.norm(positions, axis=-1))[:, None]
   return cameras.look_at(positions), np.array([1.1, 1.1, 0.5, 0.5])
 
 
-# Tests of these files start several processes, or share an environment: each group stays on one worker of pytest-xdist.
+# These tests start several processes or share an environment, so each group runs on a single worker of pytest-xdist.
 _GROUPS = {
   'test_faults': 'processes',
   'test_launch': 'processes',

@@ -1,4 +1,4 @@
-"""Imports go one way through the packages, from the maths to the commands, and importing has no effect."""
+"""Packages import only from lower layers, from the maths up to the commands, and importing has no side effects."""
 
 import ast
 import graphlib
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# A module imports from its own package and from those of the lines before it.
+# Layers, lowest first. A module may import from its own package and from the layers before its own.
 LAYERS = (
   {'errors', 'extras'},
   {'geometry'},
@@ -24,7 +24,7 @@ LAYERS = (
   {'command_line'},
   {'train', 'reconstruct', 'evaluate', 'export', 'quickstart', 'data_check'},
 )
-# Third-party packages that only these of ours may import.
+# Third-party packages and the only packages of lrm_jax that may import them.
 ONLY_IN = {
   'flax': {'models', 'weights', 'training', 'export', 'evaluation'},
   'optax': {'training'},
@@ -47,7 +47,7 @@ MODULES = {module_name(path): path for path in (ROOT / 'lrm_jax').rglob('*.py')}
 
 
 def imports(path: Path) -> set[str]:
-  """Returns the modules that a file imports, those within functions too."""
+  """Returns the modules that a file imports, including imports inside functions."""
   found = set()
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Import):
@@ -83,7 +83,7 @@ def test_module_imports_only_its_own_layer_and_those_below(module):
       f'the library must not import {imported}'
     )
     assert not imported.startswith('lrm_jax.configs') or package == 'quickstart', f'{module} must not import {imported}'
-    # torch_lrm.py is written for PyTorch, which runs it without this package: nothing here imports it.
+    # torch_lrm.py is a PyTorch file that runs without this package, so no other module may import it.
     assert top != 'torch' or module == 'lrm_jax.export.torch_lrm', f'{module} must not import torch'
     assert imported != 'lrm_jax.export.torch_lrm'
 

@@ -10,7 +10,7 @@ from lrm_jax.reconstruction import mesh as mesh_lib
 
 
 def ball(radius=0.6, centre=(0.0, 0.0, 0.0)):
-  """A field, density 20 on the surface and linear across it, coloured by place."""
+  """Returns the field of a ball: density 20 at the surface, linear across it; the colour depends on the position."""
 
   def field(points):
     distance = np.linalg.norm(points - np.array(centre, np.float32), axis=-1)
@@ -20,7 +20,7 @@ def ball(radius=0.6, centre=(0.0, 0.0, 0.0)):
 
 
 def boxes(points):
-  """A field that is unlike its reflections: a red box at +x, a green one on top (+z), a blue one in front (-y)."""
+  """A field without mirror symmetry: a red box at +x, a green box on top (+z), a blue box in front (-y)."""
   density, color = np.zeros(len(points)), np.full((len(points), 3), 0.5)
   for axis, sign, tint in ((0, 1, (1, 0, 0)), (2, 1, (0, 1, 0)), (1, -1, (0, 0, 1))):
     centre = np.zeros(3)
@@ -35,7 +35,7 @@ def extract(query, **kwargs):
 
 
 def load(path):
-  """Returns the one mesh of a GLB, as trimesh reads it."""
+  """Returns the only mesh of a GLB file, read by trimesh."""
   (loaded,) = trimesh.load_scene(path, process=False).geometry.values()
   return loaded
 
@@ -72,7 +72,7 @@ def test_haze_gets_the_colour_of_the_inside():
 
   mesh = extract(field, resolution=48, threshold=0.5)
   assert np.linalg.norm(mesh.vertices, axis=-1).min() > 0.55
-  # A tenth of the haze is seen: 1 - exp(-0.1).
+  # The haze contributes a tenth of the colour: 1 - exp(-0.1).
   np.testing.assert_allclose(
     mesh.visual.vertex_colors[:, :3] / 255, np.tile([0.82, 0.19, 0.28], (len(mesh.vertices), 1)), atol=0.04
   )
@@ -86,7 +86,7 @@ def test_surface_is_closed_at_the_cube():
 
 @pytest.mark.parametrize('greatest', [4.0, 400.0])
 def test_default_threshold_gives_the_outline_of_the_volume(greatest):
-  """However thin a blurred ball is: it ends where rays past its middle lose half of their light."""
+  """For thin and dense blurred balls, the surface lies where rays past the centre lose half of their light."""
 
   def density(points):
     return greatest * np.exp(-0.5 * np.sum((points / 0.25) ** 2, axis=-1))
@@ -146,7 +146,7 @@ def test_glb_is_y_up_with_its_front_at_plus_z(tmp_path):
   loaded = load(tmp_path / 'a.glb')
   assert loaded.volume > 0 and len(loaded.faces) == len(mesh.faces)
   colors = colors_of(loaded)
-  for channel, centre in enumerate(([0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5])):  # Red right, green up, blue in front.
+  for channel, centre in enumerate(([0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5])):  # Red is right, green up, blue in front.
     part = loaded.vertices[colors[:, channel] > 0.8]
     np.testing.assert_allclose((part.min(0) + part.max(0)) / 2, centre, atol=0.03)
   turned = np.stack([mesh.vertex_normals[:, 0], mesh.vertex_normals[:, 2], -mesh.vertex_normals[:, 1]], axis=-1)

@@ -1,4 +1,4 @@
-"""Any image is prepared as in training: one object, centred, at its usual size, on white."""
+"""Images are prepared as in training: a single object, centred, at the training size, on white."""
 
 import numpy as np
 from PIL import Image
@@ -20,7 +20,7 @@ def extent_of(image):
 
 
 def scene(height=90, width=160, box=(20, 60, 100, 130)):
-  """Returns RGBA bytes of a red box (top, bottom, left, right) on nothing."""
+  """Returns RGBA bytes of a red box (top, bottom, left, right) on a transparent background."""
   rgba = np.zeros((height, width, 4), np.uint8)
   top, bottom, left, right = box
   rgba[top:bottom, left:right] = [*RED, 255]
@@ -67,7 +67,7 @@ def test_every_image_mode_is_read(tmp_path, mode):
   rgba = Image.fromarray(scene())
   if mode == 'I;16':
     image = Image.fromarray(np.asarray(rgba.convert('L'), np.uint16) * 257)
-  elif mode == 'PA':  # A palette of which one colour is transparent, as GIF has it.
+  elif mode == 'PA':  # A palette with a transparent colour, as in GIF files.
     image = rgba.convert('RGB').convert('P')
     image.info['transparency'] = image.getpixel((0, 0))
   else:
@@ -84,7 +84,7 @@ def test_every_image_mode_is_read(tmp_path, mode):
 
 def test_exif_orientation_is_applied(tmp_path):
   exif = Image.Exif()
-  exif[0x0112] = 6  # The camera was held on its side.
+  exif[0x0112] = 6  # Orientation: rotated by 90 degrees.
   save(scene()[..., :3], tmp_path / 'a.jpg', exif=exif)
   assert preprocess.read(tmp_path / 'a.jpg').shape == (160, 90, 4)
 

@@ -1,4 +1,4 @@
-"""The model that ships loads by name, is small, and beats the baselines on held-out objects."""
+"""The included model can be loaded by name, is small, and beats the baselines on held-out objects."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def test_shipped_model_is_small():
   assert sum(path.stat().st_size for path in pretrained.find('quickstart').rglob('*')) < 12e6
 
 
-def test_shipped_model_makes_one_coloured_mesh(model):
+def test_shipped_model_makes_a_coloured_mesh(model):
   views = load_views(DATA, 'test', image_size=model.image_size, size=32, indices=[0])
   mesh = model.mesh(model.encode(views['image']), resolution=64)[0]
   assert len(mesh.faces) > 200 and mesh.volume > 0
@@ -36,6 +36,6 @@ def test_shipped_model_beats_the_baselines_by_3_db(model):
   scores = novel_views.score(novel_views.predict(model.model, views), views)
   trivial = baselines.trivial(views, baselines.mean_training_view(DATA, 'train', 64))
   best = max(values['psnr'] for values in trivial.values())
-  print(f'{scores["psnr"]:.2f} dB, the best of the trivial {best:.2f} dB')
+  print(f'{scores["psnr"]:.2f} dB, best baseline {best:.2f} dB')
   assert scores['psnr'] > best + 3
   assert scores['ssim'] > max(values['ssim'] for values in trivial.values())

@@ -1,4 +1,4 @@
-"""The page is whole and needs no network; the quickstart goes from a checkpoint and a dataset to that page."""
+"""The page is valid HTML and needs no network; the quickstart writes it from a checkpoint and a dataset."""
 
 from html.parser import HTMLParser
 import json
@@ -24,7 +24,7 @@ from lrm_jax.storage import checkpoint
 
 
 class Outline(HTMLParser):
-  """Counts elements and sees that each that opens closes."""
+  """Counts the elements of a page and checks that each one is closed."""
 
   def __init__(self, text):
     super().__init__()
@@ -81,7 +81,7 @@ def test_quickstart_writes_page_and_metrics(dataset, tmp_path):
   )
   checkpoint.write_model(tmp_path / 'run', params, ConfigDict({'model': TINY_MODEL, 'data': DATA}), step=3)
   out = tmp_path / 'out'
-  for _ in range(2):  # The second time, what is there from the first is replaced.
+  for _ in range(2):  # The second run replaces the results of the first.
     summary = run(out, minutes=0.05, num_objects=2, checkpoint=str(tmp_path / 'run'), data=dataset)
     text = (out / 'index.html').read_text()
     assert Outline(text).counts['canvas'] == 2
@@ -100,7 +100,7 @@ def test_quickstart_writes_page_and_metrics(dataset, tmp_path):
   'options, message',
   [(('--minutes=0',), '--minutes=0 must be above 0'), (('--checkpoint=nowhere',), 'Model nowhere was not found')],
 )
-def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch, options, message):
+def test_bad_input_prints_one_line(tmp_path, capsys, monkeypatch, options, message):
   monkeypatch.setattr(sys, 'argv', ['quickstart', f'--out={tmp_path / "out"}', *options])
   with pytest.raises(SystemExit) as info:
     run_main(__main__.main)

@@ -1,4 +1,4 @@
-"""From a checkpoint to files: the Python API, the command, and its messages for bad input."""
+"""The Reconstructor API, the reconstruct command, and its messages for bad input."""
 
 import os
 from pathlib import Path
@@ -31,11 +31,11 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope='module')
 def run_directory(tmp_path_factory):
-  """A run directory with a model that knows nothing."""
+  """A run directory with an untrained model."""
   directory = tmp_path_factory.mktemp('run')
   config = ConfigDict({'model': TINY_MODEL, 'data': DATA})
   rng = np.random.default_rng(0)
-  # A fresh model does not listen to the camera yet, so all of it is moved a little.
+  # An untrained model ignores the camera, so all parameters are perturbed a little.
   params = jax.tree.map(
     lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
     registry.parameters(LRM(**TINY_MODEL, rngs=nnx.Rngs(0))),
@@ -87,7 +87,7 @@ def test_default_camera_is_the_input_camera(model, planes):
 def test_views_do_not_depend_on_the_number_per_call(model, planes, monkeypatch):
   poses, intrinsics = np.stack([cameras.orbit(5)] * 2), np.tile(model.intrinsics, (2, 5, 1))
   first, again = (model.render(planes, poses, intrinsics, 8) for _ in range(2))
-  monkeypatch.setattr(reconstructor, '_RAYS_PER_CALL', 2 * 2 * 64)  # Two views a call: the last is filled up.
+  monkeypatch.setattr(reconstructor, '_RAYS_PER_CALL', 2 * 2 * 64)  # Two views per call; the last call is padded.
   reported = []
   pieces = model.render(planes, poses, intrinsics, 8, progress=reported.append)
   assert reported == [2, 2, 1]
@@ -125,7 +125,7 @@ def test_missing_model_raises(tmp_path):
 
 
 class Wall(TriplaneModel):
-  """Stands in for a model that always reconstructs a red box, right of the middle for the input camera."""
+  """A fake model that always reconstructs a red box, to the right of the centre as seen by the input camera."""
 
   image_size = 16
 
@@ -156,7 +156,7 @@ def test_video_round_trip(tmp_path):
   frames = np.ones((5, 15, 31, 3), np.float32) * np.linspace(0.2, 0.8, 5)[:, None, None, None]
   video.write_video(frames, tmp_path / 'a.mp4')
   read = imageio.imread(tmp_path / 'a.mp4', plugin='FFMPEG')
-  assert read.shape == (5, 16, 32, 3)  # Even sizes: players ask for them.
+  assert read.shape == (5, 16, 32, 3)  # Many players require even sizes.
   np.testing.assert_allclose(read.mean((1, 2, 3)) / 255, np.linspace(0.2, 0.8, 5), atol=0.02)
 
 
@@ -174,7 +174,7 @@ def test_images_of_the_same_name_do_not_overwrite_each_other():
 
 
 def command(*args):
-  """Runs the command as its own process, from another directory than the checkout."""
+  """Runs the command in its own process and returns the result."""
   environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
   return subprocess.run(
     [sys.executable, '-m', 'lrm_jax.reconstruct', *map(str, args)],
@@ -219,7 +219,7 @@ def test_command_writes_mesh_videos_and_planes(run_directory, tmp_path):
     ('good.png', ('--resolution=2',), 'resolution=2 must be at least 8'),
   ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(
+def test_bad_input_prints_one_line_and_writes_no_files(
   run_directory, tmp_path, capsys, monkeypatch, image, options, message
 ):
   write_image(tmp_path / 'good.png')

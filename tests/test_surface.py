@@ -1,4 +1,4 @@
-"""Coarse-to-fine extraction gives the dense surface bit by bit, closed, for any slab size."""
+"""Coarse-to-fine extraction gives exactly the dense surface, and it is closed for any slab size."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ EMBEDDED = 'data/embedded/object_views/1.0.0'
 
 
 def wavy(points):
-  """A ball with waves, and through it a sheet two hundredths thick that reaches almost to the faces of the cube."""
+  """A wavy ball, cut by a sheet of thickness 0.02 that extends almost to the faces of the cube."""
   x, y, z = np.moveaxis(points, -1, 0)
   ball = 0.62 - np.linalg.norm(points, axis=-1) + 0.03 * np.sin(9 * x) * np.sin(9 * y) * np.sin(9 * z)
   sheet = np.where(np.maximum(np.abs(x), np.abs(y)) < 0.95, 0.01 - np.abs(z - 0.1), -1)
@@ -23,7 +23,7 @@ def wavy(points):
 
 
 def corner(points):
-  """What leaves the cube at three of its faces."""
+  """A ball that extends beyond three faces of the cube."""
   distance = np.linalg.norm(points - np.float32([0.9, 0.95, -0.9]), axis=-1)
   return np.maximum(20 + 100 * (0.7 - distance), 0).astype(np.float32), points
 
@@ -45,7 +45,7 @@ def test_coarse_to_fine_equals_dense(query, size, slab, monkeypatch):
   monkeypatch.setattr(surface, '_SLAB', slab)
   for dense in (False, True):
     found = extract(query, size, dense=dense)
-    # Numbers are rounded where they are: those of slabs in their own frame.
+    # Vertices are rounded in the frame of their slab, so they are equal only up to rounding.
     assert len(found[0]) == len(expected[0]) and len(found[1]) == len(expected[1])
     middles = [vertices[triangles].mean(axis=1) for vertices, triangles in (found, expected)]
     assert cKDTree(middles[0]).query(middles[1])[0].max() < 1e-6
@@ -54,7 +54,7 @@ def test_coarse_to_fine_equals_dense(query, size, slab, monkeypatch):
 
 
 def test_several_levels_equal_dense(monkeypatch):
-  """With a smallest grid of 9 points, 128 are reached through 33; the sheet is followed from the ball."""
+  """From a smallest grid of 9 points, 128 are reached through 33; the sheet is found by following it from the ball."""
   expected = extract(wavy, 128, dense=True)
   monkeypatch.setattr(surface, '_SMALL', 10)
   assert as_set(*extract(wavy, 128)) == as_set(*expected)
@@ -79,7 +79,7 @@ def test_coarse_to_fine_evaluates_a_small_part_of_the_grid():
 
 @pytest.mark.parametrize('radius, found', [(0.035, True), (0.004, False)])
 def test_separate_part_with_a_point_of_the_small_grid_is_found(radius, found):
-  """The bound that is stated: a ball as large as the diagonal of the small grid's cells (here 2 / 63 * 4 / 3 apart)."""
+  """The documented bound: a ball as large as the diagonal of the small grid's cells (here of side 2 / 63 * 4 / 3)."""
   centre = np.float32([0.71, 0.71, 0.71])
 
   def query(points):
@@ -96,7 +96,7 @@ def test_empty_field_gives_an_empty_surface():
 
 
 def test_object_that_the_small_grid_misses_is_found_by_the_dense_grid():
-  place = np.linspace(-1, 1, 128, dtype=np.float32)[65]  # The small grid has 63 and 67.
+  place = np.linspace(-1, 1, 128, dtype=np.float32)[65]  # The small grid has points 63 and 67.
 
   def ball(points):
     return (np.maximum(20 + 1000 * (0.012 - np.linalg.norm(points - place, axis=-1)), 0).astype(np.float32), points)

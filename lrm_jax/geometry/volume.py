@@ -42,8 +42,8 @@ def composite(
   """
   weights = ray_weights(density, delta)
   return Pixels(
-    color=jnp.einsum('...s,...sc->...c', weights, color),
-    depth=jnp.einsum('...s,...s->...', weights, distances),
+    color=jnp.einsum('...s,...sc->...c', weights, color, precision=jax.lax.Precision.HIGHEST),
+    depth=jnp.einsum('...s,...s->...', weights, distances, precision=jax.lax.Precision.HIGHEST),
     opacity=-jnp.expm1(-jnp.sum(density * delta, axis=-1)),
   )
 

@@ -76,8 +76,15 @@ class TriplaneDecoder(nnx.Module):
   ):
     self.resolution, self.upsample, self.remat, self.dtype = resolution, upsample, remat, dtype
     self.pose_rows = pose_rows
+    # In float32 for any compute dtype: bfloat16 has 8 bits, which moves a camera by a hundredth of its distance.
     self.camera_embedding = layers.MLP(
-      4 * pose_rows + 4, camera_width, camera_width, activation=nnx.silu, dtype=dtype, rngs=rngs
+      4 * pose_rows + 4,
+      camera_width,
+      camera_width,
+      activation=nnx.silu,
+      precision=jax.lax.Precision.HIGHEST,
+      dtype=jnp.float32,
+      rngs=rngs,
     )
     noise = jax.random.normal(rngs.params(), (1, 3 * resolution**2, width)) * width**-0.5
     if sinusoidal_tokens:
@@ -105,7 +112,7 @@ class TriplaneDecoder(nnx.Module):
     self, camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4']
   ) -> Float[Array, 'B K']:
     """Returns the camera embedding that modulates the norms."""
-    return self.camera_embedding(camera_feature(camera_to_world, intrinsics, self.pose_rows).astype(self.dtype))
+    return self.camera_embedding(camera_feature(camera_to_world, intrinsics, self.pose_rows)).astype(self.dtype)
 
   def transform(self, context: Float[Array, 'B M E'], camera: Float[Array, 'B K']) -> Float[Array, 'B N D']:
     """Returns the triplane tokens after all blocks and the final norm, in float32."""

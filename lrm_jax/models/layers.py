@@ -57,12 +57,22 @@ class CrossAttention(nnx.Module):
 
 
 class MLP(nnx.Module):
-  """Linear layer, activation, linear layer."""
+  """Linear layer, activation, linear layer. `precision` is that of the products; None is the backend's default."""
 
-  def __init__(self, width: int, hidden: int, out: int | None = None, *, activation: Callable, dtype, rngs: nnx.Rngs):
+  def __init__(
+    self,
+    width: int,
+    hidden: int,
+    out: int | None = None,
+    *,
+    activation: Callable,
+    precision: jax.lax.Precision | None = None,
+    dtype,
+    rngs: nnx.Rngs,
+  ):
     self.activation = activation
-    self.expand = nnx.Linear(width, hidden, dtype=dtype, rngs=rngs)
-    self.contract = nnx.Linear(hidden, out or width, dtype=dtype, rngs=rngs)
+    self.expand = nnx.Linear(width, hidden, dtype=dtype, precision=precision, rngs=rngs)
+    self.contract = nnx.Linear(hidden, out or width, dtype=dtype, precision=precision, rngs=rngs)
 
   def __call__(self, x: Float[Array, '*b D']) -> Float[Array, '*b O']:
     return self.contract(self.activation(shard_by_batch(self.expand(x))))

@@ -50,7 +50,7 @@ class NeRFMLP(nnx.Module):
       depth - 2, lambda rngs: nnx.Linear(width, width, kernel_init=he, dtype=dtype, rngs=rngs), rngs=rngs
     )
     self.depth = depth
-    self.last = nnx.Linear(width, 4, dtype=jnp.float32, rngs=rngs)
+    self.last = nnx.Linear(width, 4, dtype=jnp.float32, precision=jax.lax.Precision.HIGHEST, rngs=rngs)
 
   @property
   def bytes_per_sample(self) -> int:

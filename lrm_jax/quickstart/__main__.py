@@ -1,6 +1,6 @@
 """From one image to 3D in ten minutes on two CPU cores: python -m lrm_jax.quickstart [--out=DIR] [--minutes=5]
 
-1. Reconstructs held-out objects of the embedded dataset, from one image each, with the model that ships.
+1. Reconstructs held-out objects of the embedded dataset, from one image each, with the pretrained model.
 2. Trains the same configuration from scratch for --minutes.
 3. Writes OUT/index.html (learning curves, metrics, images, turntables, meshes), OUT/metrics.json and OUT/overview.png.
 """
@@ -18,7 +18,7 @@ def main() -> None:
     prog='lrm_jax.quickstart', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--out', type=Path, default=Path('out/quickstart'), help='default: out/quickstart')
-  parser.add_argument('--minutes', type=float, default=5.0, help='of training (default: 5)')
+  parser.add_argument('--minutes', type=float, default=5.0, help='minutes of training (default: 5)')
   parser.add_argument('--objects', type=int, default=5, help='held-out objects with mesh and videos (default: 5)')
   parser.add_argument('--checkpoint', default='quickstart', help=pretrained.HELP)
   parser.add_argument('--data', default='embedded', help='directory of a dataset (default: embedded)')

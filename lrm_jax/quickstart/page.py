@@ -1,6 +1,6 @@
-"""Parts of one self-contained HTML page: tables, learning curves, images, videos, meshes that turn. No network.
+"""Builds a self-contained HTML page from tables, learning curves, images, videos and rotating meshes.
 
-Each function returns a string of HTML; images, videos and meshes are embedded in base64.
+The page needs no network. Each function returns a string of HTML; images, videos and meshes are embedded in base64.
 Legend: H W image, V views.
 """
 
@@ -37,7 +37,7 @@ img, video, canvas { display: block; } canvas { border: 1px solid #e3e6ec; borde
 
 
 def document(title: str, *parts: str) -> str:
-  """Returns a page with the parts in order and the script that shows meshes."""
+  """Returns a complete page: the parts in order, and the script that shows meshes."""
   script = (Path(__file__).parent / 'viewer.js').read_text()
   return (
     f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
@@ -60,7 +60,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence], ours: Sequence[int] =
   """Returns a table; floats have two decimals (three below 1.5), and rows in `ours` are emphasised."""
 
   def cell(x):
-    return f'{x:.3f}' if isinstance(x, float) and abs(x) < 1.5 else f'{x:.2f}' if isinstance(x, float) else str(x)
+    if not isinstance(x, float):
+      return str(x)
+    return f'{x:.3f}' if abs(x) < 1.5 else f'{x:.2f}'
 
   lines = ['<table><tr>' + ''.join(f'<th>{html.escape(name)}</th>' for name in header) + '</tr>']
   for number, row in enumerate(rows):
@@ -86,7 +88,7 @@ def image_rows(rows: Mapping[str, Sequence[np.ndarray]], width: int) -> str:
 
 
 def video(path: Path, width: int, caption: str) -> str:
-  """Returns an MP4 that plays in a loop."""
+  """Returns a video from an MP4 file that plays in a loop, `width` px wide."""
   source = f'data:video/mp4;base64,{_base64(path.read_bytes())}'
   return (
     f'<figure><video width="{width}" src="{source}" autoplay loop muted playsinline></video>'
@@ -95,7 +97,7 @@ def video(path: Path, width: int, caption: str) -> str:
 
 
 def mesh(path: Path, width: int, caption: str) -> str:
-  """Returns a GLB that turns; the mouse rotates and zooms it."""
+  """Returns a rotating mesh from a GLB file, `width` px wide; the mouse rotates and zooms it."""
   return (
     f'<figure><canvas width="{2 * width}" height="{2 * width}" style="width:{width}px;height:{width}px" '
     f'data-glb="{_base64(path.read_bytes())}"></canvas><figcaption>{html.escape(caption)}</figcaption></figure>'
@@ -113,7 +115,10 @@ def section(title: str, *parts: str) -> str:
 
 
 def curves(runs: dict[str, list[dict[str, float]]], levels: dict[str, float]) -> str:
-  """Plots the loss and the held-out PSNR of runs {name: lines of metrics.jsonl}, with `levels` {name: dB} as lines."""
+  """Returns plots of the training loss and the held-out PSNR.
+
+  `runs` {name: records of metrics.jsonl} are curves and `levels` {name: dB} are horizontal lines.
+  """
   figure = Figure(figsize=(10, 3.4), layout='constrained')
   left, right = figure.subplots(1, 2)
   for number, (name, lines) in enumerate(runs.items()):

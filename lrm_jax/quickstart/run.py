@@ -1,4 +1,4 @@
-"""The quickstart: reconstruct with the model that ships, train from scratch, evaluate both, write a page."""
+"""The quickstart: reconstruct with the pretrained model, train from scratch, evaluate both, write a page."""
 
 import json
 from pathlib import Path
@@ -20,19 +20,19 @@ from lrm_jax.training import metric_writer
 from lrm_jax.training.loop import train
 from lrm_jax.weights import pretrained
 
-SIZE = 64  # px of the evaluated views
+SIZE = 64  # pixels along a side of the evaluated views
 _MESH_RESOLUTION = 96  # The page embeds the meshes: keep it small.
 _NAMES = {
-  'model': 'the model that ships',
-  'fresh': 'trained just now',
-  'input_view': 'the input image, repeated',
-  'mean_view': 'the mean training view',
-  'white': 'a white image',
+  'model': 'pretrained model',
+  'fresh': 'model trained just now',
+  'input_view': 'baseline: the input image for every view',
+  'mean_view': 'baseline: the mean training view',
+  'white': 'baseline: a white image',
 }
 
 
 def reconstruct_objects(model: reconstructor.Reconstructor, views: dict, shown: list[int], out: Path) -> dict:
-  """Writes mesh, videos and planes of the objects `shown`; returns {index: {kind: file}} of those that succeed."""
+  """Writes mesh, videos and planes of the objects `shown`; returns {index: {kind: file}} without those that failed."""
   files = {}
   for index in shown:
     uid = views['uid'][index]
@@ -65,18 +65,18 @@ def sections(views: dict, files: dict, shipped, fresh) -> str:
       return images.depth_to_color(shipped.depth[i, v], shipped.opacity[i, v])
 
     rows = {
-      'truth': [views['color'][index, v] for v in novel],
-      'ships': [shipped.color[index, v] for v in novel],
-      'depth': [depth(v) for v in novel],
-      'just now': [fresh.color[index, v] for v in novel],
+      'ground truth': [views['color'][index, v] for v in novel],
+      'pretrained': [shipped.color[index, v] for v in novel],
+      'its depth': [depth(v) for v in novel],
+      'trained just now': [fresh.color[index, v] for v in novel],
     }
-    input_figure = f'<figure>{page.image(views["image"][index], 128)}<figcaption>the input image</figcaption></figure>'
+    input_figure = f'<figure>{page.image(views["image"][index], 128)}<figcaption>input image</figcaption></figure>'
     result.append(
       page.section(
         views['uid'][index],
         input_figure,
         page.image_rows(rows, 72),
-        page.mesh(files[index]['mesh'], 200, 'the mesh: drag, wheel, double click for light'),
+        page.mesh(files[index]['mesh'], 200, 'mesh: drag to rotate, scroll to zoom, double-click for lighting'),
         page.column(
           page.video(files[index]['video'], 128, 'turntable'), page.video(files[index]['depth'], 128, 'depth')
         ),
@@ -86,7 +86,11 @@ def sections(views: dict, files: dict, shipped, fresh) -> str:
 
 
 def write_page(out: Path, seconds: dict, rows: dict, views: dict, files: dict, pixels: dict, runs: dict) -> Path:
-  """Writes OUT/index.html; `seconds` are those of each phase."""
+  """Writes OUT/index.html and returns its path.
+
+  `seconds` is {phase: duration}, `rows` {model or baseline: scores}, `files` {index: {kind: file}} of the objects
+  shown, `pixels` {model: rendered views} and `runs` {model: records of metrics.jsonl}.
+  """
   duration = ', '.join(f'{name.replace("_", " ")} {value:.0f} s' for name, value in seconds.items())
   objects, num_views = views['color'].shape[:2]
   levels = {_NAMES[name]: rows[name]['psnr'] for name in ('white', 'mean_view', 'input_view')}
@@ -94,21 +98,24 @@ def write_page(out: Path, seconds: dict, rows: dict, views: dict, files: dict, p
   text = page.document(
     'From one image to a 3D object',
     page.paragraph(
-      f'{objects} objects that no model was trained on. Each is reconstructed from one image; the other '
-      f'{num_views - 1} views, at {SIZE} px, are compared with the ground truth.'
+      f'Neither model was trained on these {objects} objects. Each object is reconstructed from a single image. The '
+      f'table compares the other {num_views - 1} views, rendered at {SIZE} x {SIZE} pixels, with the ground truth; '
+      'higher is better.'
     ),
     page.table(['', 'PSNR, dB', 'SSIM'], scores, ours=(0, 1)),
-    page.paragraph(f'Time: {duration}. The last three rows are baselines that learn nothing.', note=True),
+    page.paragraph(f'The baselines need no model. Time taken: {duration}.', note=True),
     page.heading('Learning curves'),
     page.curves(runs, levels),
     page.paragraph(
-      'Trained without LPIPS (its VGG16 weights do not ship with this repository, and would cost more than this '
-      'model), so uncertain parts are blurred. During training fewer held-out objects are evaluated than above.',
+      'Both models were trained without the LPIPS loss, so uncertain parts are blurred: its VGG16 network is not '
+      'included in this repository, and evaluating it would take longer than this model does. The PSNR during training '
+      'is measured on fewer held-out objects than in the table above.',
       note=True,
     ),
     page.heading('Held-out objects'),
     page.paragraph(
-      'Evenly spaced in the list, not selected. Each mesh is first seen from the input camera.', note=True
+      'These objects are evenly spaced in the list, not hand-picked. Each mesh is first shown from the input camera.',
+      note=True,
     ),
     sections(views, files, pixels['model'], pixels['fresh']),
   )
@@ -119,7 +126,7 @@ def write_page(out: Path, seconds: dict, rows: dict, views: dict, files: dict, p
 
 
 def overview(model: reconstructor.Reconstructor, views: dict, shown: list[int], size: int = 128) -> np.ndarray:
-  """Returns an image with a row per object: the input, then its reconstruction from four sides, colour and depth."""
+  """Returns an image with a row per object: the input, then colour and depth of its reconstruction from four sides."""
   poses, intrinsics = model.turntable(4)
   rows = []
   for index in shown:
@@ -138,31 +145,31 @@ def run(out: Path, *, minutes: float, num_objects: int, checkpoint: str, data: s
   """Runs all steps of the quickstart and writes `out`; returns the content of metrics.json."""
   phases = Phases()
   out.mkdir(parents=True, exist_ok=True)
-  _announce('The model that ships, and the held-out objects')
+  _announce('Loading the pretrained model and the held-out objects')
   model = reconstructor.from_pretrained(checkpoint)
   directory = pretrained.find(checkpoint)
   views = load_views(data, 'test', image_size=model.image_size, size=SIZE)
   objects, num_views = views['color'].shape[:2]
   print(f'{directory}: trained for {model.step} steps; {objects} objects, {num_views} views each')
   phases.done('load')
-  _announce(f'1. One image -> 3D: {num_objects} held-out objects')
+  _announce(f'1. Reconstructing {num_objects} held-out objects, each from one image')
   files = reconstruct_objects(model, views, _spread(0, objects, num_objects), out)
   phases.done('reconstruct')
-  _announce(f'   Novel views of all {objects} held-out objects')
+  _announce(f'   Evaluating novel views of all {objects} held-out objects')
   pixels = {'model': novel_views.predict(model.model, views)}
   mean_view = baselines.mean_training_view(data, 'train', SIZE)
   rows = {'model': novel_views.score(pixels['model'], views)} | baselines.trivial(views, mean_view)
   _print_table(rows)
   phases.done('evaluate')
-  _announce(f'2. The same model from scratch, for {minutes:g} minutes')
+  _announce(f'2. Training the same model from scratch for {minutes:g} minutes')
   fresh = train_fresh(out / 'fresh', minutes, data)
   phases.done('train')
-  _announce('   Novel views by the model trained just now')
+  _announce('   Evaluating novel views of the model trained just now')
   pixels['fresh'] = novel_views.predict(fresh.model, views)
   rows['fresh'] = novel_views.score(pixels['fresh'], views)
   _print_table(rows)
   phases.done('evaluate_fresh')
-  _announce('3. The page')
+  _announce('3. Writing the page')
   runs = {_NAMES['fresh']: metric_writer.read(out / 'fresh')}
   if (directory / 'metrics.jsonl').is_file():
     runs = {_NAMES['model']: metric_writer.read(directory)} | runs

@@ -1,6 +1,7 @@
-// Shows GLB files as lrm_jax/reconstruction/glb.py writes them (one mesh, vertex colours, unlit) in a canvas; no library, no network.
-// <canvas data-glb="base64">: drag turns, wheel zooms, a double click turns the light on and off.
-// The first view is that of the input camera: distance 2 along +z, field of view 50 degrees, y up.
+// Shows GLB files written by lrm_jax/reconstruction/glb.py (a single mesh, vertex colours, unlit) in a canvas.
+// Needs no library and no network.
+// <canvas data-glb="base64">: drag to rotate, scroll to zoom, double-click to switch the lighting on or off.
+// The first view is from the input camera: distance 2 along +z, field of view 50 degrees, y up.
 'use strict';
 
 const VERTEX = `#version 300 es
@@ -57,7 +58,7 @@ function program(gl) {
 function show(canvas) {
   const gl = canvas.getContext('webgl2', {antialias: true});
   if (!gl) {
-    canvas.replaceWith('This browser has no WebGL 2: open the .glb beside this page in another viewer.');
+    canvas.replaceWith('This browser does not support WebGL 2: open the .glb file in the folder objects/ with another viewer.');
     return;
   }
   const mesh = readGlb(Uint8Array.from(atob(canvas.dataset.glb), c => c.charCodeAt(0)));

@@ -1,1 +1,1 @@
-"""A trained model in use: an image in; planes, views, a mesh, a video out."""
+"""Inference with a trained model: image preparation, planes, views, meshes and videos."""

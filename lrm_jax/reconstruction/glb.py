@@ -73,4 +73,5 @@ def write(mesh: trimesh.Trimesh, path: str | Path, input_position: Sequence[floa
 
 
 def _to_linear(srgb: np.ndarray) -> np.ndarray:
+  """Returns linear light in 0..1 of sRGB values in 0..1 (IEC 61966-2-1)."""
   return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)

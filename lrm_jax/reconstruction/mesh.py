@@ -20,7 +20,7 @@ _POINTS_PER_CALL = 2**16
 _OUTLINE_GRID = 96  # points along a side of the grid on which the threshold is found, at most
 _DEEPEST = 0.5  # world units below the surface up to which colours are sampled
 _SEEN = 0.98  # fraction of the light after which samples no longer change a colour
-_SAMPLES_AT_ONCE = 3
+_SAMPLES_AT_ONCE = 3  # samples along each ray per query
 _GROWTH = 1.2  # ratio of successive steps
 
 
@@ -62,7 +62,8 @@ def extract(
 ) -> trimesh.Trimesh:
   """Returns the surface where the density passes `threshold`, with the colours that are visible from outside.
 
-  The default threshold is that of `outline_threshold`: densities of a blurred model are low, of a sharp one high.
+  The default threshold is that of `outline_threshold`, because no fixed value fits all models: blurred models have low
+  densities, sharp models high ones.
   Specks are removed. Normals point outwards, towards lower density. The density is zero outside of the cube, so the
   surface is closed. With `dense`, all grid points are evaluated, otherwise those near the surface (surface.py). Raises
   ValueError if the resolution is too small or no density reaches the threshold.

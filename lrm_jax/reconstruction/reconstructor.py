@@ -1,8 +1,8 @@
-"""A trained model in use: lrm_jax.from_pretrained(x) -> images in; planes, views, points and meshes out.
+"""Inference with a trained model: images are encoded to planes, from which views, points and meshes are computed.
 
 Axes and camera conventions: lrm_jax/geometry/cameras.py. Arguments may be NumPy or JAX arrays. Results are NumPy
-arrays, except planes, which stay on the device. Legend: B images, V views, P texels along a plane's side, C channels, Q
-points.
+arrays, except planes, which stay on the device.
+Legend: B images, H W image, V views, P texels along a plane's side, C channels, Q points.
 """
 
 from collections.abc import Callable
@@ -28,10 +28,16 @@ _BLOCKS_PER_CALL = 2**13  # blocks of a mesh's grid, 64 points each
 
 
 def from_pretrained(source: str | Path) -> 'Reconstructor':
-  """Loads a model: the name of one that ships, a run directory, an OpenLRM or TripoSR directory, hf://owner/name.
+  """Returns the model at `source`, ready for inference.
 
-  `hf://owner/name@revision` pins a revision. Raises FileNotFoundError if there is no such model, and ValueError if its
-  files do not fit together; the messages list what was expected.
+  `source` is one of:
+    - the name of a model that is included in the package: 'quickstart';
+    - a run directory, the `--workdir` of a training run; its latest checkpoint is used;
+    - a directory in OpenLRM's or TripoSR's format, or written by `lrm_jax.export`;
+    - 'hf://owner/name' or 'hf://owner/name@revision', a model on the Hugging Face Hub.
+
+  Raises FileNotFoundError if the model is not found or its format is unknown, and ValueError if its files do not match
+  each other. The messages list the expected files or the differences.
   """
   model, config, step = pretrained.load(source)
   data = config.data
@@ -39,13 +45,25 @@ def from_pretrained(source: str | Path) -> 'Reconstructor':
 
 
 class Reconstructor:
-  """A model for inference. Each method is compiled once per shape, and its memory is bounded.
+  """A trained model for inference; `lrm_jax.from_pretrained` returns one.
 
-  World: right-handed, z up; the object fills the cube [-half_size, half_size]^3. Input images are taken by
-  `input_camera` with `intrinsics` unless another camera is given. They must have `image_size` pixels along each side;
-  OpenLRM's and TripoSR's models accept any multiple of their patch size.
-  `fov` is the full field of view of the training images, in degrees. In these, the longer side of the object covers the
-  fraction `fill` of the image, over a grey background `input_background` in 0..1. `step` is the training step.
+  `prepare` reads an image file and `encode` turns images into planes. `render`, `query` and `mesh` compute views,
+  densities and colours at points, and meshes from the planes. Each method is compiled once per shape of its arguments.
+  Rendering and mesh extraction run in parts, so that their memory is bounded.
+
+  World coordinates are right-handed with z up. The object lies inside the cube [-half_size, half_size]^3.
+
+  Attributes:
+    model: the network.
+    image_size: side of the input images in pixels. OpenLRM's and TripoSR's models accept any multiple of their patch
+      size, but `image_size` is best.
+    half_size: half the side of the cube, in world units.
+    input_position: position (x, y, z) of the default input camera, in world units. It looks at the origin.
+    input_camera: its pose camera_to_world [4, 4].
+    fov: full field of view of the training images, in degrees.
+    fill: fraction of the input image that the longer side of the object covers.
+    input_background: grey around the object in input images, in 0..1.
+    step: training step of the weights; 0 for third-party weights.
   """
 
   def __init__(
@@ -71,7 +89,12 @@ class Reconstructor:
     return video.turntable_cameras(num_frames, self.intrinsics, self.input_position)
 
   def prepare(self, path: str | Path, *, remove_background: bool = False) -> preprocess.Prepared:
-    """Returns the image in a file as the model expects it; raises as `preprocess.prepare`."""
+    """Returns the image in a file as the model expects it: `.image` [S, S, 3] in 0..1, S = `image_size`.
+
+    If the image has transparency, or with `remove_background`, the object is cut out, centred and scaled. Otherwise the
+    whole image is used and `.has_mask` is False. Raises FileNotFoundError if there is no such file, and ValueError if
+    it is not an image or shows no object.
+    """
     return preprocess.prepare(
       path, self.image_size, remove_background=remove_background, fill=self.fill, background=self.input_background
     )
@@ -84,8 +107,8 @@ class Reconstructor:
   ) -> Float[Array, 'B 3 P P C']:
     """Returns the planes of images in 0..1, with `input_background` around the object.
 
-    Without a camera, `input_camera` and `intrinsics` are used; TripoSR's models ignore cameras. Raises ValueError if a
-    shape does not fit.
+    `camera_to_world` and `intrinsics` describe the cameras that took the images; the defaults are `input_camera` and
+    the property `intrinsics`. TripoSR's models ignore them. Raises ValueError if a shape is wrong.
     """
     images = jnp.asarray(images, jnp.float32)
     size, step = self.image_size, self.model.encoder.patch_size
@@ -116,11 +139,13 @@ class Reconstructor:
     skip: bool = False,
     progress: Callable[[int], object] | None = None,
   ) -> Pixels:
-    """Returns colour [B, V, size, size, 3] in 0..1, depth and opacity [B, V, size, size]; deterministic.
+    """Returns colour [B, V, size, size, 3] in 0..1, depth and opacity [B, V, size, size] of views of each object.
 
-    Depth is sum_i w_i t_i along the ray, in world units. Views are rendered a few at a time; `progress` is called with
-    the number of views finished since the last call. With `skip`, invisible samples are skipped
-    (lrm_jax/models/skipping.py), which is many times faster and above 45 dB of the full rendering.
+    Depth is sum_i w_i t_i along the ray, in world units, and opacity is sum_i w_i in 0..1. `size` is in pixels and
+    `background` is a grey in 0..1. Rendering is deterministic. Views are rendered a few at a time; `progress` is called
+    with the number of views finished since its last call. With `skip`, invisible samples are skipped
+    (lrm_jax/models/skipping.py): this is many times faster, and its PSNR against full rendering is above 45 dB.
+    Raises ValueError if a shape is wrong, or if `size` or the number of views is below 1.
     """
     batch, num_views = np.shape(camera_to_world)[:2]
     _check('camera_to_world', camera_to_world, (len(planes), num_views, 4, 4))
@@ -146,7 +171,12 @@ class Reconstructor:
   def query(
     self, planes: Float[Array, 'B 3 P P C'], points: Float[Array | np.ndarray, 'B Q 3']
   ) -> tuple[Float[Array, 'B Q'], Float[Array | np.ndarray, 'B Q 3']]:
-    """Returns (density >= 0, colour in 0..1) at points of the cube; density is per world unit, except in TripoSR."""
+    """Returns (density [B, Q] >= 0, colour [B, Q, 3] in 0..1) at points in world units.
+
+    Density is per world unit, except for TripoSR's models: theirs is per length of the ray's path through the cube.
+    Outside of the cube the features are zero, so the result is not meaningful. Raises ValueError if the shape of
+    `points` is wrong.
+    """
     _check('points', points, (len(planes), np.shape(points)[1], 3))
     return jax.tree.map(np.asarray, _query(self.model, planes, _float(points)))
 
@@ -158,22 +188,23 @@ class Reconstructor:
     threshold: float | None = None,
     dense: bool = False,
   ) -> list[trimesh.Trimesh]:
-    """Returns one mesh per object, z up, with vertex colours (see lrm_jax/reconstruction/mesh.py).
+    """Returns B meshes in world units, z up, with vertex colours (sRGB, 0..255); see lrm_jax/reconstruction/mesh.py.
 
-    `threshold` is the density of the surface. Its default is the value that OpenLRM and TripoSR use; for our own models
-    it is found per object, so that the mesh has the outline of the rendered volume. `resolution` is the number of grid
-    points along a side. With `dense`, all grid points are evaluated instead of those near the surface. Raises
-    ValueError if there is no surface.
+    `resolution` is the number of grid points along a side, at least 8. `threshold` is the density at the surface, in
+    the unit of `query`. For OpenLRM's and TripoSR's models the default is the value of the original code; for our own
+    models it is chosen per object, so that the outline of the mesh matches that of the rendered volume. With `dense`,
+    all grid points are evaluated instead of those near the surface. Raises ValueError if `resolution` or `threshold` is
+    out of range or there is no surface.
     """
     threshold = self.model.surface_density if threshold is None else threshold
     meshes = [
-      mesh_lib.extract(self._field(one), resolution=resolution, threshold=threshold, dense=dense)
-      for one in jnp.asarray(planes)
+      mesh_lib.extract(self._field(object_planes), resolution=resolution, threshold=threshold, dense=dense)
+      for object_planes in jnp.asarray(planes)
     ]
     return [mesh.apply_scale(self.half_size) for mesh in meshes]
 
   def _field(self, planes: Float[Array, '3 P P C']) -> mesh_lib.Field:
-    """Returns the field of one object, in units of the cube, for `mesh_lib.extract`."""
+    """Returns the field of one object for `mesh_lib.extract`, in the coordinates [-1, 1]^3 of its grid."""
 
     def query(points):
       return jax.tree.map(lambda x: np.asarray(x)[0], _query(self.model, planes[None], self.half_size * points[None]))

@@ -20,7 +20,10 @@ def turntable_cameras(num_frames: int, intrinsics: np.ndarray, position: Sequenc
 
 
 def depth_frames(depth: np.ndarray | Array, opacity: np.ndarray | Array, distance: float = 2.0) -> np.ndarray:
-  """Returns depth as images [V, H, W, 3]; the range suits an object centred at `distance`."""
+  """Returns depth [V, H, W] as colour images [V, H, W, 3] in 0..1.
+
+  The range of depths is `distance` +- 0.9 world units: that of an object at the origin, seen from `distance`.
+  """
   return images.depth_to_color(np.asarray(depth), np.asarray(opacity), distance - 0.9, distance + 0.9)
 
 
