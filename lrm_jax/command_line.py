@@ -1,6 +1,7 @@
 """Shared by all commands: error handling and exit codes, the compilation cache, and the time of each phase."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import hashlib
 import logging
 import os
@@ -67,6 +68,13 @@ class Phases:
     now = time.monotonic()
     self._seconds[name] = self._seconds.get(name, 0.0) + now - self._last
     self._last = now
+
+  @contextlib.contextmanager
+  def phase(self, name: str) -> Iterator[None]:
+    """Adds the time of a `with` block to `name`. The time between the previous phase and the block is not counted."""
+    self._last = time.monotonic()
+    yield
+    self.done(name)
 
   @property
   def seconds(self) -> dict[str, float]:

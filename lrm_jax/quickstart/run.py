@@ -146,37 +146,37 @@ def run(out: Path, *, minutes: float, num_objects: int, checkpoint: str, data: s
   phases = Phases()
   out.mkdir(parents=True, exist_ok=True)
   _announce('Loading the pretrained model and the held-out objects')
-  model = reconstructor.from_pretrained(checkpoint)
-  directory = pretrained.find(checkpoint)
-  views = load_views(data, 'test', image_size=model.image_size, size=SIZE)
-  objects, num_views = views['color'].shape[:2]
-  print(f'{directory}: trained for {model.step} steps; {objects} objects, {num_views} views each')
-  phases.done('load')
+  with phases.phase('load'):
+    model = reconstructor.from_pretrained(checkpoint)
+    directory = pretrained.find(checkpoint)
+    views = load_views(data, 'test', image_size=model.image_size, size=SIZE)
+    objects, num_views = views['color'].shape[:2]
+    print(f'{directory}: trained for {model.step} steps; {objects} objects, {num_views} views each')
   _announce(f'1. Reconstructing {num_objects} held-out objects, each from one image')
-  files = reconstruct_objects(model, views, _spread(0, objects, num_objects), out)
-  phases.done('reconstruct')
+  with phases.phase('reconstruct'):
+    files = reconstruct_objects(model, views, _spread(0, objects, num_objects), out)
   _announce(f'   Evaluating novel views of all {objects} held-out objects')
-  pixels = {'model': novel_views.predict(model.model, views)}
-  mean_view = baselines.mean_training_view(data, 'train', SIZE)
-  rows = {'model': novel_views.score(pixels['model'], views)} | baselines.trivial(views, mean_view)
-  _print_table(rows)
-  phases.done('evaluate')
+  with phases.phase('evaluate'):
+    pixels = {'model': novel_views.predict(model.model, views)}
+    mean_view = baselines.mean_training_view(data, 'train', SIZE)
+    rows = {'model': novel_views.score(pixels['model'], views)} | baselines.trivial(views, mean_view)
+    _print_table(rows)
   _announce(f'2. Training the same model from scratch for {minutes:g} minutes')
-  fresh = train_fresh(out / 'fresh', minutes, data)
-  phases.done('train')
+  with phases.phase('train'):
+    fresh = train_fresh(out / 'fresh', minutes, data)
   _announce('   Evaluating novel views of the model trained just now')
-  pixels['fresh'] = novel_views.predict(fresh.model, views)
-  rows['fresh'] = novel_views.score(pixels['fresh'], views)
-  _print_table(rows)
-  phases.done('evaluate_fresh')
+  with phases.phase('evaluate_fresh'):
+    pixels['fresh'] = novel_views.predict(fresh.model, views)
+    rows['fresh'] = novel_views.score(pixels['fresh'], views)
+    _print_table(rows)
   _announce('3. Writing the page')
-  runs = {_NAMES['fresh']: metric_writer.read(out / 'fresh')}
-  if (directory / 'metrics.jsonl').is_file():
-    runs = {_NAMES['model']: metric_writer.read(directory)} | runs
-  shown = overview(model, views, list(files) or [0])
-  Image.fromarray(images.to_bytes(shown)).save(out / 'overview.png')
-  path = write_page(out, phases.seconds, rows, views, files, pixels, runs)
-  phases.done('page')
+  with phases.phase('page'):
+    runs = {_NAMES['fresh']: metric_writer.read(out / 'fresh')}
+    if (directory / 'metrics.jsonl').is_file():
+      runs = {_NAMES['model']: metric_writer.read(directory)} | runs
+    shown = overview(model, views, list(files) or [0])
+    Image.fromarray(images.to_bytes(shown)).save(out / 'overview.png')
+    path = write_page(out, phases.seconds, rows, views, files, pixels, runs)
   summary = {f'{metric}_{name}': rows[name][metric] for metric in ('psnr', 'ssim') for name in _NAMES}
   summary |= {'objects': objects, 'views': num_views - 1, 'size': SIZE, 'fresh_steps': fresh.step}
   summary |= {'checkpoint': str(directory), 'checkpoint_steps': model.step, 'seconds': phases.seconds}
