@@ -21,13 +21,13 @@ quickstart: $(READY)
 	$(RUN) -m lrm_jax.quickstart
 
 test: $(READY)
-	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup -m 'not slow'
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
 test-slow: $(READY)
-	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup -m slow
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m slow
 
 coverage: $(READY)
-	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup -m 'not slow' --cov --cov-report=term
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' --cov --cov-report=term
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -144,21 +144,3 @@ def truth():
   positions = rng.normal(size=(7, 3)) * [1, 1, 0.5]
   positions *= (rng.uniform(1.8, 2.6, 7) / np.linalg.norm(positions, axis=-1))[:, None]
   return cameras.look_at(positions), np.array([1.1, 1.1, 0.5, 0.5])
-
-
-# These tests start several processes or share an environment, so each group runs on a single worker of pytest-xdist.
-_GROUPS = {
-  'test_faults': 'processes',
-  'test_launch': 'processes',
-  'test_several_processes': 'processes',
-  'test_simulated_accelerators': 'processes',
-  'test_slurm': 'processes',
-  'test_wheel': 'wheel',
-}
-
-
-def pytest_collection_modifyitems(items):
-  """Assigns tests to the groups of `--dist loadgroup`."""
-  for item in items:
-    if group := _GROUPS.get(item.path.stem):
-      item.add_marker(pytest.mark.xdist_group(group))
