@@ -2,7 +2,7 @@
 # Trains with N processes on this machine:  launch/local.sh N --config=configs/quickstart.py [--workdir=DIR ...]
 #
 # Assumes: this checkout with its environment. The N processes share the GPUs of this machine evenly. Without GPUs they are
-# CPU processes that communicate over the loopback interface, to try what a cluster does; a single process is faster.
+# CPU processes that communicate over the loopback interface, which is useful for tests; a single process is faster.
 # When a process fails, the others are stopped and all restart from the last checkpoint, at most RESTARTS times. SIGTERM to
 # this script, or to any process, saves the current step; the script exits with 75, and the same command resumes.
 
@@ -23,7 +23,7 @@ stopping=0
 stop() { stopping=1; for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null; done; }
 trap stop TERM INT
 
-devices_of() {  # process -> its GPUs, separated by commas; nothing if there are fewer GPUs than processes
+devices_of() {  # prints the GPUs of a process, separated by commas; nothing if there are fewer GPUs than processes
   local all names=${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd, -)}
   IFS=, read -ra all <<< "$names"
   local each=$(( ${#all[@]} / count ))

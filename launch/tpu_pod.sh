@@ -14,21 +14,21 @@ NAME=${NAME:-lrm}
 ZONE=${ZONE:-us-west4-a}
 TYPE=${TYPE:-v5litepod-256}            # 16 x 16 of v5e
 VERSION=${VERSION:-v2-alpha-tpuv5-lite}
-CREATE=${CREATE:---spot}               # more options for creating it
+CREATE=${CREATE:---spot}               # more options for creating the slice
 CONFIG=${CONFIG:-configs/base.py}
-WORKDIR=${WORKDIR:?where checkpoints go: gs://BUCKET/PATH}
+WORKDIR=${WORKDIR:?the run directory: gs://BUCKET/PATH}
 DATA=${DATA:?the directory of the dataset: gs://BUCKET/PATH}
 OPTIONS=${OPTIONS:---config.model.remat=full}
 PYTHON=${PYTHON:-python3.12}           # on the workers
 RESTARTS=${RESTARTS:-20}
-WAIT=${WAIT:-60}                       # seconds between attempts to create it
+WAIT=${WAIT:-60}                       # seconds between attempts to create the slice
 
 set -u
 cd "$(dirname "$0")/.." || exit 1
 tpu() { local verb=$1; shift; gcloud compute tpus tpu-vm "$verb" "$@" --zone="$ZONE"; }
 on_all() { tpu ssh "$NAME" --worker=all --command="$1"; }
 
-have() {  # waits until the slice is ready, and creates it if it does not exist
+ensure_slice() {  # waits until the slice is ready, and creates it if it does not exist
   local state
   while state=$(tpu describe "$NAME" --format='value(state)' 2>/dev/null); [ "$state" != READY ]; do
     case $state in
@@ -39,7 +39,7 @@ have() {  # waits until the slice is ready, and creates it if it does not exist
   done
 }
 
-install() {
+install() {  # copies the committed state to all workers and installs it
   local archive
   archive=$(mktemp --suffix=.tar.gz)
   git archive --format=tar.gz --output="$archive" HEAD
@@ -52,7 +52,7 @@ install() {
 
 failures=0
 while true; do
-  have
+  ensure_slice
   output=$(mktemp)
   if install; then
     on_all "cd lrm_jax && .venv/bin/python -m lrm_jax.train --config=$CONFIG --workdir=$WORKDIR --config.data.path=$DATA $OPTIONS; echo \"ended with code \$?\"" 2>&1 | tee "$output"
@@ -71,5 +71,5 @@ while true; do
       exit 1
     fi
   fi
-  echo "going on from the last checkpoint (codes: ${codes:-none}; $failures of $RESTARTS failures)" >&2
+  echo "restarting from the last checkpoint (exit codes: ${codes:-none}; $failures of $RESTARTS failures)" >&2
 done

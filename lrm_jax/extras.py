@@ -1,4 +1,4 @@
-"""Optional dependencies: one sentence, with what to install, where an extra of the package is missing."""
+"""Optional dependencies: a missing extra is reported in one sentence, with the command that installs it."""
 
 import importlib.util
 import sys
@@ -15,10 +15,11 @@ def installed(module: str) -> bool:
 
 
 def require(extra: str, *modules: str, purpose: str) -> None:
-  """Raises ImportError, with what to install, where a module of an extra is missing; ends a command of ours instead.
+  """Raises ImportError, with the packages to install, if a module of an extra is missing.
 
-  `purpose` begins the sentence: 'training'. Packages call this when they are imported, before the import that would
-  fail.
+  In a command of this package, such as `python -m lrm_jax.train`, prints the message and exits with code 2 instead.
+  `purpose` begins the message, for example 'training'. Packages call this when they are imported, before the import
+  that would fail.
   """
   missing = [module for module in modules if not installed(module)]
   if not missing:
@@ -27,8 +28,9 @@ def require(extra: str, *modules: str, purpose: str) -> None:
     f'{purpose} needs {", ".join(missing)}, which {"are" if len(missing) > 1 else "is"} not installed: '
     f"pip install 'lrm_jax[{extra}]'"
   )
-  words = sys.orig_argv  # Of `python -m lrm_jax.train ...`; runpy imports packages before it sets up __main__.
-  if '-m' in words[:-1] and words[words.index('-m') + 1].startswith('lrm_jax.'):
+  # runpy imports packages before it sets up __main__, so the command is recognised by `python -m lrm_jax.train ...`.
+  argv = sys.orig_argv
+  if '-m' in argv[:-1] and argv[argv.index('-m') + 1].startswith('lrm_jax.'):
     print(f'error: {message}', file=sys.stderr)
     sys.exit(BAD_INPUT)
   raise ImportError(message)

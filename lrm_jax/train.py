@@ -1,6 +1,6 @@
 """Trains a model: python -m lrm_jax.train --config=base [--workdir=DIR] [--config.batch_size=16 ...]
 
---config is a configuration of the package by name (base, quickstart, ...) or a Python file. Any value of it can be
+--config is the name of a configuration of the package (base, quickstart, ...) or a Python file. Every value can be
 overridden on the command line.
 The same command resumes a stopped run, on any number of processes and devices; launch/ has scripts for clusters.
 Writes DIR/config.json, DIR/checkpoints, DIR/metrics.jsonl, DIR/tensorboard, DIR/images; DIR may be on gs:// or s3://.
@@ -31,7 +31,7 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory (default: run
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print parameters, memory and operations of a step, then stop.')
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'The devices that --dry_run assumes: v5e:4x4, h100:8, a100:16x8, ...')
 _PEER_TIMEOUT = flags.DEFINE_integer(
-  'peer_timeout', 60, 'Seconds without a sign of life after which another process counts as dead.', lower_bound=5
+  'peer_timeout', 60, 'Seconds of silence after which another process is considered dead.', lower_bound=5
 )
 _UTILISATION = flags.DEFINE_float('utilisation', 0.4, 'The share of peak FLOP/s that --dry_run assumes.')
 
@@ -67,7 +67,9 @@ def parse(argv: list[str]) -> ConfigDict:
     flags.FLAGS(argv)
     config = _CONFIG.value
     if config is None:
-      raise ValueError('no configuration: give --config=quickstart, the name of another one, or a Python file')
+      raise ValueError(
+        'no configuration: give --config=quickstart, the name of another configuration, or a Python file'
+      )
     config.to_dict()  # If the file could not be read, this raises the reason.
     return config
   except (OSError, flags.Error, AttributeError, KeyError, TypeError, ImportError) as error:
@@ -76,6 +78,7 @@ def parse(argv: list[str]) -> ConfigDict:
 
 
 def main() -> None:
+  """Runs the command: a dry run, or a training in this process and its peers."""
   config = parse(sys.argv)
   enable_compilation_cache()
   logging.set_verbosity(logging.WARNING)  # Orbax and tensorflow-datasets log a lot at INFO.

@@ -1,4 +1,4 @@
-"""Bad input is one line and exit code 2; bugs show their traceback."""
+"""Bad input is reported in one line with exit code 2; bugs print their traceback."""
 
 import pytest
 
@@ -28,15 +28,15 @@ def fail(error):
     IsADirectoryError('size = 0'),
   ],
 )
-def test_bad_input_is_one_line(error, capsys):
+def test_bad_input_is_reported_in_one_line(error, capsys):
   assert leave(fail(error)) == 2
   out, err = capsys.readouterr()
   assert out == '' and err.count('\n') == 1
   assert err.startswith('error: ') and 'size = 0' in err and 'Traceback' not in err
 
 
-@pytest.mark.parametrize('error', [TypeError('ours'), KeyError('ours'), RuntimeError('ours'), AssertionError('ours')])
-def test_bugs_show_their_traceback(error, capsys):
+@pytest.mark.parametrize('error', [TypeError('bug'), KeyError('bug'), RuntimeError('bug'), AssertionError('bug')])
+def test_bugs_print_their_traceback(error, capsys):
   assert leave(fail(error)) == 1
   err = capsys.readouterr().err
   assert err.startswith('Traceback') and err.splitlines()[-1].startswith(f'{type(error).__name__}: ')
@@ -46,7 +46,7 @@ def test_exit_codes(capsys):
   assert leave(lambda: None) == 0
   assert leave(lambda: 3) == 3
   assert leave(fail(KeyboardInterrupt())) == 130
-  assert leave(fail(FailureError('a worker has ended'))) == 1
+  assert leave(fail(FailureError('a worker exited'))) == 1
   assert leave(fail(Interrupted('stopped by SIGTERM'))) == 75
   codes = []
   run_main(fail(ValueError('size')), codes.append)

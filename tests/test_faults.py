@@ -1,4 +1,4 @@
-"""Faults of long runs; docs/operations.md has a table with a row for each test."""
+"""Tests of the faults of long runs that are listed in docs/operations.md."""
 
 from concurrent import futures
 import contextlib
@@ -31,10 +31,10 @@ def config(tiny_config):
 
 
 def command(file, workdir):
-  """Runs the training command to its end; returns (exit code, its last line on stderr)."""
+  """Runs the training command to its end; returns (exit code, last line of its output)."""
   started = training_processes.start(file, workdir)
   [code] = training_processes.finish(started, workdir)
-  output = training_processes.words(workdir)
+  output = training_processes.log_text(workdir)
   assert 'Traceback' not in output, output
   return code, output.strip().splitlines()[-1]
 
@@ -42,10 +42,10 @@ def command(file, workdir):
 @pytest.mark.slow
 def test_resume_after_sigterm_equals_uninterrupted_run(config, tmp_path, monkeypatch):
   train_lib.train(config, tmp_path / 'whole')
-  settle, seen = train_lib._finish_step, []
+  finish_step, seen = train_lib._finish_step, []
 
   def stop(*args):
-    settle(*args)
+    finish_step(*args)
     seen.append(args)
     if len(seen) == 3:
       signal.raise_signal(signal.SIGTERM)
@@ -95,12 +95,11 @@ def test_killed_process_ends_the_others_and_the_launcher_restarts(config, tmp_pa
     lambda: not first['0'].is_running() or first['0'].status() == psutil.STATUS_ZOMBIE, seconds=60
   )
   assert time.monotonic() - killed < 40  # The timeout is 10 s.
-  assert training_processes.finish([launcher], workdir) == [0], training_processes.words(workdir)
-  output = training_processes.words(workdir)
+  assert training_processes.finish([launcher], workdir) == [0], training_processes.log_text(workdir)
+  output = training_processes.log_text(workdir)
   assert 'a process exited with code 137: stopping the others' in output
-  assert (
-    'most likely because another process ended' in output or 'another task died' in output
-  )  # Its connection broke, or it was silent.
+  # Process 0 notices a broken connection, or the silence of its peer.
+  assert 'most likely because another process ended' in output or 'another task died' in output
   assert 'restarting from the last checkpoint (exit code 137, 1 of 1 failures)' in output
   assert 'resuming after step' in output
   np.testing.assert_allclose(
@@ -111,7 +110,7 @@ def test_killed_process_ends_the_others_and_the_launcher_restarts(config, tmp_pa
 @pytest.mark.slow
 def test_kill_during_a_checkpoint_keeps_the_previous_one(config, tmp_path):
   config.update(dict(num_train_steps=30, checkpoint_every=1, eval_every=30))
-  config.model.decoder_width = 256  # Long enough to write that it can be hit.
+  config.model.decoder_width = 256  # Large enough that writing takes a while.
   file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
   started = training_processes.start(file, workdir)
   training_processes.wait_for(lambda: len(checkpoint.saved_steps(workdir)) >= 2, started)
@@ -121,34 +120,34 @@ def test_kill_during_a_checkpoint_keeps_the_previous_one(config, tmp_path):
 
   while started[0].poll() is None:
     if unfinished():
-      started[0].send_signal(signal.SIGSTOP)  # So that what is seen is what is killed.
+      started[0].send_signal(signal.SIGSTOP)  # Freeze the process, so that the checkpoint stays unfinished.
       if unfinished():
         break
       started[0].send_signal(signal.SIGCONT)
-  assert started[0].poll() is None, 'it was never caught writing'
+  assert started[0].poll() is None, 'no unfinished checkpoint was seen'
   started[0].kill()
   started[0].wait()
   good = checkpoint.saved_steps(workdir)[-1]
   assert unfinished() and checkpoint.restore(workdir)[2] == good
   training_processes.train(file, workdir)
-  assert f'resuming after step {good}' in training_processes.words(workdir)
+  assert f'resuming after step {good}' in training_processes.log_text(workdir)
   assert [line['step'] for line in training_processes.steps(workdir)] == list(range(1, 31)) and not unfinished()
 
 
 def kill_and_resume(file: Path, workdir: Path, kills: int, rng: np.random.Generator) -> int:
-  """Starts a training and kills it, again and again; returns the step that is saved at the end."""
+  """Starts a training and kills it, `kills` times; returns the step of the last checkpoint."""
   before = 0
   for number in range(kills):
     [process] = started = training_processes.start(file, workdir)
     early = number % 4 == 3
-    if early:  # At any time from its first second on, also while it reads the last checkpoint.
+    if early:  # At any time after the first second, also while it reads the last checkpoint.
       time.sleep(rng.uniform(1, 12))
-    else:  # While it takes steps and saves each.
+    else:  # While it trains and saves every step.
       training_processes.wait_for(lambda before=before: checkpoint.saved_steps(workdir)[-1:] > [before], started)
       time.sleep(rng.uniform(0, 2))
     process.kill()
     process.wait()
-    output = training_processes.words(workdir)
+    output = training_processes.log_text(workdir)
     begun = 'a new run\n' if number == 0 else f'resuming after step {before}\n'
     assert begun in output or (early and f'{workdir.name}: ' not in output), output
     saved = checkpoint.saved_steps(workdir)[-1]
@@ -159,12 +158,10 @@ def kill_and_resume(file: Path, workdir: Path, kills: int, rng: np.random.Genera
 
 @pytest.mark.slow
 def test_twenty_random_kills_are_resumed(config, tmp_path):
-  """Of two runs side by side, ten each; what they have in the end is to the bit what a run has that nobody killed."""
+  """Two runs, killed ten times each, end with losses that are bit-identical to those of an uninterrupted run."""
   config.update(dict(num_train_steps=10_000, checkpoint_every=1, eval_every=100_000))
-  file, runs = (
-    training_processes.write_config(config, tmp_path / 'config.py'),
-    [tmp_path / name for name in ('first', 'second')],
-  )
+  file = training_processes.write_config(config, tmp_path / 'config.py')
+  runs = [tmp_path / 'first', tmp_path / 'second']
   with futures.ThreadPoolExecutor(2) as pool:
     saved = list(
       pool.map(kill_and_resume, [file] * 2, runs, [10] * 2, [np.random.default_rng(seed) for seed in (0, 1)])
@@ -177,25 +174,25 @@ def test_twenty_random_kills_are_resumed(config, tmp_path):
   for workdir, last in zip(runs, saved):
     config.num_train_steps = last + 5
     training_processes.train(training_processes.write_config(config, tmp_path / 'config.py'), workdir)
-    assert f'resuming after step {last}\n' in training_processes.words(workdir)
+    assert f'resuming after step {last}\n' in training_processes.log_text(workdir)
     lines = training_processes.steps(workdir)
     assert [line['step'] for line in lines] == list(range(1, last + 6))
-    # Up to where the schedules part.
+    # Later steps follow another learning-rate schedule.
     assert [line['loss'] for line in lines[:last]] == training_processes.losses(tmp_path / 'whole')[:last]
 
 
 def log_has(workdir, text):
-  return text in training_processes.words(workdir)
+  return text in training_processes.log_text(workdir)
 
 
 @contextlib.contextmanager
 def mounted(path: Path, options: str):
-  """A file system of its own at `path`, in memory; skips the test where that is not allowed."""
+  """Mounts an in-memory file system at `path`; skips the test if mounting is not allowed."""
   path.mkdir()
   if subprocess.run(
     ['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', path], capture_output=True, check=False
   ).returncode:
-    pytest.skip('mounting a file system needs to be root')
+    pytest.skip('mounting a file system needs root')
   try:
     yield
   finally:
@@ -219,14 +216,14 @@ def test_full_disk_is_reported_and_keeps_the_last_checkpoint(config, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('count', [1, 2])
 def test_full_disk_while_writing_metrics_is_reported(config, tmp_path, count):
-  """Of several processes one writes them: it ends at once, and does not wait for the others, which wait for it."""
+  """Process 0 writes the metrics. It must exit at once: waiting for its peers, which wait for it, would deadlock."""
   config.update(dict(num_train_steps=100_000, checkpoint_every=100_000, eval_every=100_000))
   file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
   with mounted(workdir, 'size=60k'):
     started = training_processes.start(file, workdir, processes=count)
     codes = training_processes.finish(started, workdir)
   assert codes[0] == 2 and all(codes)
-  output = training_processes.words(workdir).strip().splitlines()[-1]
+  output = training_processes.log_text(workdir).strip().splitlines()[-1]
   assert output.startswith(f'error: {workdir}: metrics cannot be written (No space left on device): ')
 
 
@@ -261,7 +258,7 @@ def files_of(directory):
 
 @pytest.fixture(scope='session')
 def trained(tmp_path_factory, dataset):
-  """A run of 6 steps, with checkpoints of 3 and 6: to be copied."""
+  """A run of 6 steps, with checkpoints of steps 3 and 6, which tests copy."""
   workdir = tmp_path_factory.mktemp('trained') / 'run'
   train_lib.train(make_tiny_config(dataset), workdir)
   return workdir
@@ -319,11 +316,11 @@ def test_run_directory_is_locked(config, trained, tmp_path):
   assert files_of(tmp_path / 'run') == before
   holder.kill()
   holder.wait()
-  train_lib.train(config, tmp_path / 'run')  # A lock ends with who had it, however that ended.
+  train_lib.train(config, tmp_path / 'run')  # The lock is released when its owner ends, even if it was killed.
 
 
 class Changed:
-  """Batches of which some are changed on their way."""
+  """Iterates over batches and applies `change(number, batch)` to each."""
 
   def __init__(self, batches, change):
     self.batches, self.change = batches, change
@@ -339,7 +336,7 @@ class Changed:
 
 @pytest.fixture
 def poison(monkeypatch):
-  """A function: what to do with the batch of each step, for all trainings of this test."""
+  """A function: applies `change(step, batch)` to every batch of the trainings of this test."""
   make = train_lib.pipeline.make_dataset
   return lambda change: monkeypatch.setattr(
     train_lib.pipeline,
@@ -353,7 +350,7 @@ def poison(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize('spike', [False, True])
 def test_bad_step_is_skipped_and_its_objects_are_logged(config, tmp_path, poison, spike):
-  """A NaN or a spike: parameters and optimizer stay, the run continues, and a resumed run knows the mean."""
+  """After a NaN or a loss spike the run continues, and a resumed run skips the same step."""
   config.update(dict(num_train_steps=8, loss_spike=5.0, checkpoint_every=2))
   taken = {}
 
@@ -371,9 +368,8 @@ def test_bad_step_is_skipped_and_its_objects_are_logged(config, tmp_path, poison
   sources = train_lib.Trainer(config, lpips=None).sources
   assert skipped['step'] == 5 and skipped['uids'] == train_lib.pipeline.uids(sources, taken[5])
   assert all(uid.startswith('ball_') for uid in skipped['uids']) and len(skipped['uids']) == config.batch_size
-  config.num_train_steps = (
-    4  # A run that resumes after step 4 skips step 5 as well: the mean is part of the checkpoint.
-  )
+  # A run that resumes after step 4 also skips step 5: the mean is part of the checkpoint.
+  config.num_train_steps = 4
   config.optimizer.warmup_steps = 2
   train_lib.train(config, tmp_path / 'pieces')
   config.num_train_steps = 8
@@ -381,7 +377,7 @@ def test_bad_step_is_skipped_and_its_objects_are_logged(config, tmp_path, poison
   assert [line['skipped'] for line in training_processes.steps(tmp_path / 'pieces')] == [0, 0, 0, 0, 1, 0, 0, 0]
 
 
-def test_skipped_step_changes_only_the_step(config, tmp_path, poison):
+def test_skipped_steps_leave_the_parameters_unchanged(config, tmp_path, poison):
   def change(step, batch):
     if step > 3:
       batch['target_color'][:] = np.nan
@@ -399,12 +395,12 @@ def test_skipped_step_changes_only_the_step(config, tmp_path, poison):
 
 
 @pytest.mark.parametrize(
-  'change, words',
+  'change, message',
   [({'max_skipped_steps': -1}, 'max_skipped_steps = -1'), ({'loss_spike': 0.5}, 'loss_spike = 0.5 .* above 1')],
 )
-def test_invalid_limits_raise(config, tmp_path, change, words):
+def test_invalid_limits_raise(config, tmp_path, change, message):
   config.update(change)
-  with pytest.raises(ValueError, match=words):
+  with pytest.raises(ValueError, match=message):
     train_lib.train(config, tmp_path / 'run')
 
 
@@ -415,7 +411,7 @@ def test_dead_data_workers_are_reported(config, tmp_path):
   killed = []
 
   def kill(*args):
-    settle(*args)
+    finish_step(*args)
     if not killed and len(training_processes.steps(tmp_path)) >= 3:
       workers = [child for child in psutil.Process().children() if 'spawn_main' in ' '.join(child.cmdline())]
       assert len(workers) == 2
@@ -423,7 +419,7 @@ def test_dead_data_workers_are_reported(config, tmp_path):
         worker.kill()
         killed.append(worker)
 
-  settle = train_lib._finish_step
+  finish_step = train_lib._finish_step
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(train_lib, '_finish_step', kill)
     with pytest.raises(FailureError, match='a data worker exited unexpectedly .*exit code'):

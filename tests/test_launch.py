@@ -1,4 +1,4 @@
-"""The scripts of launch/, tested as far as possible without the clusters they are for."""
+"""Tests of the scripts in launch/, without a cluster: commands such as gcloud are replaced by stand-ins."""
 
 import os
 from pathlib import Path
@@ -30,14 +30,14 @@ def test_invalid_number_of_processes_is_reported(arguments):
 
 
 def stand_in(directory: Path, name: str, script: str) -> dict[str, str]:
-  """Puts a command in the place of `name`; returns the environment that has it."""
+  """Writes a script that replaces the command `name`; returns an environment that finds it first."""
   directory.mkdir(exist_ok=True)
   (directory / name).write_text(f'#!/usr/bin/env bash\n{script}')
   (directory / name).chmod(0o755)
   return {**os.environ, 'PATH': f'{directory}:{os.environ["PATH"]}', 'CALLS': str(directory / 'calls')}
 
 
-# Stands where `python -m lrm_jax.train` does: tells what it was given, ends with the next code of a list.
+# Replaces `python -m lrm_jax.train`: records its arguments, then exits with the next code of a list.
 TRAINING = """
 [ "$1" = -c ] && exec {python} "$@"
 echo "$JAX_PROCESS_ID of $JAX_NUM_PROCESSES gpus=${{CUDA_VISIBLE_DEVICES:-}} $*" >> "$CALLS"
@@ -87,7 +87,7 @@ esac
 
 
 def test_preempted_tpu_slice_is_created_again(tmp_path):
-  """With a stand-in for gcloud: no slice, made; preempted in the middle; deleted and made again; then done."""
+  """The slice does not exist and is created; it is preempted, deleted and created again; then the training finishes."""
   environment = stand_in(tmp_path / 'bin', 'gcloud', GCLOUD)
   (tmp_path / 'states').write_text('\nREADY\nPREEMPTED\n\nCREATING\nREADY\n')
   (tmp_path / 'codes').write_text('75\n0\n')
@@ -166,7 +166,7 @@ def test_numbers_of_the_jobset_agree():
   assert (
     values['JAX_COORDINATOR_ADDRESS'] == f'{name}-{job["name"]}-0-0.{document["spec"]["network"]["subdomain"]}:{port}'
   )
-  # Exit code 2 fails the job, which alone fails the set; all else begins again.
+  # Only exit code 2 fails the job and with it the JobSet; all other codes restart it.
   [rule] = spec['podFailurePolicy']['rules']
   assert rule['action'] == 'FailJob' and rule['onExitCodes'] == dict(containerName='train', operator='In', values=[2])
   assert document['spec']['failurePolicy']['rules'] == [
@@ -178,7 +178,7 @@ def test_numbers_of_the_jobset_agree():
 
 @pytest.mark.slow
 def test_command_of_the_jobset_trains(tiny_config, tmp_path):
-  """Two pods' worth of it on this machine: what Kubernetes would set is set."""
+  """Runs the commands of two pods on this machine, with the variables that Kubernetes would set."""
   tiny_config.batch_size = 8
   file, workdir = training_processes.write_config(tiny_config, tmp_path / 'config.py'), tmp_path / 'run'
   [container] = jobset()['spec']['replicatedJobs'][0]['template']['spec']['template']['spec']['containers']
@@ -207,5 +207,5 @@ def test_command_of_the_jobset_trains(tiny_config, tmp_path):
           },
         )
       )
-  assert training_processes.finish(pods, workdir) == [0, 0], training_processes.words(workdir, 2)
+  assert training_processes.finish(pods, workdir) == [0, 0], training_processes.log_text(workdir, 2)
   assert len(training_processes.losses(workdir)) == 6 and np.isfinite(training_processes.losses(workdir)).all()

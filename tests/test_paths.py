@@ -19,15 +19,15 @@ def test_local_paths_become_absolute(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'path, words',
+  'path, message',
   [
     ('file://data/run', 'three slashes'),
     ('http://host/run', 'http://host/run: a directory must be local or begin with gs://, s3://'),
     ('az://a/b', 'az://a/b'),
   ],
 )
-def test_invalid_directories_raise(path, words):
-  with pytest.raises(ValueError, match=words):
+def test_invalid_directories_raise(path, message):
+  with pytest.raises(ValueError, match=message):
     paths.directory(path)
 
 
@@ -52,7 +52,7 @@ def test_dataset_can_be_a_file_url(dataset):
 
 
 class Store(MemoryFileSystem):
-  """A store in memory in the place of Google's."""
+  """An in-memory store that replaces Google Cloud Storage."""
 
   protocol = ('gs',)
   store, pseudo_dirs = {}, ['']
@@ -63,7 +63,7 @@ class Store(MemoryFileSystem):
 
 
 def test_metrics_and_configuration_are_written_to_cloud_storage(dataset, monkeypatch):
-  """All but the checkpoints, which Orbax writes, and TensorBoard's events, which tensorboardX does."""
+  """Everything except the checkpoints (written by Orbax) and TensorBoard's events (written by tensorboardX)."""
   monkeypatch.setattr(extras, 'installed', lambda module: True)
   for name in ('gs', 'gcs'):
     fsspec.register_implementation(name, Store, clobber=True)
@@ -92,7 +92,7 @@ def test_metrics_and_configuration_are_written_to_cloud_storage(dataset, monkeyp
   resumed.truncate_after(2)
   monkeypatch.setattr(metric_writer, '_SECONDS_BETWEEN_UPLOADS', 0.0)
   resumed.write(3, {'loss': 9.0})
-  assert [line['loss'] for line in metric_writer.read('gs://bucket/run')] == [0.5, 1.0, 9.0]  # It need not be closed.
+  assert [line['loss'] for line in metric_writer.read('gs://bucket/run')] == [0.5, 1.0, 9.0]  # Also without close().
   assert paths.directory('gs://bucket/run/images/eval_00000003.png').exists()
   with lock.exclusive(paths.directory('gs://bucket/run')):
     pass

@@ -1,4 +1,4 @@
-"""Several processes train as one: the same losses on any number of them, also after resuming on another number."""
+"""Distributed training: the losses do not depend on the number of processes, also after resuming on another number."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import training_processes
 @pytest.fixture
 def config(tiny_config):
   tiny_config.update(dict(num_train_steps=20, batch_size=8, checkpoint_every=10, eval_every=20))
-  tiny_config.model.decoder_width = 64  # Large enough that the rule cuts parameters.
+  tiny_config.model.decoder_width = 64  # Large enough that parameters are sharded.
   return tiny_config
 
 
@@ -45,13 +45,13 @@ OPEN_MPI = {
     (PLAIN, ('node0:1234', 4, 3, None)),
     (PLAIN | {'JAX_NUM_PROCESSES': '1', 'JAX_PROCESS_ID': '0'}, None),
     (SLURM, ('gpu007:61441', 8, 5, (1,))),
-    (SLURM | {'CUDA_VISIBLE_DEVICES': '0,1,2,3'}, ('gpu007:61441', 8, 5, (2, 3))),  # Each of two takes half.
-    (SLURM | {'CUDA_VISIBLE_DEVICES': '0'}, ('gpu007:61441', 8, 5, None)),  # Slurm has given each its own.
+    (SLURM | {'CUDA_VISIBLE_DEVICES': '0,1,2,3'}, ('gpu007:61441', 8, 5, (2, 3))),  # Two processes share 4 GPUs.
+    (SLURM | {'CUDA_VISIBLE_DEVICES': '0'}, ('gpu007:61441', 8, 5, None)),  # Slurm assigned one GPU to each task.
     (SLURM | {'SLURM_STEP_TASKS_PER_NODE': '1(x8)', 'SLURM_LOCALID': '0'}, ('gpu007:61441', 8, 5, None)),
     (SLURM | {'SLURM_STEP_NODELIST': 'a1,b2'}, ('a1:61441', 8, 5, (1,))),
     (SLURM | {'JAX_COORDINATOR_ADDRESS': 'other:99'}, ('other:99', 8, 5, (1,))),
     (SLURM | {'SLURM_NTASKS': '1', 'SLURM_PROCID': '0'}, None),
-    ({'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '8'}, None),  # In a job, and not started by srun.
+    ({'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '8'}, None),  # In a job, but not started by srun.
     (OPEN_MPI, ('10.96.0.1:61442', 4, 2, (0,))),
     ({k: v for k, v in OPEN_MPI.items() if 'hnp' not in k} | {'JAX_COORDINATOR_ADDRESS': 'n:5'}, ('n:5', 4, 2, (0,))),
   ],
@@ -62,7 +62,7 @@ def test_membership_of_launchers(environment, expected):
 
 
 @pytest.mark.parametrize(
-  'environment, words',
+  'environment, message',
   [
     ({'JAX_PROCESS_ID': '1'}, 'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES is not'),
     (PLAIN | {'JAX_PROCESS_ID': '4'}, 'process 4 of 4'),
@@ -71,8 +71,8 @@ def test_membership_of_launchers(environment, expected):
     ({k: v for k, v in OPEN_MPI.items() if 'hnp' not in k}, 'JAX_COORDINATOR_ADDRESS'),
   ],
 )
-def test_invalid_membership_raises(environment, words):
-  with pytest.raises(ValueError, match=words):
+def test_invalid_membership_raises(environment, message):
+  with pytest.raises(ValueError, match=message):
     processes.membership(environment)
 
 
@@ -92,7 +92,7 @@ def test_tpu_membership_comes_from_jax(monkeypatch):
 
 @pytest.fixture(scope='session')
 def uninterrupted(tmp_path_factory):
-  """A function that trains a configuration in one process on one device, once; returns the lines of its metrics."""
+  """A function: trains a configuration on one device, unless it did so before, and returns the metrics of its steps."""
   known = {}
 
   def train(config):
@@ -123,7 +123,7 @@ def test_losses_do_not_depend_on_the_number_of_processes(config, tmp_path, unint
   assert len(found) == 20
   assert_same(found, expected)
   np.testing.assert_allclose(found[-1]['eval_psnr'], expected[-1]['eval_psnr'], rtol=1e-4)
-  output = training_processes.words(tmp_path / 'run')
+  output = training_processes.log_text(tmp_path / 'run')
   assert (
     '8 x cpu' in output
     and f'parameters over {mesh[1]};' in output
@@ -135,21 +135,20 @@ def test_losses_do_not_depend_on_the_number_of_processes(config, tmp_path, unint
 @pytest.mark.slow
 @pytest.mark.parametrize('later', [4, 1])
 def test_run_stopped_on_two_processes_resumes_on_another_number(config, tmp_path, uninterrupted, later):
-  """SIGTERM to one of two processes: both save the same step and exit with 75. Four then share the parameters."""
-  config.update(
-    dict(num_train_steps=80, checkpoint_every=1000, eval_every=1000)
-  )  # Long enough that the signal comes in between.
+  """SIGTERM to one of two processes: both save the same step and exit with 75. Then 4 processes, or 1, resume."""
+  # The run is long enough that the signal arrives before its end.
+  config.update(dict(num_train_steps=80, checkpoint_every=1000, eval_every=1000))
   expected = uninterrupted(config)
   file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
   started = training_processes.start(file, workdir, processes=2)
   training_processes.wait_for(lambda: len(training_processes.steps(workdir)) >= 3, started)
   started[1].send_signal(signal.SIGTERM)
-  assert training_processes.finish(started, workdir) == [75, 75], training_processes.words(workdir, 2)
+  assert training_processes.finish(started, workdir) == [75, 75], training_processes.log_text(workdir, 2)
   [saved] = checkpoint.saved_steps(workdir)
   assert 3 <= saved < 80 and len(training_processes.steps(workdir)) == saved
-  assert f'stopped by SIGTERM; step {saved} is saved' in training_processes.words(workdir)
+  assert f'stopped by SIGTERM; step {saved} is saved' in training_processes.log_text(workdir)
   training_processes.train(file, workdir, '--config.mesh.data=1', f'--config.mesh.fsdp={later}', processes=later)
-  assert f'resuming after step {saved}' in training_processes.words(workdir)
+  assert f'resuming after step {saved}' in training_processes.log_text(workdir)
   assert_same(training_processes.steps(workdir), expected)
 
 
@@ -166,5 +165,5 @@ def test_missing_coordinator_is_reported(config, tmp_path):
     LRM_JAX_CONNECT_SECONDS='3',
   )
   assert training_processes.finish(started, workdir, 60) == [2]
-  output = training_processes.words(workdir).strip().splitlines()[-1]
+  output = training_processes.log_text(workdir).strip().splitlines()[-1]
   assert output.startswith('error: process 1 of 2 could not connect to process 0 at 127.0.0.1:1 within 3 s')

@@ -37,7 +37,7 @@ def test_cache_directory_can_be_set(settings, place, tmp_path):
   assert not any(tmp_path.iterdir())
 
 
-def test_read_only_home_is_no_error(tmp_path):
+def test_unwritable_cache_directory_is_ignored(tmp_path):
   (tmp_path / 'file').touch()
   assert run(XDG_CACHE_HOME=str(tmp_path / 'file')) == 'None'
 

@@ -1,4 +1,4 @@
-"""Accelerators by name, their memory, and the collectives of compiled programs."""
+"""Specifications and topologies of accelerators, the choice of kernels, and the collectives of compiled programs."""
 
 import os
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_rays_that_fit_follow_the_memory(monkeypatch):
 
 @pytest.mark.parametrize('lengths', [(256, 256), (192, 130)])
 def test_tpu_kernel_equals_attention(lengths):
-  """Interpreted: forward and backward, lengths that are no multiples of its tiles."""
+  """Forward and backward, in interpret mode, also for lengths that are not multiples of the tiles."""
   keys = jax.random.split(jax.random.key(0), 4)
   q, k, v, g = (
     jax.random.normal(key, (2, n, 2, 64)) for key, n in zip(keys, (lengths[0], *lengths[1:] * 2, lengths[0]))
@@ -108,21 +108,23 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 
 
 def test_collectives_in_loops_are_counted_per_iteration():
-  """A TPU's program does not say how often: its condition does."""
+  """The trip count is given by the loop (GPU), or only by the constant in its condition (TPU)."""
   assert collectives.collectives(PROGRAM) == {
     'all-gather': (13, 12 * 16 * 64 * 2 + 320),
     'reduce-scatter': (12, 12 * 4 * 64 * 4 * 4),
     'all-reduce': (1, 32),
   }
-  untold = PROGRAM.replace(', backend_config={"known_trip_count":{"n":"12"}}', '').replace(
+  without_trip_count = PROGRAM.replace(', backend_config={"known_trip_count":{"n":"12"}}', '').replace(
     '  ROOT %less', '  %n = s32[]{:T(128)} constant(12)\n  ROOT %less'
   )
-  assert untold != PROGRAM and collectives.collectives(untold) == collectives.collectives(PROGRAM)
+  assert without_trip_count != PROGRAM and collectives.collectives(without_trip_count) == collectives.collectives(
+    PROGRAM
+  )
 
 
 @pytest.mark.slow
 def test_step_on_eight_devices_communicates_no_activations():
-  """What is gathered is as large as the parameters, twice (forward, backward), whatever the number of objects."""
+  """The gathered bytes do not depend on the number of objects: only parameters are gathered (forward and backward)."""
   code = """
 from lrm_jax.configs import quickstart
 from lrm_jax.training import dry_run

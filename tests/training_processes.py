@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, as users and schedulers start, stop and kill them."""
+"""Starts trainings as separate processes, so that tests can stop and kill them as users and schedulers do."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def write_config(config, path: Path) -> Path:
-  """Writes a configuration as a file for --config."""
+  """Writes a configuration as a Python file for --config; returns its path."""
   path.write_text(
     f'from ml_collections import ConfigDict\n\ndef get_config():\n  return ConfigDict({config.to_dict()!r})\n'
   )
@@ -29,10 +29,13 @@ def free_port() -> int:
 def start(
   config_file: Path, workdir: Path, *options: str, processes: int = 1, devices: int = 1, each=None, **environment: str
 ):
-  """Returns the processes of a training, each with as many CPU devices; their words go to WORKDIR.<index>.log."""
+  """Starts a training; returns its processes with `devices` CPU devices each. They write to WORKDIR.<index>.log.
+
+  `environment` is set for all processes, and `each[index]` only for the process of that index.
+  """
   started, port = [], free_port()
   for index in range(processes):
-    place = {
+    peers = {
       'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}',
       'JAX_NUM_PROCESSES': str(processes),
       'JAX_PROCESS_ID': str(index),
@@ -56,7 +59,7 @@ def start(
             **os.environ,
             'JAX_PLATFORMS': 'cpu',
             'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
-            **(place if processes > 1 else {}),
+            **(peers if processes > 1 else {}),
             **environment,
             **(each[index] if each else {}),
           },
@@ -69,32 +72,32 @@ def log_path(workdir: Path, index: int = 0) -> Path:
   return workdir.with_name(f'{workdir.name}.{index}.log')
 
 
-def finish(started, workdir: Path, seconds: float = 240) -> list[int]:
-  """Waits for processes; returns their exit codes, or kills them and fails after so many seconds."""
+def finish(started, workdir: Path, seconds: float = 900) -> list[int]:
+  """Waits for processes; returns their exit codes. After `seconds`, kills them and fails."""
   end = time.monotonic() + seconds
   try:
     return [process.wait(max(0.1, end - time.monotonic())) for process in started]
   except subprocess.TimeoutExpired:
-    raise AssertionError(f'not at an end after {seconds} s:\n{words(workdir, len(started))}') from None
+    raise AssertionError(f'the processes did not end within {seconds} s:\n{log_text(workdir, len(started))}') from None
   finally:
     for process in started:
       process.kill()
       process.wait()
 
 
-def words(workdir: Path, processes: int = 1) -> str:
+def log_text(workdir: Path, processes: int = 1) -> str:
   return '\n'.join(log_path(workdir, index).read_text() for index in range(processes))
 
 
 def train(config_file: Path, workdir: Path, *options: str, **kwargs) -> None:
-  """Trains to the end; fails where that does not come."""
+  """Trains to the end; fails if a process exits with an error."""
   started = start(config_file, workdir, *options, **kwargs)
   codes = finish(started, workdir)
-  assert not any(codes), words(workdir, len(started))
+  assert not any(codes), log_text(workdir, len(started))
 
 
 def steps(workdir: Path) -> list[dict]:
-  """Returns the logged steps of a run; none where there are none yet."""
+  """Returns the metrics of the logged steps of a run; empty if nothing was logged yet."""
   return [line for line in read(workdir) if 'loss' in line] if (workdir / 'metrics.jsonl').exists() else []
 
 
@@ -103,10 +106,10 @@ def losses(workdir: Path) -> list[float]:
 
 
 def wait_for(condition, started=(), seconds: float = 180) -> None:
-  """Waits until condition() holds; fails after so many seconds, or when a process ends before."""
+  """Waits until condition() holds; fails after `seconds`, or if one of the `started` processes ends first."""
   end = time.monotonic() + seconds
   while not condition():
-    assert time.monotonic() < end, f'did not come about in {seconds} s'
+    assert time.monotonic() < end, f'the condition did not hold within {seconds} s'
     for process in started:
-      assert process.poll() is None, f'a process ended with {process.returncode}'
+      assert process.poll() is None, f'a process exited with code {process.returncode}'
     time.sleep(0.02)

@@ -1,1 +1,1 @@
-"""Devices and processes: how arrays are sharded, who takes part, and what suits each backend."""
+"""Devices and processes: sharding, multi-process setup, accelerator specifications, and settings per backend."""

@@ -1,4 +1,4 @@
-"""Accelerators by name, attached or not: their specifications, and devices that programs can be compiled for.
+"""Specifications of accelerators, and devices of unattached ones, for which programs can be compiled.
 
 A topology name is kind:shape. v5e:4x4 and v5p:2x2x1 are TPU slices in Google's notation; h100:8 is one host with 8
 GPUs; a100:16x8 is 16 hosts with 8 GPUs each (a100:128 is the same).
@@ -71,7 +71,7 @@ class MissingCompilerError(ValueError):
 
 def accelerator(device_kind: str) -> Accelerator | None:
   """Returns the specification of a device by its `device_kind`, or None if it is not in the table."""
-  return next((ACCELERATORS[name] for words, name in _KINDS.items() if words in device_kind), None)
+  return next((ACCELERATORS[name] for part, name in _KINDS.items() if part in device_kind), None)
 
 
 def memory(device: jax.Device) -> float | None:

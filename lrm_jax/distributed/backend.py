@@ -1,7 +1,7 @@
-"""Which form of a computation suits the backend that a program is compiled for: the one place that decides.
+"""Selects the implementation of each operation for the backend that a program is compiled for.
 
-A program may be compiled for devices that are not attached (lrm_jax/distributed/accelerators.py). So the answer depends
-on the mesh that is set, and only without one on the default device.
+A program may be compiled for devices that are not attached (lrm_jax/distributed/accelerators.py). The choice therefore
+depends on the mesh that is set. Without a mesh, it depends on the default device.
 """
 
 import dataclasses
@@ -14,15 +14,15 @@ from lrm_jax.distributed import simulation
 
 @dataclasses.dataclass(frozen=True)
 class Backend:
-  """The forms that run fastest on a platform, and what bounds them.
+  """The fastest implementations on a platform, and its memory layout.
 
   `attention`: 'blocks' of queries whose scores stay in a CPU's caches, 'cudnn', 'splash' (Pallas, TPU) or 'xla'.
   `plane_gradient`: how gradients of samples are added to a plane: 'windows' of 2 x 2 texels at once, or 'rows', one
   texel after another (a TPU compiles a scatter of windows to a loop over all points).
-  `cache_blocking`: work is cut into pieces that stay in a CPU's caches.
-  `one_object_at_a_time`: the planes of one object and their gradient stay in the caches of a single CPU device; all
-  others want as many rays as there are.
-  `lane_padding`: by what factor arrays of 64 channels grow in memory (a TPU pads them to 128 lanes).
+  `cache_blocking`: whether work is split into blocks that stay in a CPU's caches.
+  `one_object_at_a_time`: whether objects are rendered one by one. On a single CPU device, the planes of one object and
+  their gradient stay in the caches; all other devices are faster with as many rays as possible.
+  `lane_padding`: the factor by which arrays of 64 channels grow in memory (a TPU pads them to 128 lanes).
   """
 
   platform: Literal['cpu', 'gpu', 'tpu']
@@ -34,7 +34,7 @@ class Backend:
 
 
 def current() -> Backend:
-  """Returns the backend of the mesh that is set, else of the default device."""
+  """Returns the backend of the mesh that is set, or of the default device without a mesh."""
   name = platform()
   if name == 'cpu':
     single = jax.sharding.get_abstract_mesh().size <= 1
@@ -66,7 +66,7 @@ def current() -> Backend:
 
 
 def platform() -> Literal['cpu', 'gpu', 'tpu']:
-  """Returns the platform of the mesh that is set, else of the default device. CUDA and ROCm are both 'gpu'."""
+  """Returns the platform of the mesh, or of the default device without a mesh. CUDA and ROCm are both 'gpu'."""
   if (simulated := simulation.simulated()) is not None:
     return simulated.platform
   device = jax.sharding.get_abstract_mesh().abstract_device
@@ -77,9 +77,9 @@ def platform() -> Literal['cpu', 'gpu', 'tpu']:
 
 
 def _has_cudnn_attention() -> bool:
-  """NVIDIA, not ROCm, which JAX calls 'gpu' as well; and a generation that cuDNN's fused attention supports."""
+  """Returns whether the device is an NVIDIA GPU (not ROCm) of a generation that cuDNN's fused attention supports."""
   if simulation.simulated() is not None:
     return False
-  local, meant = jax.local_devices()[0], jax.sharding.get_abstract_mesh().abstract_device
-  kind = local.device_kind if meant is None else meant.device_kind
+  local, target = jax.local_devices()[0], jax.sharding.get_abstract_mesh().abstract_device
+  kind = local.device_kind if target is None else target.device_kind
   return 'NVIDIA' in kind.upper() and float(getattr(local, 'compute_capability', 8)) >= 8

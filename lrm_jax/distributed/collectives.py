@@ -1,4 +1,4 @@
-"""Counts the collectives of a compiled program from its HLO text, each as often as the loops around it run."""
+"""Counts the collectives of a compiled program from its HLO text, including the iterations of loops."""
 
 import collections
 import math

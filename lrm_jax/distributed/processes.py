@@ -149,7 +149,7 @@ class StopRequest:
     self._requested = False
 
   def __enter__(self):
-    # With several processes JAX listens for the signal and tells the peers (jax_enable_preemption_service). Only the
+    # With several processes JAX listens for the signal and notifies the peers (jax_enable_preemption_service). Only the
     # main thread can install a handler.
     alone = not several() and threading.current_thread() is threading.main_thread()
     self._previous = signal.signal(signal.SIGTERM, self._request) if alone else None

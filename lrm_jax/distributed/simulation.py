@@ -1,8 +1,7 @@
 """Simulated accelerators, for tests: CPU devices that claim to be GPUs or TPUs with a stated memory.
 
-LRM_JAX_SIMULATE=gpu:80e9 (platform, bytes of memory per device) makes this package decide everything as on that
-platform: forms of computation, memory queries, chunk sizes. Only the vendors' kernels are left out (attention is
-XLA's).
+LRM_JAX_SIMULATE=gpu:80e9 (platform, bytes of memory per device) makes this package choose implementations, device
+memory and chunk sizes as on that platform. The exception is the vendors' kernels: attention uses XLA.
 """
 
 import dataclasses

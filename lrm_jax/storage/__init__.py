@@ -1,1 +1,1 @@
-"""Run directories, local or in a cloud store: paths, the lock on a run, checkpoints."""
+"""Run directories, local or in cloud storage: paths, locks and checkpoints."""

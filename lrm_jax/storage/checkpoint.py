@@ -130,7 +130,7 @@ def restore_state(checkpoints: ocp.CheckpointManager, abstract_state: dict) -> d
 
 
 def restore(directory: str | Path, step: int | None = None) -> tuple[TriplaneModel, ConfigDict, int]:
-  """Returns (model, config, step) of a run directory, from the latest checkpoint or the one of `step`.
+  """Returns (model, config, step) of a run directory, from the latest checkpoint or the checkpoint of `step`.
 
   Parameters are float32 on the default device. Raises FileNotFoundError if there is no such checkpoint.
   """
@@ -169,7 +169,7 @@ def write_model(directory: str | Path, params: dict, config: ConfigDict, step: i
 
 
 def differences(stored: Mapping[str, tuple], expected: Mapping[str, tuple]) -> list[str]:
-  """Returns a line per parameter whose shape differs between two {name: shape}, or that one of them lacks."""
+  """Returns a line for each parameter that has different shapes in two {name: shape}, or is missing from either."""
   return [
     f'{name} is {stored.get(name, "missing")} in the checkpoint and {expected.get(name, "missing")} in the model'
     for name in sorted(stored.keys() | expected.keys())
@@ -180,7 +180,7 @@ def differences(stored: Mapping[str, tuple], expected: Mapping[str, tuple]) -> l
 def _check_shapes(item: epath.Path, wanted) -> None:
   """Raises ValueError, with the differences, if the arrays of a saved item do not have the shapes of the tree `wanted`.
 
-  It runs before the restore: Orbax stops at the first mismatch while other arrays are still being read.
+  Call it before restoring: Orbax raises at the first mismatch while other arrays are still being read.
   """
 
   def shapes(tree):
@@ -214,7 +214,7 @@ def _as_os_error(path: str | Path, problem: str) -> Iterator[None]:
   """Turns the exceptions of Orbax and its storage backends into an OSError with one sentence."""
   try:
     yield
-  except jax.errors.JaxRuntimeError:  # A failure of processes or devices, not of files.
+  except jax.errors.JaxRuntimeError:  # Processes or devices failed, not files.
     raise
   except Exception as error:  # Orbax and tensorstore raise exceptions of many types.
     raise OSError(

@@ -31,7 +31,7 @@ def exclusive(directory: epath.Path) -> Iterator[None]:
         return
       file.seek(0)
       raise ValueError(
-        f'{directory} is in use by another training ({file.read().strip() or "unknown"}): end that one, or '
+        f'{directory} is in use by another training ({file.read().strip() or "unknown"}): stop that training, or '
         'give another --workdir'
       ) from error
     with contextlib.suppress(OSError):  # The disk may be full; the lock holds anyway.
