@@ -147,7 +147,9 @@ class Raster:
     self._gl.disable(moderngl.BLEND)
     self._gl.copy_framebuffer(resolved, drawn)
     pixels = np.frombuffer(resolved.read(components=4, dtype='f4'), np.float32)
-    pixels = pixels.reshape(size, _SUPER, size, _SUPER, 4)[::-1].mean(axis=(1, 3))
+    pixels = pixels.reshape(size, _SUPER, size, _SUPER, 4)[::-1]
+    # The mean over both axes by slices: `mean(axis=(1, 3))` takes ten times as long.
+    pixels = sum(pixels[:, i, :, j] for i in range(_SUPER) for j in range(_SUPER)) / _SUPER**2
     alpha = pixels[..., 3:]
     linear = np.clip(pixels[..., :3] / np.maximum(alpha, 1e-6), 0, 1)
     srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

@@ -112,7 +112,8 @@ def make_engine(settings: dict):
   return Cycles(samples=settings['samples'], threads=settings['threads'], seed=settings['seed'])
 
 
-def main() -> None:
+def main(make_engine=make_engine, render_object=render_object) -> None:
+  """Serves requests with the given functions, until standard input ends."""
   arguments = sys.argv[sys.argv.index('--') + 1 :] if '--' in sys.argv else sys.argv[1:]
   settings, replies = json.loads(arguments[0]), os.fdopen(int(arguments[1]), 'w')
 

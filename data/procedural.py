@@ -1,0 +1,157 @@
+"""Makes procedural objects and renders them into training data, as data/render.py renders files.
+
+  python -m lrm_jax.data.procedural --preset=things --count=10000 --out=DIR [--num_views=8] [--size=128]
+
+Presets:
+  things      90 kinds of things from a grammar of surfaces of revolution, extrusions, rounded boxes, legs, wheels,
+              handles, lattices and so on, with few colours and printed textures; they stand upright and look forward
+  zeroverse   chaotic objects after LRM-Zero: textured primitives with height fields, holes and wireframes
+
+Output:
+  DIR/<preset>_<seed>_<index>/...   folders of views, as data/render.py writes them (data/README.md); object.json names
+                                    the maker of the object
+  GLB/<preset>_<seed>_<index>.glb   with --glb=GLB: the objects, in metres, y up, front along +z
+
+An object depends only on its preset, seed and index, so --first and --shard divide the work at will. An interrupted run
+is resumed by the same command: folders appear only when they are complete, and existing ones are kept. Objects that
+fail are reported at the end and in DIR/report.jsonl, and the exit code is then 1. See docs/procedural.md.
+"""
+
+import argparse
+import importlib.util
+import json
+from pathlib import Path
+import signal
+import sys
+import time
+
+from lrm_jax.data import render
+from lrm_jax.data.rendering import pool
+
+PRESETS = ('things', 'zeroverse')
+WORKER = Path(__file__).parent / 'procedural_objects/worker.py'
+
+
+def main(argv=None) -> int:
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # As for Ctrl-C, stop workers and clean up.
+  try:
+    args = parse(argv)
+    uids = chosen_uids(args)
+    for folder in filter(None, (args.out, args.glb)):
+      folder.mkdir(parents=True, exist_ok=True)
+  except (ValueError, OSError) as error:
+    print(f'procedural: {error}', file=sys.stderr)
+    return 2
+  pool.remove_leftovers(args.out)
+  todo = [uid for uid in uids if not is_done(uid, args)]
+  if done := len(uids) - len(todo):
+    print(f'{done} of {len(uids)} objects are already rendered', flush=True)
+  start, failed = time.monotonic(), {}
+  try:
+    objects = [(uid, Path(f'{uid}.glb')) for uid in todo]
+    command = [sys.executable, str(WORKER)]
+    results = pool.render_all(objects, args.out, settings_of(args), command, workers=args.workers, timeout=args.timeout)
+    with open(args.out / 'report.jsonl', 'a', encoding='utf-8') as report:
+      for number, result in enumerate(results, 1):
+        if result.error:
+          failed[result.uid] = result.error
+          print(f'{result.uid}: FAILED: {result.error}', file=sys.stderr, flush=True)
+        report.write(json.dumps({'uid': result.uid, 'error': result.error, 'seconds': round(result.seconds, 3)}) + '\n')
+        report.flush()
+        if number % 100 == 0 or number == len(todo):
+          seconds = time.monotonic() - start
+          print(f'[{done + number}/{len(uids)}] {seconds:.0f} s, {seconds / number:.3f} s per object', flush=True)
+  except pool.EngineError as error:
+    print(f'procedural: {error}', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print('procedural: interrupted; run the same command to resume', file=sys.stderr)
+    return 130
+  if failed:
+    names = ', '.join(list(failed)[:10]) + (' ...' if len(failed) > 10 else '')
+    print(
+      f'procedural: {len(failed)} of {len(uids)} objects failed; reasons are in {args.out}/report.jsonl: {names}',
+      file=sys.stderr,
+    )
+  return 1 if failed else 0
+
+
+def chosen_uids(args) -> list[str]:
+  """Returns the uids of the objects of a shard of the command line."""
+  uids = [f'{args.preset}_{args.seed}_{index:07d}' for index in range(args.first, args.first + args.count)]
+  return render.share_of(uids, args.shard)
+
+
+def is_done(uid: str, args) -> bool:
+  """Returns whether an object is rendered and, with --glb, kept."""
+  return (args.out / uid).is_dir() and (args.glb is None or (args.glb / f'{uid}.glb').is_file())
+
+
+def settings_of(args) -> dict:
+  """Returns the settings of the workers: those of render.py, for the engine raster, and the folder of GLB files."""
+  return {
+    'engine': 'raster',
+    'preset': args.cameras,
+    'num_views': args.num_views,
+    'size': args.size,
+    'fov': args.fov,
+    'seed': args.seed,
+    'depth': args.depth,
+    'normals': args.normals,
+    'method': args.method,
+    'glb': str(args.glb.absolute()) if args.glb else None,
+  }
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message):
+    raise ValueError(message)
+
+
+def parse(argv=None):
+  """Returns the arguments; ValueError with one sentence if they are not valid."""
+  parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--preset', choices=PRESETS, default='things', help='kind of objects (default: things)')
+  parser.add_argument('--count', type=int, required=True, help='number of objects')
+  parser.add_argument('--first', type=int, default=0, help='index of the first object (default: 0)')
+  parser.add_argument('--out', type=Path, required=True, help='folder to write to')
+  parser.add_argument('--glb', type=Path, help='folder in which to keep the objects as GLB files (default: not kept)')
+  parser.add_argument(
+    '--cameras',
+    choices=('paper', 'openlrm', 'triposr-like'),
+    default='paper',
+    help='cameras and light, see render.py --preset (default: paper)',
+  )
+  parser.add_argument(
+    '--num_views', type=int, default=8, help='views per object, including the frontal one (default: 8)'
+  )
+  parser.add_argument('--size', type=int, default=128, help='pixels along a side of a view (default: 128)')
+  parser.add_argument('--fov', type=float, help='full field of view in degrees (default: from --cameras)')
+  parser.add_argument('--depth', action='store_true', help='also write depth')
+  parser.add_argument('--normals', action='store_true', help='also write normals')
+  parser.add_argument('--seed', type=int, default=0, help='of objects, cameras and lights (default: 0)')
+  parser.add_argument('--workers', type=int, default=2, help='number of processes (default: 2)')
+  parser.add_argument(
+    '--timeout', type=float, default=300, help='seconds after which an object is given up (default: 300)'
+  )
+  parser.add_argument('--shard', help='i/n: make only shard i of n, i from 0 to n - 1')
+  parser.add_argument('--method', type=int, default=0, help='WebP effort, 0 (fast, larger files) to 6 (default: 0)')
+  args = parser.parse_args(argv)
+  for name in ('count', 'num_views', 'size', 'workers'):
+    if getattr(args, name) < 1:
+      raise ValueError(f'--{name}={getattr(args, name)} must be at least 1')
+  for name in ('first', 'seed'):
+    if getattr(args, name) < 0:
+      raise ValueError(f'--{name}={getattr(args, name)} must be at least 0')
+  if args.fov is not None and not 1 <= args.fov <= 150:
+    raise ValueError(f'--fov={args.fov} must be between 1 and 150 degrees')
+  if not 0 <= args.method <= 6 or not args.timeout > 0:
+    raise ValueError(f'--method={args.method} must be 0 to 6, and --timeout={args.timeout} above 0')
+  for module, extra in (('manifold3d', 'procedural'), ('moderngl', 'procedural')):
+    if importlib.util.find_spec(module) is None:
+      raise ValueError(f"{module} is not installed: pip install '.[{extra}]'")
+  return args
+
+
+if __name__ == '__main__':
+  sys.exit(main())
