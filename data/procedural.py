@@ -27,6 +27,7 @@ import time
 
 from lrm_jax.data import render
 from lrm_jax.data.rendering import pool
+from lrm_jax.errors import InputError
 
 PRESETS = ('things', 'zeroverse')
 WORKER = Path(__file__).parent / 'procedural_objects/worker.py'
@@ -105,11 +106,11 @@ def settings_of(args) -> dict:
 
 class _Parser(argparse.ArgumentParser):
   def error(self, message):
-    raise ValueError(message)
+    raise InputError(message)
 
 
 def parse(argv=None):
-  """Returns the arguments; ValueError with one sentence if they are not valid."""
+  """Returns the arguments; InputError with one sentence if they are not valid."""
   parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--preset', choices=PRESETS, default='things', help='kind of objects (default: things)')
   parser.add_argument('--count', type=int, required=True, help='number of objects')
@@ -139,17 +140,17 @@ def parse(argv=None):
   args = parser.parse_args(argv)
   for name in ('count', 'num_views', 'size', 'workers'):
     if getattr(args, name) < 1:
-      raise ValueError(f'--{name}={getattr(args, name)} must be at least 1')
+      raise InputError(f'--{name}={getattr(args, name)} must be at least 1')
   for name in ('first', 'seed'):
     if getattr(args, name) < 0:
-      raise ValueError(f'--{name}={getattr(args, name)} must be at least 0')
+      raise InputError(f'--{name}={getattr(args, name)} must be at least 0')
   if args.fov is not None and not 1 <= args.fov <= 150:
-    raise ValueError(f'--fov={args.fov} must be between 1 and 150 degrees')
+    raise InputError(f'--fov={args.fov} must be between 1 and 150 degrees')
   if not 0 <= args.method <= 6 or not args.timeout > 0:
-    raise ValueError(f'--method={args.method} must be 0 to 6, and --timeout={args.timeout} above 0')
+    raise InputError(f'--method={args.method} must be 0 to 6, and --timeout={args.timeout} above 0')
   for module, extra in (('manifold3d', 'procedural'), ('moderngl', 'procedural')):
     if importlib.util.find_spec(module) is None:
-      raise ValueError(f"{module} is not installed: pip install '.[{extra}]'")
+      raise InputError(f"{module} is not installed: pip install '.[{extra}]'")
   return args
 
 

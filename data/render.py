@@ -34,6 +34,7 @@ import signal
 import sys
 
 from lrm_jax.data.rendering import pool
+from lrm_jax.errors import InputError
 
 KINDS = ('.glb', '.gltf', '.obj', '.fbx')
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,12 +85,12 @@ def main(argv=None) -> int:
 
 
 def chosen_objects(args) -> list[tuple[str, Path]]:
-  """Returns (uid, file) of the objects on the command line that belong to its shard; ValueError if there are none."""
+  """Returns (uid, file) of the objects on the command line that belong to its shard; InputError if there are none."""
   objects = find_objects(args.objects)
   if args.objaverse:
     objects = sorted({**dict(objects), **dict(from_objaverse(args.objaverse))}.items())
   if not objects:
-    raise ValueError('no objects: give files, folders, patterns, @FILE or --objaverse=FILE')
+    raise InputError('no objects: give files, folders, patterns, @FILE or --objaverse=FILE')
   return share_of(objects, args.shard)
 
 
@@ -102,7 +103,7 @@ def settings_of(args) -> dict:
 def find_objects(paths) -> list[tuple[str, Path]]:
   """Returns (uid, file) of each object, sorted; the uid is the name of the file without its suffix.
 
-  `paths` are files, folders, patterns, or @FILE. Raises ValueError if a path does not exist or has an unknown file
+  `paths` are files, folders, patterns, or @FILE. Raises InputError if a path does not exist or has an unknown file
   type, or if two objects would have the same uid.
   """
   found = {}
@@ -110,14 +111,14 @@ def find_objects(paths) -> list[tuple[str, Path]]:
     if path.is_dir():
       files = sorted(file for file in path.rglob('*') if file.suffix.lower() in KINDS)
       if not files:
-        raise ValueError(f'no objects ({", ".join(KINDS)}) in {path}: give another folder')
+        raise InputError(f'no objects ({", ".join(KINDS)}) in {path}: give another folder')
     elif path.is_file() and path.suffix.lower() in KINDS:
       files = [path]
     else:
-      raise ValueError(f'{path} does not exist, or is not a folder or a 3D object ({", ".join(KINDS)})')
+      raise InputError(f'{path} does not exist, or is not a folder or a 3D object ({", ".join(KINDS)})')
     for file in files:
       if found.setdefault(file.stem, file) != file:
-        raise ValueError(f'{found[file.stem]} and {file} have the same uid {file.stem}: rename one')
+        raise InputError(f'{found[file.stem]} and {file} have the same uid {file.stem}: rename one')
   return sorted(found.items())
 
 
@@ -129,7 +130,7 @@ def _expand(paths):
     elif glob.has_magic(path) and not Path(path).exists():
       matches = sorted(glob.glob(path, recursive=True))
       if not matches:
-        raise ValueError(f'no file matches {path}')
+        raise InputError(f'no file matches {path}')
       yield from map(Path, matches)
     else:
       yield Path(path)
@@ -140,7 +141,7 @@ def from_objaverse(uids: Path) -> list[tuple[str, Path]]:
   try:
     import objaverse
   except ImportError:
-    raise ValueError('--objaverse needs the package objaverse: pip install objaverse') from None
+    raise InputError('--objaverse needs the package objaverse: pip install objaverse') from None
   wanted = _lines(uids)
   files = objaverse.load_objects(uids=wanted)
   if missing := [uid for uid in wanted if uid not in files]:
@@ -151,7 +152,7 @@ def from_objaverse(uids: Path) -> list[tuple[str, Path]]:
 
 
 def share_of(objects: list, shard: str | None) -> list:
-  """Returns the objects of shard 'i/n', with i from 0 to n - 1 (None: all); ValueError if the shard is not valid.
+  """Returns the objects of shard 'i/n', with i from 0 to n - 1 (None: all); InputError if the shard is not valid.
 
   Shards are disjoint, and their union is all objects.
   """
@@ -159,12 +160,12 @@ def share_of(objects: list, shard: str | None) -> list:
     return objects
   index, _, count = shard.partition('/')
   if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-    raise ValueError(f'--shard={shard} must be i/n with i from 0 to n - 1')
+    raise InputError(f'--shard={shard} must be i/n with i from 0 to n - 1')
   return objects[int(index) :: int(count)]
 
 
 def worker_command(engine: str) -> list[str]:
-  """Returns the command that starts a worker; ValueError if Cycles is asked for and Blender is not installed."""
+  """Returns the command that starts a worker; InputError if Cycles is asked for and Blender is not installed."""
   script = str(pool.WORKER)
   if engine == 'raster' or _has_bpy():
     return [sys.executable, script]
@@ -172,7 +173,7 @@ def worker_command(engine: str) -> list[str]:
     return [str(python), script]
   if blender := shutil.which('blender'):
     return [blender, '--background', '--python-exit-code', '1', '--python', script, '--']
-  raise ValueError(
+  raise InputError(
     'Blender is not installed: run `make render-env`, or pip install bpy (Python 3.13), or put blender on the PATH; '
     'or use --engine=raster'
   )

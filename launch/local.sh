@@ -32,7 +32,7 @@ devices_of() {  # prints the GPUs of a process, separated by commas; nothing if 
 
 once() {  # trains once; returns the exit code of the first process that failed, or 0
   local port=${PORT:-$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
-  local index devices pid code first=0 deadline=0 alive left
+  local index devices pid code cause first=0 deadline=0 alive left
   pids=()
   for (( index = 0; index < count; index++ )); do
     devices=$(devices_of "$index")
@@ -45,15 +45,18 @@ once() {  # trains once; returns the exit code of the first process that failed,
   while [ ${#alive[@]} -gt 0 ]; do
     sleep 0.2
     left=()
+    cause=0
     for pid in "${alive[@]}"; do
       if kill -0 "$pid" 2>/dev/null; then left+=("$pid"); continue; fi
       wait "$pid"; code=$?
-      if [ "$code" -ne 0 ] && [ "$first" -eq 0 ]; then
-        first=$code
-        deadline=$(( SECONDS + GRACE ))
-        [ "$code" -ne 75 ] && echo "a process exited with code $code: stopping the others" >&2
-      fi
+      # Of processes that ended since the last look, one that a signal killed is the cause: the others lost it.
+      if [ "$code" -ne 0 ] && { [ "$cause" -eq 0 ] || [ "$code" -gt 128 ]; }; then cause=$code; fi
     done
+    if [ "$cause" -ne 0 ] && [ "$first" -eq 0 ]; then
+      first=$cause
+      deadline=$(( SECONDS + GRACE ))
+      [ "$first" -ne 75 ] && echo "a process exited with code $first: stopping the others" >&2
+    fi
     alive=("${left[@]}")
     [ "$first" -ne 0 ] && [ "$SECONDS" -gt "$deadline" ] && kill -KILL "${alive[@]}" 2>/dev/null
   done

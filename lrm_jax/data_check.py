@@ -25,6 +25,7 @@ from lrm_jax.datasets import contact_sheet, folders
 from lrm_jax.datasets.folders.images import Options
 from lrm_jax.datasets.inspection import Findings, inspect
 from lrm_jax.datasets.records import BrokenRecordError, open_split
+from lrm_jax.errors import InputError
 from lrm_jax.storage import paths
 
 _ROWS = 12  # objects on the contact sheet
@@ -46,7 +47,7 @@ def check(
   """Returns (lines with statistics, lines with problems), and writes the contact sheet if `sheet` is given.
 
   `directory` is a dataset, 'embedded', or folders of views. `objects` is the number of objects to check, evenly spaced;
-  0 checks all. Raises FileNotFoundError or ValueError if there is nothing to check.
+  0 checks all. Raises InputError if there is nothing to check.
   """
   header, names, read = _open(directory, split, layout, options)
   if objects:
@@ -162,7 +163,7 @@ def main() -> int:
   )
   args = parser.parse_args()
   if args.objects < 0:
-    raise ValueError(f'--objects={args.objects} must not be negative; 0 checks all objects')
+    raise InputError(f'--objects={args.objects} must not be negative; 0 checks all objects')
   lines, problems = check(
     args.directory,
     split=args.split,

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lrm_jax.command_line import Phases, enable_compilation_cache, run_main
+from lrm_jax.errors import InputError
 from lrm_jax.reconstruction import glb, video
 from lrm_jax.reconstruction.reconstructor import Reconstructor, from_pretrained
 from lrm_jax.weights import pretrained
@@ -36,7 +37,7 @@ def reconstruct(
   """Writes mesh, videos and planes of an image [S, S, 3] in 0..1 to `out`; returns {kind: file}.
 
   Either all files are written or none. `resolution` is that of the mesh in grid points, `size` that of the videos in
-  pixels. The time of each phase is added to `phases`. Raises ValueError if there is no surface.
+  pixels. The time of each phase is added to `phases`. Raises InputError if there is no surface.
   """
   done = phases.done if phases else lambda name: None
   planes = jax.block_until_ready(model.encode(image[None]))
@@ -92,7 +93,7 @@ def main() -> int | None:
   args = parser.parse_args()
   for name in ('size', 'num_frames'):
     if getattr(args, name) < 1:
-      raise ValueError(f'--{name}={getattr(args, name)} must be at least 1')
+      raise InputError(f'--{name}={getattr(args, name)} must be at least 1')
   phases = Phases()
   phases.done('imports')
   enable_compilation_cache()

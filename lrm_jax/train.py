@@ -20,7 +20,7 @@ from ml_collections import ConfigDict, config_flags
 
 from lrm_jax.command_line import enable_compilation_cache, run_main, silence_repeated_tracebacks
 from lrm_jax.distributed import processes
-from lrm_jax.errors import FailureError
+from lrm_jax.errors import FailureError, InputError
 from lrm_jax.training.dry_run import dry_run
 from lrm_jax.training.loop import train
 
@@ -39,7 +39,7 @@ _UTILISATION = flags.DEFINE_float('utilisation', 0.4, 'The share of peak FLOP/s 
 def config_file(name: str) -> str:
   """Returns the file of a named configuration, such as 'base'. Other values of --config are returned unchanged.
 
-  A variant may follow the name after a colon. Raises ValueError if there is no configuration of this name.
+  A variant may follow the name after a colon. Raises InputError if there is no configuration of this name.
   """
   stem, colon, variant = name.partition(':')
   if not stem or stem.endswith('.py') or '/' in stem:
@@ -48,7 +48,7 @@ def config_file(name: str) -> str:
   file = configs / f'{stem}.py'
   if not file.is_file():
     names = sorted(Path(entry.name).stem for entry in configs.iterdir() if entry.name.endswith('.py'))
-    raise ValueError(
+    raise InputError(
       f'--config={name}: unknown configuration; give a Python file or one of '
       f'{", ".join(name for name in names if name != "__init__")}'
     )
@@ -56,7 +56,7 @@ def config_file(name: str) -> str:
 
 
 def parse(argv: list[str]) -> ConfigDict:
-  """Returns the configuration of a command line. Raises ValueError for an unknown key or a value of the wrong type."""
+  """Returns the configuration of a command line. Raises InputError for an unknown key or a value of the wrong type."""
   argv = list(argv)
   for i, word in enumerate(argv):
     if word.startswith('--config='):
@@ -67,14 +67,14 @@ def parse(argv: list[str]) -> ConfigDict:
     flags.FLAGS(argv)
     config = _CONFIG.value
     if config is None:
-      raise ValueError(
+      raise InputError(
         'no configuration: give --config=quickstart, the name of another configuration, or a Python file'
       )
     config.to_dict()  # If the file could not be read, this raises the reason.
     return config
   except (OSError, flags.Error, AttributeError, KeyError, TypeError, ImportError) as error:
     message = str(error).replace('\\n', '. ').replace("\\'", '').replace("'", '')
-    raise ValueError(f'{message} (the file that --config names lists the keys and their types)') from error
+    raise InputError(f'{message} (the file that --config names lists the keys and their types)') from error
 
 
 def main() -> None:
@@ -87,7 +87,7 @@ def main() -> None:
     dry_run(config, _TOPOLOGY.value, _UTILISATION.value)
     return
   if _TOPOLOGY.value:
-    raise ValueError('--topology needs --dry_run: a training runs on the attached devices')
+    raise InputError('--topology needs --dry_run: a training runs on the attached devices')
   processes.join(peer_timeout=_PEER_TIMEOUT.value)
   file = config_flags.get_config_filename(flags.FLAGS['config'])
   workdir = _WORKDIR.value or Path('runs') / Path(file.split(':')[0]).stem

@@ -16,6 +16,7 @@ from lrm_jax import data_check
 from lrm_jax.data import build
 from lrm_jax.datasets import folders
 from lrm_jax.datasets.records import open_split
+from lrm_jax.errors import InputError
 from view_folders import write_nerf, write_openlrm, write_video
 
 ROOT = Path(__file__).parents[1]
@@ -98,7 +99,7 @@ def test_killed_build_leaves_no_dataset_and_can_be_repeated(copies, tmp_path):
   os.killpg(process.pid, signal.SIGKILL)
   process.wait()
   assert incomplete and not list(out.glob('*/1.1.0'))
-  with pytest.raises(FileNotFoundError, match='is not a dataset'):
+  with pytest.raises(InputError, match='is not a dataset'):
     open_split(incomplete[0], 'train')
   result = run('--source', copies, '--out', out, '--quality', 90)
   assert result.returncode == 0 and '0 skipped' in result.stdout, result.stderr

@@ -11,6 +11,7 @@ from lrm_jax.datasets import folders, inspection
 from lrm_jax.datasets.folders import colmap, video
 from lrm_jax.datasets.folders.images import Options
 from lrm_jax.datasets.records import BrokenRecordError
+from lrm_jax.errors import InputError
 from lrm_jax.geometry import cameras, images
 from view_folders import NUM_VIEWS, write_nerf, write_openlrm, write_video
 
@@ -244,7 +245,7 @@ def test_empty_and_missing_masks_are_named(truth, tmp_path):
 
 
 def test_missing_folders_and_unknown_layouts_raise(tmp_path):
-  with pytest.raises(FileNotFoundError, match='is not a directory'):
+  with pytest.raises(InputError, match='is not a directory'):
     folders.find(tmp_path / 'nowhere')
   with pytest.raises(ValueError, match='no dataset and no folders of views. Known layouts: .*OpenLRM.*COLMAP'):
     folders.find(tmp_path)

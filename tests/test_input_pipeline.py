@@ -9,6 +9,7 @@ from conftest import encode_png
 from lrm_jax.datasets import examples, pipeline
 from lrm_jax.datasets.records import open_split
 from lrm_jax.datasets.views import load_views
+from lrm_jax.errors import InputError
 from lrm_jax.geometry import cameras, images
 
 SETTINGS = dict(image_size=16, window=12, resize_min=14, resize_max=30, num_side_views=2)
@@ -243,7 +244,7 @@ def test_damaged_view_is_named(dots):
 
 
 def test_missing_dataset_and_split_raise(dataset, tmp_path):
-  with pytest.raises(FileNotFoundError, match='is not a dataset.*data/build.py'):
+  with pytest.raises(InputError, match='is not a dataset.*data/build.py'):
     make_dataset(tmp_path)
   with pytest.raises(ValueError, match="no split 'valid'; it has test, train"):
     load_views(dataset, 'valid', image_size=8, size=8)

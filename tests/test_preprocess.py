@@ -5,6 +5,7 @@ from PIL import Image
 import pytest
 
 from lrm_jax.datasets.records import open_split
+from lrm_jax.errors import InputError
 from lrm_jax.geometry import images
 from lrm_jax.reconstruction import preprocess
 
@@ -150,5 +151,5 @@ def test_truncated_image_raises(tmp_path, rng):
 
 
 def test_missing_image_raises(tmp_path):
-  with pytest.raises(FileNotFoundError, match='no such file'):
+  with pytest.raises(InputError, match='no such file'):
     preprocess.prepare(tmp_path / 'a.png', 32)

@@ -19,6 +19,7 @@ from conftest import DATA, TINY_MODEL
 import lrm_jax
 from lrm_jax import reconstruct
 from lrm_jax.command_line import run_main
+from lrm_jax.errors import InputError
 from lrm_jax.geometry import cameras
 from lrm_jax.models import registry
 from lrm_jax.models.lrm import LRM
@@ -118,9 +119,9 @@ def test_wrong_shapes_raise(model, planes, call, message):
 
 
 def test_missing_model_raises(tmp_path):
-  with pytest.raises(FileNotFoundError, match='Model nowhere was not found'):
+  with pytest.raises(InputError, match='Model nowhere was not found'):
     lrm_jax.from_pretrained('nowhere')
-  with pytest.raises(FileNotFoundError, match='does not contain a model in a known format.*config.json'):
+  with pytest.raises(InputError, match='does not contain a model in a known format.*config.json'):
     lrm_jax.from_pretrained(tmp_path)
 
 

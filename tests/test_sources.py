@@ -22,6 +22,7 @@ from conftest import DATA, TINY_MODEL
 import lrm_jax
 from lrm_jax import export
 from lrm_jax.configs import triposr as triposr_config
+from lrm_jax.errors import InputError
 from lrm_jax.models import registry
 from lrm_jax.storage import checkpoint
 from lrm_jax.training import loop as train_lib
@@ -228,7 +229,7 @@ def test_error_lists_all_mismatched_tensors(triposr_directory):
 
 def test_unknown_format_lists_expected_and_found_files(tmp_path):
   (tmp_path / 'notes.txt').write_text('hello')
-  with pytest.raises(FileNotFoundError) as info:
+  with pytest.raises(InputError) as info:
     lrm_jax.from_pretrained(tmp_path)
   for fragment in ('checkpoints/', 'model.safetensors', 'config.yaml', 'model.ckpt', 'notes.txt'):
     assert fragment in str(info.value)

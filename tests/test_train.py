@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import TINY_MODEL
+from lrm_jax.errors import InputError
 from lrm_jax.export import export
 from lrm_jax.models import lpips, registry, renderer
 from lrm_jax.storage import checkpoint
@@ -58,7 +59,7 @@ def test_run_directory_holds_model_configuration_metrics_and_images(config, tmp_
   assert step == 6 and restored.to_dict() == json.loads(json.dumps(config.to_dict()))
   assert model.image_size == TINY_MODEL['image_size']
   assert checkpoint.restore(tmp_path, step=3)[2] == 3
-  with pytest.raises(FileNotFoundError, match='step 5'):
+  with pytest.raises(InputError, match='step 5'):
     checkpoint.restore(tmp_path, step=5)
   last = read(tmp_path)[-1]
   assert {'step', 'loss', 'eval_psnr', 'eval_ssim'} <= last.keys()
@@ -89,7 +90,7 @@ def test_exported_model_equals_the_trained_one_up_to_bfloat16(config, tmp_path):
   assert [path.name for path in (tmp_path / 'new').iterdir()] == ['out']
   with pytest.raises(ValueError, match='is not empty'):
     export(tmp_path / 'run', tmp_path / 'new' / 'out')
-  with pytest.raises(FileNotFoundError, match='step 4'):
+  with pytest.raises(InputError, match='step 4'):
     export(tmp_path / 'run', tmp_path / 'other', step=4)
   assert not (tmp_path / 'other').exists()
 
@@ -162,7 +163,7 @@ def test_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(config, tmp_p
 )
 def test_bad_values_raise_before_anything_is_written(config, tmp_path, change, message):
   config.update_from_flattened_dict(change)
-  with pytest.raises((ValueError, FileNotFoundError), match=message):
+  with pytest.raises(InputError, match=message):
     train_lib.train(config, tmp_path / 'run')
   assert 'data.num_side_views' in change or not (tmp_path / 'run').exists()
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lrm_jax.errors import InputError
 from lrm_jax.models.dinov2 import DINOv2
 from lrm_jax.models.encoder import ViT
 from lrm_jax.training import loop as train_lib
@@ -236,7 +237,7 @@ def test_damaged_and_unknown_files_are_rejected(tmp_path):
   for name in ('cut.pth', 'text.bin', 'cut.safetensors', 'other.pth'):
     with pytest.raises(ValueError, match=name):
       files.read(tmp_path / name)
-  with pytest.raises(FileNotFoundError, match='nothing.pth'):
+  with pytest.raises(InputError, match='nothing.pth'):
     files.read(tmp_path / 'nothing.pth')
 
 
@@ -258,6 +259,6 @@ def test_training_starts_from_given_encoder_weights(tiny_config, tmp_path, rng):
   config.encoder_weights = str(tmp_path / 'none.safetensors')
   config.num_train_steps = 4
   train_lib.train(config, tmp_path / 'run')  # Resuming does not need the encoder weights.
-  with pytest.raises(FileNotFoundError, match='none.safetensors'):
+  with pytest.raises(InputError, match='none.safetensors'):
     train_lib.train(config, tmp_path / 'other')
   assert not (tmp_path / 'other').exists()

@@ -16,7 +16,7 @@ import numpy as np
 
 from lrm_jax.datasets.examples import MakeExample
 from lrm_jax.datasets.records import BrokenRecordError, open_split, uid
-from lrm_jax.errors import FailureError
+from lrm_jax.errors import FailureError, InputError
 
 _TRIES = 8  # Consecutive records that are tried in place of a broken one.
 
@@ -38,7 +38,7 @@ class Source:
 def training_sources(data: Mapping, *, image_size: int, input_position: Sequence[float]) -> list[Source]:
   """Returns the datasets of the `data` section of a configuration: `path`, and the entries of `mixture` with a path.
 
-  An entry of the mixture has its own path, and may override other values of the section. Raises ValueError if it
+  An entry of the mixture has its own path, and may override other values of the section. Raises InputError if it
   overrides a value that the section does not have, or one that all examples of a batch must share.
   """
   common = {name: value for name, value in data.items() if name != 'mixture'}
@@ -46,10 +46,10 @@ def training_sources(data: Mapping, *, image_size: int, input_position: Sequence
   for name, entry in {'': {}, **data.get('mixture', {})}.items():
     where = f'config.data.mixture.{name}' if name else 'config.data'
     if unknown := set(entry) - set(common):
-      raise ValueError(f'{where} has the unknown values {", ".join(sorted(unknown))}: config.data does not have them')
+      raise InputError(f'{where} has the unknown values {", ".join(sorted(unknown))}: config.data does not have them')
     for shared in ('window', 'num_side_views'):
       if entry.get(shared, common[shared]) != common[shared]:
-        raise ValueError(
+        raise InputError(
           f'{where}.{shared} = {entry[shared]} must equal config.data.{shared} = {common[shared]}, because batches '
           'mix all datasets'
         )
@@ -57,7 +57,7 @@ def training_sources(data: Mapping, *, image_size: int, input_position: Sequence
     if not values['path'] or (name and 'path' not in entry):
       continue
     if not values.get('times', 1.0) > 0:
-      raise ValueError(f'{where}.times = {values["times"]} must be positive')
+      raise InputError(f'{where}.times = {values["times"]} must be positive')
     rules = {field.name: values[field.name] for field in dataclasses.fields(MakeExample) if field.name in values}
     rules |= dict(image_size=image_size, input_position=tuple(input_position), background=tuple(values['background']))
     sources.append(Source(values['path'], values['train_split'], MakeExample(**rules), values.get('times', 1.0), name))
@@ -83,7 +83,7 @@ def make_dataset(
   Keys: image [B, H, W, 3], camera_to_world [B, 4, 4], intrinsics [B, 4]; target_color [B, V, h, w, 3],
   target_opacity [B, V, h, w], target_camera_to_world [B, V, 4, 4], target_intrinsics [B, V, 4], background [B, V, 3];
   record [B] int32, the index of the object in the concatenation of the splits.
-  Broken records are logged and replaced by the next one of their split. The iterator raises ValueError if they exceed
+  Broken records are logged and replaced by the next one of their split. The iterator raises InputError if they exceed
   `max_broken_share` of the examples read so far, or of one epoch if that is more.
   """
   rows = range(batch_size) if rows is None else rows
@@ -176,7 +176,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     self.seen += len(batch['record'])
     self.broken += int(batch.pop('broken').sum())
     if self.broken > self._max_broken_share * max(self.seen, self._epoch):
-      raise ValueError(
+      raise InputError(
         f'{self.broken} broken records among {self.seen} examples exceed config.data.max_broken_share = '
         f'{self._max_broken_share:g}. See the log for the records read so far, and '
         '`python -m lrm_jax.data_check DIR --objects=0` for all of them'

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
+from lrm_jax.errors import InputError
 from lrm_jax.geometry import images
 from lrm_jax.storage import paths
 
@@ -17,19 +18,19 @@ def open_split(path: str | Path, split: str):
   """Returns the records of a split, with random access.
 
   `path` is the directory of a dataset (the one with dataset_info.json), or 'embedded' for the dataset that ships with
-  the package. Raises FileNotFoundError if there is no dataset at `path`, and ValueError if it has no such split.
+  the package. Raises InputError if there is no dataset at `path`, or if it has no such split.
   """
   if not (paths.dataset(path) / 'dataset_info.json').is_file():
-    raise FileNotFoundError(
+    raise InputError(
       f'{path} is not a dataset: it contains no dataset_info.json. Pass the directory that data/build.py printed'
     )
   builder = tfds.builder_from_directory(paths.dataset(path))
   if split.split('[', maxsplit=1)[0] not in builder.info.splits:
-    raise ValueError(f'{path} has no split {split!r}; it has {", ".join(sorted(builder.info.splits))}')
+    raise InputError(f'{path} has no split {split!r}; it has {", ".join(sorted(builder.info.splits))}')
   return builder.as_data_source(split=split)
 
 
-class BrokenRecordError(ValueError):
+class BrokenRecordError(InputError):
   """A record from which no example can be made; the message has its uid and the reason."""
 
 

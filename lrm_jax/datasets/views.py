@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lrm_jax.datasets.records import check_cameras, decode, open_split, uid
+from lrm_jax.errors import InputError
 from lrm_jax.geometry import cameras, images
 
 
@@ -28,13 +29,13 @@ def load_views(
 
   Keys: uid, a list of O; image [O, H, W, 3], view 0 at `image_size`; color [O, V, s, s, 3] and opacity [O, V, s, s] at
   `size`; camera_to_world [O, V, 4, 4], intrinsics [O, V, 4]. Colours are in [0, 1], over the given backgrounds.
-  `indices` selects objects (None: all); indices beyond the end of the split are ignored. Raises ValueError if no object
+  `indices` selects objects (None: all); indices beyond the end of the split are ignored. Raises InputError if no object
   is left, or if objects differ in their number of views.
   """
   records = open_split(path, split)
   indices = range(len(records)) if indices is None else [i for i in indices if i < len(records)]
   if not len(indices):
-    raise ValueError(f'no objects to evaluate: {split!r} of {path} has {len(records)}')
+    raise InputError(f'no objects to evaluate: {split!r} of {path} has {len(records)}')
   uids, inputs, targets, poses, intrinsics = [], [], [], [], []
   for index in indices:
     record = records[index]
@@ -49,7 +50,7 @@ def load_views(
     poses.append(normalised)
     intrinsics.append(record['intrinsics'])
   if len(counts := {len(views) for views in targets}) > 1:
-    raise ValueError(
+    raise InputError(
       f'objects of {split!r} of {path} have different numbers of views ({sorted(counts)}): evaluation needs the same '
       'number for each object'
     )

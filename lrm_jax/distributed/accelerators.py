@@ -14,6 +14,7 @@ import numpy as np
 
 from lrm_jax import extras
 from lrm_jax.distributed import simulation
+from lrm_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ _NEEDED = {  # platform: (modules that compile for it, packages that provide the
 }
 
 
-class MissingCompilerError(ValueError):
+class MissingCompilerError(InputError):
   """The compiler for a topology's devices is not installed."""
 
 
@@ -102,18 +103,18 @@ def mesh_memory(mesh: jax.sharding.Mesh) -> float | None:
 
 
 def parse(name: str) -> tuple[str, tuple[int, ...]]:
-  """Returns (kind, shape) of a topology name. Raises ValueError if it is not a topology."""
+  """Returns (kind, shape) of a topology name. Raises InputError if it is not a topology."""
   kind, _, shape = name.lower().partition(':')
   parts = shape.split('x')
   if kind not in ACCELERATORS or not all(part.isdigit() and int(part) for part in parts):
-    raise ValueError(
+    raise InputError(
       f'topology = {name!r} is unknown: write kind:shape, such as v5e:4x4 or h100:8; kinds: {", ".join(ACCELERATORS)}'
     )
   shape = tuple(map(int, parts))
   if kind in _GPUS and len(shape) == 1:
     hosts, rest = divmod(shape[0], _GPUS_PER_HOST)
     if hosts and rest:
-      raise ValueError(f'topology = {name!r}: a host has {_GPUS_PER_HOST} GPUs; write hosts x GPUs, such as {kind}:4x4')
+      raise InputError(f'topology = {name!r}: a host has {_GPUS_PER_HOST} GPUs; write hosts x GPUs, such as {kind}:4x4')
     shape = (hosts, _GPUS_PER_HOST) if hosts else (1, shape[0])
   return kind, shape
 
@@ -126,7 +127,7 @@ def count(name: str) -> int:
 def devices(name: str) -> list[jax.Device]:
   """Returns devices that programs can be compiled for but not run on.
 
-  Raises MissingCompilerError, with the packages to install, and ValueError if the topology does not exist.
+  Raises MissingCompilerError, with the packages to install, and InputError if the topology does not exist.
   """
   kind, shape = parse(name)
   modules, packages = _NEEDED['gpu' if kind in _GPUS else 'tpu']
@@ -142,7 +143,7 @@ def devices(name: str) -> list[jax.Device]:
   try:
     return topologies.get_topology_desc(platform='tpu', topology_name=f'{kind}:{"x".join(map(str, shape))}').devices
   except Exception as error:  # libtpu raises JaxRuntimeError, NotImplementedError and others.
-    raise ValueError(f'topology = {name!r} is not supported by libtpu: {str(error).splitlines()[0]}') from error
+    raise InputError(f'topology = {name!r} is not supported by libtpu: {str(error).splitlines()[0]}') from error
 
 
 def _target(kind: str) -> str:

@@ -23,7 +23,7 @@ import time
 import jax
 from jax.experimental import multihost_utils
 
-from lrm_jax.errors import TEMPORARY_FAILURE
+from lrm_jax.errors import TEMPORARY_FAILURE, InputError
 
 # The coordinator's port is derived from the job number, so that two jobs on one host use different ports.
 _PORTS = range(61440, 65536)
@@ -42,13 +42,13 @@ class Membership:
 def membership(environment: Mapping[str, str]) -> Membership | None:
   """Returns the membership that the environment describes, or None if this is the only process.
 
-  Raises ValueError if the variables are incomplete or contradictory.
+  Raises InputError if the variables are incomplete or contradictory.
   """
   plain = [name for name in ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID') if environment.get(name)]
   if plain:
     names = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
     if missing := [name for name in names if not environment.get(name)]:
-      raise ValueError(
+      raise InputError(
         f'{", ".join(plain)} is set but {", ".join(missing)} is not: several processes need all three variables'
       )
     found = Membership(environment[names[0]], _number(environment, names[1]), _number(environment, names[2]))
@@ -76,16 +76,16 @@ def membership(environment: Mapping[str, str]) -> Membership | None:
     return None
   coordinator = environment.get('JAX_COORDINATOR_ADDRESS') or found.coordinator
   if not 0 <= found.index < found.count:
-    raise ValueError(f'process {found.index} of {found.count}: process numbers must be 0 to {found.count - 1}')
+    raise InputError(f'process {found.index} of {found.count}: process numbers must be 0 to {found.count - 1}')
   if not re.fullmatch(r'.+:\d+', coordinator):
-    raise ValueError(f'JAX_COORDINATOR_ADDRESS = {coordinator!r} must be host:port of process 0')
+    raise InputError(f'JAX_COORDINATOR_ADDRESS = {coordinator!r} must be host:port of process 0')
   return dataclasses.replace(found, coordinator=coordinator)
 
 
 def join(*, peer_timeout: int = 60) -> None:
   """Joins the other processes, if there are any. Call it before any other use of JAX.
 
-  If a process is silent for `peer_timeout` seconds it is considered dead, and the others exit. Raises ValueError if the
+  If a process is silent for `peer_timeout` seconds it is considered dead, and the others exit. Raises InputError if the
   coordinator cannot be reached.
   """
   found = membership(os.environ)
@@ -117,7 +117,7 @@ def _await_coordinator(found: Membership, seconds: int) -> None:
       return
     except OSError as error:
       if time.monotonic() > end:
-        raise ValueError(
+        raise InputError(
           f'process {found.index} of {found.count} could not connect to process 0 at {found.coordinator} within '
           f'{seconds} s ({error}): check that it is running and that its port is reachable from this host'
         ) from error
@@ -171,7 +171,7 @@ class StopRequest:
 def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
   text = environment.get(name, '' if default is None else str(default))
   if not text.isdigit():
-    raise ValueError(f'{name} = {text!r} must be a whole number')
+    raise InputError(f'{name} = {text!r} must be a whole number')
   return int(text)
 
 
@@ -190,7 +190,7 @@ def _on_this_host(environment: Mapping[str, str]) -> int:
   counts = []
   for part in environment.get('SLURM_STEP_TASKS_PER_NODE', '1').split(','):
     if (found := re.fullmatch(r'(\d+)(?:\(x(\d+)\))?', part)) is None:
-      raise ValueError(f'SLURM_STEP_TASKS_PER_NODE = {environment["SLURM_STEP_TASKS_PER_NODE"]!r} is malformed')
+      raise InputError(f'SLURM_STEP_TASKS_PER_NODE = {environment["SLURM_STEP_TASKS_PER_NODE"]!r} is malformed')
     counts += [int(found[1])] * int(found[2] or 1)
   node = int(environment.get('SLURM_NODEID', 0))
   return counts[node] if node < len(counts) else counts[-1]
@@ -214,7 +214,7 @@ def _open_mpi_coordinator(environment: Mapping[str, str]) -> str:
   if found:
     return f'{found.group(2)}:{_port(int(found.group(1)) // 4096)}'
   if not environment.get('JAX_COORDINATOR_ADDRESS') and environment['OMPI_COMM_WORLD_SIZE'] != '1':
-    raise ValueError(
+    raise InputError(
       'Open MPI does not provide the address of process 0: set JAX_COORDINATOR_ADDRESS=host:port '
       '(mpirun -x JAX_COORDINATOR_ADDRESS=...)'
     )

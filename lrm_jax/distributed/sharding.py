@@ -11,6 +11,8 @@ import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 
+from lrm_jax.errors import InputError
+
 BATCH = PartitionSpec(('data', 'fsdp'))
 _SMALLEST_SHARDED = 2**14  # elements; smaller arrays are replicated: a collective costs more than their memory.
 
@@ -18,7 +20,7 @@ _SMALLEST_SHARDED = 2**14  # elements; smaller arrays are replicated: a collecti
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
   """Returns the (data, fsdp) mesh of `devices` (default: all devices). An axis of -1 takes the remaining devices.
 
-  Raises ValueError if the product of the axes is not the number of devices.
+  Raises InputError if the product of the axes is not the number of devices.
   """
   count = jax.device_count() if devices is None else len(devices)
   if data == -1 and fsdp >= 1:
@@ -26,7 +28,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
   elif fsdp == -1 and data >= 1:
     fsdp = count // data
   if data < 1 or fsdp < 1 or data * fsdp != count:
-    raise ValueError(f'config.mesh = {(data, fsdp)} does not match {count} devices: set one axis to -1')
+    raise InputError(f'config.mesh = {(data, fsdp)} does not match {count} devices: set one axis to -1')
   return jax.make_mesh((data, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 

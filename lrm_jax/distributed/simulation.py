@@ -8,6 +8,8 @@ import dataclasses
 import os
 from typing import Literal
 
+from lrm_jax.errors import InputError
+
 VARIABLE = 'LRM_JAX_SIMULATE'
 
 
@@ -20,7 +22,7 @@ class Simulated:
 
 
 def simulated() -> Simulated | None:
-  """Returns the accelerator that this process simulates, or None. Raises ValueError if the variable is malformed."""
+  """Returns the accelerator that this process simulates, or None. Raises InputError if the variable is malformed."""
   text = os.environ.get(VARIABLE, '')
   if not text:
     return None
@@ -33,4 +35,4 @@ def simulated() -> Simulated | None:
     return Simulated('gpu', size)
   if size > 0 and platform == 'tpu':
     return Simulated('tpu', size)
-  raise ValueError(f'{VARIABLE} = {text!r} must be gpu:BYTES or tpu:BYTES, such as gpu:80e9')
+  raise InputError(f'{VARIABLE} = {text!r} must be gpu:BYTES or tpu:BYTES, such as gpu:80e9')

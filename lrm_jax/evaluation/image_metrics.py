@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from lrm_jax.errors import InputError
+
 
 def psnr(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
   """Returns the peak signal-to-noise ratio [...] in dB, at most 100, of images [..., H, W, 3] in 0..1."""
@@ -13,11 +15,11 @@ def ssim(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
   """Returns the structural similarity [...] of images [..., H, W, 3] in 0..1.
 
   Uses a Gaussian window of 11 pixels with sigma 1.5, K1 = 0.01 and K2 = 0.03. The result is the mean over all pixels
-  whose window lies inside the image. Raises ValueError for images smaller than 11 x 11 pixels.
+  whose window lies inside the image. Raises InputError for images smaller than 11 x 11 pixels.
   Source: Wang et al. 2004.
   """
   if min(image.shape[-3:-1]) < 11:
-    raise ValueError(f'SSIM needs images of at least 11 x 11 pixels, not {image.shape[-3]} x {image.shape[-2]}')
+    raise InputError(f'SSIM needs images of at least 11 x 11 pixels, not {image.shape[-3]} x {image.shape[-2]}')
   x, y = np.asarray(image, np.float64), np.asarray(reference, np.float64)
   mean_x, mean_y = _blur(x), _blur(y)
   var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2

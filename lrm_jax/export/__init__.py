@@ -16,6 +16,7 @@ import tempfile
 import jax
 import jax.numpy as jnp
 
+from lrm_jax.errors import InputError
 from lrm_jax.models import registry
 from lrm_jax.storage import checkpoint
 from lrm_jax.weights import openlrm, plain_torch, pretrained, triposr
@@ -28,18 +29,18 @@ def export(source: str | Path, out: str | Path, step: int | None = None, *, form
   """Exports any model that lrm_jax/weights/pretrained.py loads to the directory `out`, atomically; returns `out`.
 
   `step` selects a checkpoint of a run (default: the last one). The format lrm_jax includes the run's metrics.jsonl.
-  Raises FileNotFoundError if the checkpoint does not exist, and ValueError if `out` is not empty or if the format
+  Raises InputError if the checkpoint does not exist, or if `out` is not empty or if the format
   cannot express the model, with the reasons.
   """
   out = Path(out)
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    raise ValueError(f'--out={out} is not empty: give a new or empty directory')
+    raise InputError(f'--out={out} is not empty: give a new or empty directory')
   if format not in FORMATS:
-    raise ValueError(f'--format={format} is unknown: use one of {", ".join(FORMATS)}')
+    raise InputError(f'--format={format} is unknown: use one of {", ".join(FORMATS)}')
   source = pretrained.find(source)
   model, config, step = pretrained.load(source, step)
   if format in _CONVERTERS and (reasons := _CONVERTERS[format].refusal(config.to_dict())):
-    raise ValueError(f'{source} cannot be exported with --format={format}: {"; ".join(reasons)}')
+    raise InputError(f'{source} cannot be exported with --format={format}: {"; ".join(reasons)}')
   out.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent) as folder:
     fresh = Path(folder) / out.name

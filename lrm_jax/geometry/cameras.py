@@ -11,20 +11,22 @@ Source: LRM (arXiv 2311.04400), section 3.2 (camera normalisation).
 
 import numpy as np
 
+from lrm_jax.errors import InputError
+
 INPUT_POSITION = (0.0, -2.0, 0.0)  # LRM's input camera. Third-party weights may expect another position.
 
 
 def look_at(position, target=(0.0, 0.0, 0.0), up=(0.0, 0.0, 1.0)):
   """Returns the poses camera_to_world [..., 4, 4] of cameras at `position` [..., 3] that look at `target`.
 
-  Raises ValueError if the viewing direction is parallel to `up` or the position equals the target.
+  Raises InputError if the viewing direction is parallel to `up` or the position equals the target.
   """
   position = np.asarray(position, np.float64)
   backward = position - np.asarray(target, np.float64)
   right = np.cross(np.broadcast_to(np.asarray(up, np.float64), backward.shape), backward)
   length = np.linalg.norm(right, axis=-1, keepdims=True)
   if np.any(length < 1e-9):
-    raise ValueError(f'the camera at {position.tolist()} looks along {up=} or is at its target: move it')
+    raise InputError(f'the camera at {position.tolist()} looks along {up=} or is at its target: move it')
   right = right / length
   backward = backward / np.linalg.norm(backward, axis=-1, keepdims=True)
   pose = np.zeros(position.shape[:-1] + (4, 4))

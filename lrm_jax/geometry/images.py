@@ -9,14 +9,16 @@ import io
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from lrm_jax.errors import InputError
+
 
 def decode(encoded: bytes) -> np.ndarray:
-  """Returns the encoded image as premultiplied RGBA [H, W, 4]. Raises ValueError if it cannot be decoded."""
+  """Returns the encoded image as premultiplied RGBA [H, W, 4]. Raises InputError if it cannot be decoded."""
   try:
     with Image.open(io.BytesIO(encoded)) as image:
       raw = np.asarray(image.convert('RGBA'))
   except (UnidentifiedImageError, OSError, SyntaxError) as error:
-    raise ValueError(f'cannot decode the image, which is truncated, damaged or not an image: {error}') from error
+    raise InputError(f'cannot decode the image, which is truncated, damaged or not an image: {error}') from error
   alpha = raw[..., 3].astype(np.float32) / 255
   scale = alpha / 255
   pixels = np.empty(raw.shape, np.float32)

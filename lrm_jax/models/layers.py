@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lrm_jax.distributed.sharding import shard_by_batch
+from lrm_jax.errors import InputError
 from lrm_jax.models.attention import attend
 
 
@@ -121,9 +122,9 @@ REMAT = {
 
 
 def remat_policy(name: str) -> str:
-  """Returns `name` if REMAT has a policy of that name. Raises ValueError otherwise."""
+  """Returns `name` if REMAT has a policy of that name. Raises InputError otherwise."""
   if name not in REMAT:
-    raise ValueError(f'config.model.remat = {name!r} is unknown: use one of {", ".join(REMAT)}')
+    raise InputError(f'config.model.remat = {name!r} is unknown: use one of {", ".join(REMAT)}')
   return name
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
+from lrm_jax.errors import InputError
 from lrm_jax.models.encoder import IMAGE_MEAN, IMAGE_STD
 
 # Indices of the convolutions in the five stages. The last activation of each stage is compared; max pooling separates
@@ -53,10 +54,10 @@ class LPIPS(nnx.Module):
   def __call__(self, image: Float[Array, 'B H W 3'], reference: Float[Array, 'B H W 3']) -> Float[Array, 'B']:
     """Returns the distances of images in 0..1. Gradients flow to the images, but not to the network.
 
-    Computes in float32, or in float64 if the images are float64. Raises ValueError for images below 16 x 16 pixels.
+    Computes in float32, or in float64 if the images are float64. Raises InputError for images below 16 x 16 pixels.
     """
     if min(image.shape[1:3]) < _MIN_SIZE:
-      raise ValueError(
+      raise InputError(
         f'LPIPS needs images that are at least {_MIN_SIZE} pixels wide and high, not '
         f'{image.shape[1]} x {image.shape[2]}: use larger images'
       )

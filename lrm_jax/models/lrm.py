@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from lrm_jax.distributed.sharding import shard_by_batch
+from lrm_jax.errors import InputError
 from lrm_jax.models import layers, renderer, triplane
 from lrm_jax.models.decoder import TriplaneDecoder
 from lrm_jax.models.dinov2 import DINOv2
@@ -31,7 +32,7 @@ class LRM(TriplaneModel):
   `dtype` is the compute dtype of the networks; parameters, cameras and compositing are float32. `remat` selects which
   activations of each layer are kept for the backward pass instead of being recomputed: 'none' (keeps all), 'dots'
   (keeps products with weights) or 'full' (keeps only the layer's input); see REMAT in lrm_jax/models/layers.py.
-  Raises ValueError if the sizes do not fit together or a name is unknown.
+  Raises InputError if the sizes do not fit together or a name is unknown.
   """
 
   def __init__(
@@ -92,7 +93,7 @@ class LRM(TriplaneModel):
     elif encoder == 'dinov2':
       self.encoder = DINOv2(**encoder_kwargs, num_registers=encoder_registers)  # type: ignore[arg-type]
     else:
-      raise ValueError(f"config.model.{encoder=} is unknown: use 'dino' or 'dinov2'")
+      raise InputError(f"config.model.{encoder=} is unknown: use 'dino' or 'dinov2'")
     self.decoder = TriplaneDecoder(
       context_width=encoder_width,
       camera_width=camera_width,

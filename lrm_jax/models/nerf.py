@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lrm_jax.errors import InputError
 from lrm_jax.models import layers
 
 
@@ -39,7 +40,7 @@ class NeRFMLP(nnx.Module):
     rngs: nnx.Rngs,
   ):
     if depth < 3:
-      raise ValueError(
+      raise InputError(
         f'nerf_{depth=} must be at least 3: the first layer, one or more hidden layers, and the output layer'
       )
     he = nnx.initializers.he_normal()

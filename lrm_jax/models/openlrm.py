@@ -8,6 +8,7 @@ Legend: R rays, P texels along a side, F channels of the folded planes.
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from lrm_jax.errors import InputError
 from lrm_jax.geometry import rays, volume
 from lrm_jax.models import renderer
 from lrm_jax.models.lrm import LRM
@@ -22,7 +23,7 @@ class OpenLRM(LRM):
 
   def __init__(self, *, num_samples: int, **sizes):
     if num_samples % 2 or num_samples < 8:
-      raise ValueError(f'{num_samples=} must be even and at least 8: each of the two passes takes half of them')
+      raise InputError(f'{num_samples=} must be even and at least 8: each of the two passes takes half of them')
     super().__init__(num_samples=num_samples, pose_rows=3, plane_axes=('xy', 'xz', 'zy'), color_padding=0.001, **sizes)
 
   @staticmethod

@@ -5,6 +5,7 @@ Training and checkpoints use parameters as nested dicts of arrays, whereas model
 
 from flax import nnx
 
+from lrm_jax.errors import InputError
 from lrm_jax.models.lrm import LRM
 from lrm_jax.models.openlrm import OpenLRM
 from lrm_jax.models.triplane_model import TriplaneModel
@@ -16,16 +17,16 @@ ARCHITECTURES = {'lrm': LRM, 'openlrm': OpenLRM, 'triposr': TripoSR}
 def build_model(model_kwargs: dict, rngs: nnx.Rngs) -> TriplaneModel:
   """Returns a newly initialised model, given `model_kwargs`, the section `model` of a configuration.
 
-  Raises ValueError if the architecture is unknown, a value is missing or unexpected, or sizes do not fit together.
+  Raises InputError if the architecture is unknown, a value is missing or unexpected, or sizes do not fit together.
   """
   sizes = {'architecture': 'lrm'} | model_kwargs
   name = sizes.pop('architecture')
   if name not in ARCHITECTURES:
-    raise ValueError(f'config.model.architecture = {name!r} is unknown: use one of {", ".join(ARCHITECTURES)}')
+    raise InputError(f'config.model.architecture = {name!r} is unknown: use one of {", ".join(ARCHITECTURES)}')
   try:
     return ARCHITECTURES[name](**sizes, rngs=rngs)
   except TypeError as error:  # A missing or an unexpected argument.
-    raise ValueError(f'config.model does not fit the architecture {name!r}: {error}') from error
+    raise InputError(f'config.model does not fit the architecture {name!r}: {error}') from error
 
 
 def abstract_model(model_kwargs: dict) -> TriplaneModel:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lrm_jax.distributed import backend
+from lrm_jax.errors import InputError
 
 # World axes along the width and the height of each plane. Third-party weights may use another order.
 PlaneAxes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -24,10 +25,10 @@ PLANE_AXES: PlaneAxes = ((0, 1), (0, 2), (1, 2))
 def plane_axes(names: Sequence[str]) -> PlaneAxes:
   """Returns the axes of planes, given their names: ('xy', 'xz', 'yz') is PLANE_AXES.
 
-  Raises ValueError unless the names are the three coordinate planes, each exactly once.
+  Raises InputError unless the names are the three coordinate planes, each exactly once.
   """
   if sorted(''.join(sorted(name)) for name in names) != ['xy', 'xz', 'yz']:
-    raise ValueError(
+    raise InputError(
       f'plane_axes = {tuple(names)} must name each of the three coordinate planes once, such as xy, xz, yz'
     )
   return tuple(('xyz'.index(name[0]), 'xyz'.index(name[1])) for name in names)  # type: ignore[return-value]

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from lrm_jax.distributed import backend
 from lrm_jax.distributed.sharding import shard_by_batch
+from lrm_jax.errors import InputError
 from lrm_jax.geometry import cameras, rays, volume
 from lrm_jax.models import skipping, triplane
 from lrm_jax.models.dinov2 import DINOv2
@@ -250,12 +251,12 @@ class TriplaneModel(nnx.Module):
 
 
 def check_sizes(image_size: int, patch_size: int, **networks: tuple[int, int]) -> None:
-  """Raises ValueError unless patches tile the image and, for each network, its width is a multiple of its heads.
+  """Raises InputError unless patches tile the image and, for each network, its width is a multiple of its heads.
 
   `networks` maps the prefix of the configuration values to (width, number of heads).
   """
   for name, (width, heads) in networks.items():
     if width % heads:
-      raise ValueError(f'{name}_{width=} must be a multiple of {name}_num_heads={heads}: change one of them')
+      raise InputError(f'{name}_{width=} must be a multiple of {name}_num_heads={heads}: change one of them')
   if image_size % patch_size:
-    raise ValueError(f'{image_size=} must be a multiple of {patch_size=}: change one of them')
+    raise InputError(f'{image_size=} must be a multiple of {patch_size=}: change one of them')

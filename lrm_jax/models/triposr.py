@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from lrm_jax.distributed.sharding import shard_by_batch
+from lrm_jax.errors import InputError
 from lrm_jax.models import layers, renderer
 from lrm_jax.models.decoder import to_planes
 from lrm_jax.models.encoder import ViT
@@ -72,7 +73,7 @@ class TripoSRDecoder(nnx.Module):
     rngs: nnx.Rngs,
   ):
     if width % NUM_GROUPS:
-      raise ValueError(f'decoder_{width=} must be a multiple of {NUM_GROUPS}, the number of groups of its GroupNorm')
+      raise InputError(f'decoder_{width=} must be a multiple of {NUM_GROUPS}, the number of groups of its GroupNorm')
     self.resolution, self.upsample, self.remat, self.dtype = resolution, upsample, remat, dtype
     self.tokens = nnx.Param(jax.random.normal(rngs.params(), (1, 3 * resolution**2, width)) * width**-0.5)
     self.norm = nnx.GroupNorm(

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from lrm_jax.command_line import enable_compilation_cache, run_main
+from lrm_jax.errors import InputError
 from lrm_jax.quickstart.run import run
 from lrm_jax.weights import pretrained
 
@@ -24,7 +25,7 @@ def main() -> None:
   parser.add_argument('--data', default='embedded', help='directory of a dataset (default: embedded)')
   args = parser.parse_args()
   if args.minutes <= 0 or args.objects < 1:
-    raise ValueError(f'--minutes={args.minutes:g} must be above 0 and --objects={args.objects} at least 1')
+    raise InputError(f'--minutes={args.minutes:g} must be above 0 and --objects={args.objects} at least 1')
   enable_compilation_cache()
   run(args.out, minutes=args.minutes, num_objects=args.objects, checkpoint=args.checkpoint, data=args.data)
 

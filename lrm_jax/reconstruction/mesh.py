@@ -12,6 +12,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 import trimesh
 
+from lrm_jax.errors import InputError
 from lrm_jax.reconstruction import surface
 
 Query = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # points [Q, 3] -> (density [Q], colour [Q, 3])
@@ -66,12 +67,12 @@ def extract(
   densities, sharp models high ones.
   Specks are removed. Normals point outwards, towards lower density. The density is zero outside of the cube, so the
   surface is closed. With `dense`, all grid points are evaluated, otherwise those near the surface (surface.py). Raises
-  ValueError if the resolution is too small or no density reaches the threshold.
+  InputError if the resolution is too small or no density reaches the threshold.
   """
   if resolution < 8:
-    raise ValueError(f'{resolution=} must be at least 8 grid points')
+    raise InputError(f'{resolution=} must be at least 8 grid points')
   if threshold is not None and not threshold > 0:
-    raise ValueError(f'{threshold=} must be above 0')
+    raise InputError(f'{threshold=} must be above 0')
 
   def axis(size):
     return np.linspace(-1, 1, size, dtype=np.float32)
@@ -81,7 +82,7 @@ def extract(
   vertices, triangles = surface.extract(field.grid, axis(resolution), threshold, dense=dense)
   if not len(triangles):
     greatest = surface.small_grid(field.grid, axis(min(resolution, _OUTLINE_GRID))).max()
-    raise ValueError(
+    raise InputError(
       f'no surface: the greatest density found is {greatest:.3g}, {threshold=:g}; lower the threshold, or give '
       'an image of one whole object on a plain background'
     )
@@ -95,14 +96,14 @@ def outline_threshold(density: np.ndarray) -> float:
   """Returns the density whose surface has the same outline as the rendered volume, seen along the three axes.
 
   A pixel belongs to the volume's outline if parallel rays through the grid [N, N, N] of the cube lose half of their
-  light. Thresholds are tried in steps of 20 %; the best intersection over union wins. Raises ValueError if the volume
+  light. Thresholds are tried in steps of 20 %; the best intersection over union wins. Raises InputError if the volume
   is invisible.
   """
   step = 2 / (len(density) - 1)
   thickness = [density.sum(axis) * step for axis in range(3)]
   seen = [optical_depth > np.log(2) for optical_depth in thickness]
   if not any(mask.any() for mask in seen):
-    raise ValueError(
+    raise InputError(
       f'no surface: the volume is empty, no ray through it loses more than {1 - np.exp(-np.max(thickness)):.0%} of its '
       'light; give an image of one whole object on a plain background, or a threshold below the highest density, '
       f'{density.max():.3g}'

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lrm_jax.errors import InputError
 from lrm_jax.geometry import images
 
 FILL = 0.58  # Median over the frontal views of the embedded dataset; see tests/test_preprocess.py.
@@ -34,7 +35,7 @@ def prepare(
   If the image has transparency, or with `remove_background`, the object is cut out, centred, scaled to the fraction
   `fill` of the image and composited over a grey `background` in 0..1. Otherwise the whole image is used, padded to a
   square with the colour of its border.
-  Raises FileNotFoundError, and ValueError if the file is not an image or shows no object.
+  Raises InputError if the file is not an image or shows no object.
   """
   rgba = read(path)
   opaque = rgba[..., 3].min() > 0.99
@@ -43,7 +44,7 @@ def prepare(
   if opaque:
     rgba = cut_out(rgba)
     if not np.any(rgba[..., 3] > 0.5):
-      raise ValueError(
+      raise InputError(
         f'{path}: no object could be separated from the background: cut it out by hand and give a PNG with alpha'
       )
   return Prepared(centre(rgba, size, name=str(path), fill=fill, background=background), True)
@@ -61,9 +62,9 @@ def read(path: str | Path) -> np.ndarray:
       image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
       return np.asarray(image, np.float32) / 255
   except FileNotFoundError:
-    raise FileNotFoundError(f'{path}: no such file') from None
+    raise InputError(f'{path}: no such file') from None
   except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-    raise ValueError(f'{path} is not a readable image ({error}): give a PNG, JPEG or WebP') from error
+    raise InputError(f'{path} is not a readable image ({error}): give a PNG, JPEG or WebP') from error
 
 
 def centre(
@@ -72,12 +73,12 @@ def centre(
   """Returns [size, size, 3] over a grey, with the opaque part centred and its longer side `fill` of the image."""
   visible = rgba[..., 3] > 0.5
   if not visible.any():
-    raise ValueError(f'{name} is completely transparent: it shows no object')
+    raise InputError(f'{name} is completely transparent: it shows no object')
   rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
   top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
   extent = max(bottom - top, right - left)
   if extent < _SMALLEST:
-    raise ValueError(f'{name} shows an object of only {extent} pixels: it must have at least {_SMALLEST}')
+    raise InputError(f'{name} shows an object of only {extent} pixels: it must have at least {_SMALLEST}')
   side = max(round(extent / fill), extent)
   square = np.zeros((side, side, 4), np.float32)
   premultiplied = np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], axis=-1)

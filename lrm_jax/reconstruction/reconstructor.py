@@ -16,6 +16,7 @@ import numpy as np
 import trimesh
 
 from lrm_jax.distributed import accelerators
+from lrm_jax.errors import InputError
 from lrm_jax.geometry import cameras
 from lrm_jax.geometry.volume import Pixels
 from lrm_jax.models.triplane_model import TriplaneModel
@@ -36,7 +37,7 @@ def from_pretrained(source: str | Path) -> 'Reconstructor':
     - a directory in OpenLRM's or TripoSR's format, or written by `lrm_jax.export`;
     - 'hf://owner/name' or 'hf://owner/name@revision', a model on the Hugging Face Hub.
 
-  Raises FileNotFoundError if the model is not found or its format is unknown, and ValueError if its files do not match
+  Raises InputError if the model is not found or its format is unknown, or if its files do not match
   each other. The messages list the expected files or the differences.
   """
   model, config, step = pretrained.load(source)
@@ -92,7 +93,7 @@ class Reconstructor:
     """Returns the image in a file as the model expects it: `.image` [S, S, 3] in 0..1, S = `image_size`.
 
     If the image has transparency, or with `remove_background`, the object is cut out, centred and scaled. Otherwise the
-    whole image is used and `.has_mask` is False. Raises FileNotFoundError if there is no such file, and ValueError if
+    whole image is used and `.has_mask` is False. Raises InputError if there is no such file, or if
     it is not an image or shows no object.
     """
     return preprocess.prepare(
@@ -108,7 +109,7 @@ class Reconstructor:
     """Returns the planes of images in 0..1, with `input_background` around the object.
 
     `camera_to_world` and `intrinsics` describe the cameras that took the images; the defaults are `input_camera` and
-    the property `intrinsics`. TripoSR's models ignore them. Raises ValueError if a shape is wrong.
+    the property `intrinsics`. TripoSR's models ignore them. Raises InputError if a shape is wrong.
     """
     images = jnp.asarray(images, jnp.float32)
     size, step = self.image_size, self.model.encoder.patch_size
@@ -118,7 +119,7 @@ class Reconstructor:
     if self.model.any_image_size:
       wanted = f'[B, S, S, 3], S a multiple of {step} (best {size}),'
     if not fits or not len(images) or not images.shape[1]:
-      raise ValueError(f'images have shape {images.shape}; this model expects {wanted} in 0..1')
+      raise InputError(f'images have shape {images.shape}; this model expects {wanted} in 0..1')
     batch = len(images)
     if camera_to_world is None:
       camera_to_world = np.tile(self.input_camera, (batch, 1, 1))
@@ -145,13 +146,13 @@ class Reconstructor:
     `background` is a grey in 0..1. Rendering is deterministic. Views are rendered a few at a time; `progress` is called
     with the number of views finished since its last call. With `skip`, invisible samples are skipped
     (lrm_jax/models/skipping.py): this is many times faster, and its PSNR against full rendering is above 45 dB.
-    Raises ValueError if a shape is wrong, or if `size` or the number of views is below 1.
+    Raises InputError if a shape is wrong, or if `size` or the number of views is below 1.
     """
     batch, num_views = np.shape(camera_to_world)[:2]
     _check('camera_to_world', camera_to_world, (len(planes), num_views, 4, 4))
     _check('intrinsics', intrinsics, (len(planes), num_views, 4))
     if size < 1 or num_views < 1:
-      raise ValueError(f'{size=} and the number of views, {num_views}, must be at least 1')
+      raise InputError(f'{size=} and the number of views, {num_views}, must be at least 1')
     views = max(1, min(num_views, _RAYS_PER_CALL // (batch * size * size)))
     camera_to_world, intrinsics = np.asarray(camera_to_world, np.float32), np.asarray(intrinsics, np.float32)
     rays_per_chunk = self.model.rays_that_fit(accelerators.memory(jax.local_devices()[0]), batch)
@@ -174,7 +175,7 @@ class Reconstructor:
     """Returns (density [B, Q] >= 0, colour [B, Q, 3] in 0..1) at points in world units.
 
     Density is per world unit, except for TripoSR's models: theirs is per length of the ray's path through the cube.
-    Outside of the cube the features are zero, so the result is not meaningful. Raises ValueError if the shape of
+    Outside of the cube the features are zero, so the result is not meaningful. Raises InputError if the shape of
     `points` is wrong.
     """
     _check('points', points, (len(planes), np.shape(points)[1], 3))
@@ -193,7 +194,7 @@ class Reconstructor:
     `resolution` is the number of grid points along a side, at least 8. `threshold` is the density at the surface, in
     the unit of `query`. For OpenLRM's and TripoSR's models the default is the value of the original code; for our own
     models it is chosen per object, so that the outline of the mesh matches that of the rendered volume. With `dense`,
-    all grid points are evaluated instead of those near the surface. Raises ValueError if `resolution` or `threshold` is
+    all grid points are evaluated instead of those near the surface. Raises InputError if `resolution` or `threshold` is
     out of range or there is no surface.
     """
     threshold = self.model.surface_density if threshold is None else threshold
@@ -247,4 +248,4 @@ def _float(x) -> Array:
 
 def _check(name: str, x, shape: tuple[int, ...]) -> None:
   if np.shape(x) != shape:
-    raise ValueError(f'{name} has shape {np.shape(x)}, expected {shape}')
+    raise InputError(f'{name} has shape {np.shape(x)}, expected {shape}')

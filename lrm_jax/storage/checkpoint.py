@@ -26,6 +26,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lrm_jax.distributed import sharding
+from lrm_jax.errors import InputError
 from lrm_jax.models import registry
 from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.storage import checksum, paths
@@ -57,12 +58,10 @@ def write_config(workdir: str | Path, config: ConfigDict) -> None:
 
 
 def read_config(workdir: str | Path) -> ConfigDict:
-  """Returns the configuration of a run. Raises FileNotFoundError if `workdir` is not a run directory."""
+  """Returns the configuration of a run. Raises InputError if `workdir` is not a run directory."""
   path = paths.directory(workdir) / 'config.json'
   if not path.is_file():
-    raise FileNotFoundError(
-      f'{workdir} is not a run directory: config.json is missing; give the --workdir of a training'
-    )
+    raise InputError(f'{workdir} is not a run directory: config.json is missing; give the --workdir of a training')
   return ConfigDict(json.loads(path.read_text()))
 
 
@@ -98,7 +97,7 @@ def finish(checkpoints: ocp.CheckpointManager) -> None:
 def restore_state(checkpoints: ocp.CheckpointManager, abstract_state: dict) -> dict | None:
   """Returns the state of the latest checkpoint with the shardings of `abstract_state`, or None without a checkpoint.
 
-  Raises ValueError if the checkpoint is damaged or belongs to another model or optimizer.
+  Raises InputError if the checkpoint is damaged or belongs to another model or optimizer.
   """
   step = checkpoints.latest_step()
   if step is None:
@@ -132,7 +131,7 @@ def restore_state(checkpoints: ocp.CheckpointManager, abstract_state: dict) -> d
 def restore(directory: str | Path, step: int | None = None) -> tuple[TriplaneModel, ConfigDict, int]:
   """Returns (model, config, step) of a run directory, from the latest checkpoint or the checkpoint of `step`.
 
-  Parameters are float32 on the default device. Raises FileNotFoundError if there is no such checkpoint.
+  Parameters are float32 on the default device. Raises InputError if there is no such checkpoint.
   """
   config = read_config(directory)
   model = registry.abstract_model(config.model.to_dict())
@@ -147,12 +146,12 @@ def restore(directory: str | Path, step: int | None = None) -> tuple[TriplaneMod
 def restore_parameters(directory: str | Path, target: dict, step: int | None = None) -> tuple[dict, int]:
   """Returns (parameters, step) of a run directory, read directly into the shardings and dtypes of `target`.
 
-  Raises FileNotFoundError if there is no such checkpoint, and ValueError if it belongs to another model.
+  Raises InputError if there is no such checkpoint, or if it belongs to another model.
   """
   path, steps = _checkpoints(directory), saved_steps(directory)
   if not steps or (step is not None and step not in steps):
     wanted = 'a checkpoint' if step is None else f'a checkpoint of step {step}'
-    raise FileNotFoundError(f'{path} does not contain {wanted}; available steps: {steps or "none"}')
+    raise InputError(f'{path} does not contain {wanted}; available steps: {steps or "none"}')
   step = steps[-1] if step is None else step
   path = path / str(step)
   with _damage_as_value_error(path), ocp.StandardCheckpointer() as checkpointer:
@@ -178,7 +177,7 @@ def differences(stored: Mapping[str, tuple], expected: Mapping[str, tuple]) -> l
 
 
 def _check_shapes(item: epath.Path, wanted) -> None:
-  """Raises ValueError, with the differences, if the arrays of a saved item do not have the shapes of the tree `wanted`.
+  """Raises InputError, with the differences, if the arrays of a saved item do not have the shapes of the tree `wanted`.
 
   Call it before restoring: Orbax raises at the first mismatch while other arrays are still being read.
   """
@@ -205,7 +204,7 @@ _TRANSIENT = (PermissionError, ConnectionError, TimeoutError, MemoryError)
 _TRANSIENT_CODES = ('PERMISSION_DENIED', 'UNAUTHENTICATED', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'RESOURCE_EXHAUSTED')
 
 
-class _OtherModelError(ValueError):
+class _OtherModelError(InputError):
   """The checkpoint is intact but belongs to another model or optimizer."""
 
 
@@ -234,7 +233,7 @@ def _damage_as_value_error(path: epath.Path) -> Iterator[None]:
     if isinstance(error, _TRANSIENT) or str(error).startswith(_TRANSIENT_CODES):
       raise OSError(f'{path} cannot be read ({_reason(error)}); nothing was changed') from error
     remedy = f', rm -r {shlex.quote(str(path))}' if paths.is_local(path) else ''
-    raise ValueError(
+    raise InputError(
       f'{path} is damaged ({_reason(error)}); nothing was changed: to resume from the previous checkpoint, '
       f'remove it{remedy}'
     ) from error

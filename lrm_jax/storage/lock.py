@@ -9,12 +9,13 @@ import socket
 
 from etils import epath
 
+from lrm_jax.errors import InputError
 from lrm_jax.storage import paths
 
 
 @contextlib.contextmanager
 def exclusive(directory: epath.Path) -> Iterator[None]:
-  """Holds DIR/.lock. Raises ValueError, with the owner, if another process holds it.
+  """Holds DIR/.lock. Raises InputError, with the owner, if another process holds it.
 
   On cloud storage and on file systems without flock, no lock is taken.
   """
@@ -30,7 +31,7 @@ def exclusive(directory: epath.Path) -> Iterator[None]:
         yield
         return
       file.seek(0)
-      raise ValueError(
+      raise InputError(
         f'{directory} is in use by another training ({file.read().strip() or "unknown"}): stop that training, or '
         'give another --workdir'
       ) from error

@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from lrm_jax.distributed import accelerators, collectives, sharding
+from lrm_jax.errors import InputError
 from lrm_jax.models import registry
 from lrm_jax.models.lpips import abstract_lpips
 from lrm_jax.training import cost
@@ -33,7 +34,7 @@ def compile_step(config: ConfigDict, devices: Sequence[jax.Device] | None = None
   program = trainer.compile()
   memory, text = program.memory_analysis(), program.as_text()
   if memory is None or text is None:
-    raise ValueError('this backend does not report the memory of compiled programs: give another --topology')
+    raise InputError('this backend does not report the memory of compiled programs: give another --topology')
   state_bytes = sharding.bytes_per_device(trainer.abstract_state, trainer.shardings)
   return CompiledStep(
     trainer.mesh.devices.flat[0].device_kind,
@@ -50,10 +51,10 @@ def dry_run(config: ConfigDict, name: str | None, utilisation: float) -> None:
 
   With the `name` of a topology, such as 'h100:8', compiles for that topology and also prints how long training takes at
   a fraction `utilisation` of the peak. If the compiler for it is not installed, only the compiled step is left out.
-  Raises ValueError if values of the configuration do not fit together or do not fit the number of devices.
+  Raises InputError if values of the configuration do not fit together or do not fit the number of devices.
   """
   if not 0 < utilisation <= 1:
-    raise ValueError(f'--utilisation={utilisation} must be above 0 and at most 1')
+    raise InputError(f'--utilisation={utilisation} must be above 0 and at most 1')
   num_devices = jax.device_count() if name is None else accelerators.count(name)
   check(config, num_devices)
   print(cost.report(config, registry.parameters(registry.abstract_model(config.model.to_dict()))))

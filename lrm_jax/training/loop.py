@@ -21,7 +21,7 @@ from lrm_jax.datasets import pipeline
 from lrm_jax.datasets.records import open_split
 from lrm_jax.datasets.views import load_views
 from lrm_jax.distributed import processes, sharding
-from lrm_jax.errors import Interrupted
+from lrm_jax.errors import InputError, Interrupted
 from lrm_jax.evaluation import novel_views
 from lrm_jax.models import registry
 from lrm_jax.storage import checkpoint, lock, paths
@@ -31,7 +31,7 @@ from lrm_jax.training.trainer import Trainer
 from lrm_jax.weights.vgg import load_lpips
 
 
-class DivergedError(ValueError):
+class DivergedError(InputError):
   """More than config.max_skipped_steps consecutive steps were skipped. The last checkpoint is kept."""
 
 
@@ -43,7 +43,7 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
   training gets SIGTERM, saves a checkpoint and raises Interrupted.
   """
   if not config.data.path:
-    raise ValueError(
+    raise InputError(
       'config.data.path is empty: give the directory of a dataset, --config.data.path=DIR, or the shipped dataset, '
       '--config.data.path=embedded'
     )

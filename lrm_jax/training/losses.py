@@ -11,6 +11,7 @@ from einops import rearrange
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lrm_jax.errors import InputError
 from lrm_jax.geometry.volume import Pixels
 
 
@@ -36,7 +37,7 @@ def reconstruction(
   loss = mse
   if lpips_weight > 0:
     if lpips is None:
-      raise ValueError(f'{lpips_weight=} needs the network `lpips`')
+      raise InputError(f'{lpips_weight=} needs the network `lpips`')
 
     def stack(x):
       return rearrange(x, 'b v h w c -> (b v) h w c')

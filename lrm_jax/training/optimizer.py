@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
+from lrm_jax.errors import InputError
+
 
 def make_optimizer(
   *,
@@ -24,11 +26,11 @@ def make_optimizer(
   """Returns (transformation, schedule). A step changes the parameters by -schedule(position) * transformed gradient.
 
   The schedule is separate because its position may be driven by the step or by elapsed time. With `muon`, the kernels
-  of transformer layers use Muon's orthogonalised momentum, and all other parameters use Adam. Raises ValueError unless
+  of transformer layers use Muon's orthogonalised momentum, and all other parameters use Adam. Raises InputError unless
   the warm-up is shorter than the training.
   """
   if not 0 <= warmup_steps < num_train_steps:
-    raise ValueError(f'config.optimizer.{warmup_steps=} must be at least 0 and less than config.{num_train_steps=}')
+    raise InputError(f'config.optimizer.{warmup_steps=} must be at least 0 and less than config.{num_train_steps=}')
   adam = optax.scale_by_adam(beta1, beta2)
   transform = optax.chain(
     optax.clip_by_global_norm(clip_norm),

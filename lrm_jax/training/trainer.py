@@ -9,6 +9,7 @@ import numpy as np
 
 from lrm_jax.datasets import pipeline
 from lrm_jax.distributed import accelerators, sharding
+from lrm_jax.errors import InputError
 from lrm_jax.models import registry
 from lrm_jax.models.lpips import LPIPS
 from lrm_jax.storage import checkpoint
@@ -22,7 +23,7 @@ class Trainer:
   """Mesh, model, optimizer, data and the compiled step of a configuration.
 
   `lpips` is the perceptual network, or None if its weight is 0. `devices` (default: all) need not be attached, see
-  lrm_jax/distributed/accelerators.py; for such devices the step can be compiled but not run. Raises ValueError if
+  lrm_jax/distributed/accelerators.py; for such devices the step can be compiled but not run. Raises InputError if
   values of the configuration do not fit together.
   """
 
@@ -87,7 +88,7 @@ class Trainer:
   def read_weights(self) -> dict[str, np.ndarray | jax.Array]:
     """Returns the initial parameters {path: array} from config.init_from and config.encoder_weights; {} without both.
 
-    Raises ValueError if they do not fit the configuration.
+    Raises InputError if they do not fit the configuration.
     """
     config, given = self.config, {}
     target = traverse_util.flatten_dict(self.abstract_on_devices['params'], sep='/')
@@ -95,7 +96,7 @@ class Trainer:
       try:
         given = dict(pretrained.load_parameters(config.init_from, target))
       except ValueError as error:
-        raise ValueError(f'config.init_from = {error}') from error
+        raise InputError(f'config.init_from = {error}') from error
     if config.encoder_weights:
       prefix = 'encoder/'
       encoder = dino.load(
@@ -141,31 +142,31 @@ class Trainer:
 
 
 def check(config: ConfigDict, num_devices: int) -> None:
-  """Raises ValueError if values of a configuration do not fit together, or do not fit the number of devices."""
+  """Raises InputError if values of a configuration do not fit together, or do not fit the number of devices."""
   data = config.data
   for name in ('max_skipped_steps', 'loss_spike'):
     if config[name] < 0:
-      raise ValueError(f'config.{name} = {config[name]} must be at least 0')
+      raise InputError(f'config.{name} = {config[name]} must be at least 0')
   if 0 < config.loss_spike <= 1:
-    raise ValueError(
+    raise InputError(
       f'config.loss_spike = {config.loss_spike} must be above 1 (it is a multiple of the mean loss), or 0 to disable it'
     )
   positive = ['num_train_steps', 'batch_size', 'gradient_accumulation', 'log_every', 'checkpoint_every', 'eval_every']
   for name in positive:
     if config[name] < 1:
-      raise ValueError(f'config.{name} = {config[name]} must be at least 1')
+      raise InputError(f'config.{name} = {config[name]} must be at least 1')
   share = config.gradient_accumulation * num_devices
   if config.batch_size % share:
-    raise ValueError(
+    raise InputError(
       f'config.batch_size = {config.batch_size} must be a multiple of config.gradient_accumulation x devices = '
       f'{config.gradient_accumulation} x {num_devices}'
     )
   if negative := [name for name, value in config.loss.items() if name.endswith('_weight') and value < 0]:
-    raise ValueError(f'config.loss.{negative[0]} = {config.loss[negative[0]]} must be at least 0')
+    raise InputError(f'config.loss.{negative[0]} = {config.loss[negative[0]]} must be at least 0')
   if not data.background:
-    raise ValueError('config.data.background = () must have at least one grey level, such as (1.0,)')
+    raise InputError('config.data.background = () must have at least one grey level, such as (1.0,)')
   if not 1 <= data.window <= data.resize_min <= data.resize_max:
-    raise ValueError(
+    raise InputError(
       'config.data must satisfy 1 <= window <= resize_min <= resize_max, but they are '
       f'{data.window}, {data.resize_min}, {data.resize_max}'
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lrm_jax.errors import InputError
 from lrm_jax.weights import files, tables
 from lrm_jax.weights.tables import PATCHES, Row, linear, norm
 
@@ -72,7 +73,7 @@ def load(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, n
   """Returns {parameter path: array} of the encoder in a checkpoint file, for parameters of the given shapes.
 
   If the file is a full training state with a student and a teacher, the teacher is loaded, as DINO's own code does.
-  Raises ValueError if the file has no such encoder or if its sizes differ.
+  Raises InputError if the file has no such encoder or if its sizes differ.
   """
   tensors = files.read(path)
   rows, prefix = recognise(tensors, str(path))  # type: ignore[arg-type]
@@ -80,12 +81,12 @@ def load(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, n
   found = 'dinov2' if _has_scales(tensors) else 'dino'  # type: ignore[arg-type]
   expected = 'dinov2' if 'blocks/scale1' in shapes else 'dino'
   if found != expected:
-    raise ValueError(f"{path} contains a '{found}' encoder, but config.model.encoder is '{expected}'")
+    raise InputError(f"{path} contains a '{found}' encoder, but config.model.encoder is '{expected}'")
   return tables.load(rows, tensors, shapes, unused=UNUSED, where=str(path))  # type: ignore[arg-type]
 
 
 def recognise(tensors: Mapping[str, np.ndarray], where: str = 'the file') -> tuple[tuple[Row, ...], str]:
-  """Returns (name table, name prefix) that match the tensors; raises ValueError if they do not contain a ViT."""
+  """Returns (name table, name prefix) that match the tensors; raises InputError if they do not contain a ViT."""
   found = []
   for rows in (HUGGING_FACE_DINOV2 if _has_scales(tensors) else HUGGING_FACE, OFFICIAL):
     (token,) = rows[0].theirs
@@ -93,7 +94,7 @@ def recognise(tensors: Mapping[str, np.ndarray], where: str = 'the file') -> tup
   # Hugging Face's name of the class token ends with the official name, so prefer the longer match.
   found = [(rows, prefix) for rows, prefix in found if rows is not OFFICIAL or not prefix.endswith('embeddings.')]
   if not found:
-    raise ValueError(
+    raise InputError(
       f'{where} does not contain a ViT: its {len(tensors)} tensors include neither cls_token (official names, timm) '
       'nor embeddings.cls_token (Hugging Face)'
     )
@@ -103,13 +104,13 @@ def recognise(tensors: Mapping[str, np.ndarray], where: str = 'the file') -> tup
 def sizes(tensors: Mapping[str, np.ndarray], where: str) -> dict:
   """Returns the encoder's values of config.model, inferred from tensor shapes: all except the number of heads.
 
-  Raises ValueError if the tensors do not contain a ViT, or if its position or patch embedding is missing.
+  Raises InputError if the tensors do not contain a ViT, or if its position or patch embedding is missing.
   """
   rows, prefix = recognise(tensors, where)
   names = {row.ours: prefix + row.theirs[0] for row in rows}
   for ours in ('position_embedding', 'patch_embedding/kernel'):
     if names[ours] not in tensors:
-      raise ValueError(f'{where} does not match the model: {names[ours]} is missing')
+      raise InputError(f'{where} does not match the model: {names[ours]} is missing')
   _, table, width = tensors[names['position_embedding']].shape
   before, after = names['blocks/norm1/scale'].split('{}')
   layers = [name for name in tensors if name.startswith(before) and name.endswith(after)]

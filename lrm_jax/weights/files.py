@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from lrm_jax.errors import InputError
 from lrm_jax.weights import pytorch
 from lrm_jax.weights.tensor import Tensor
 
@@ -35,16 +36,16 @@ _SAFETENSORS = {
 def read(path: str | Path) -> dict[str, Tensor]:
   """Returns {name: tensor} of a file. Names of nested dictionaries are joined by dots; other values are skipped.
 
-  Raises FileNotFoundError if there is no file, and ValueError if its format is unknown, it is damaged, or it contains
-  objects other than tensors and plain values. Damaged tensor data raises ValueError later, when the tensor is read.
+  Raises InputError if there is no file, or if its format is unknown, it is damaged, or it contains
+  objects other than tensors and plain values. Damaged tensor data raises InputError later, when the tensor is read.
   """
   path = Path(path)
   if not path.is_file():
-    raise FileNotFoundError(f'Weight file {path} does not exist')
+    raise InputError(f'Weight file {path} does not exist')
   if path.suffix == '.safetensors':
     return _open_safetensors(path)
   if not zipfile.is_zipfile(path) and not pytorch.is_legacy(path):
-    raise ValueError(
+    raise InputError(
       f'{path} is neither a .safetensors nor a PyTorch file: convert it to safetensors with the library that wrote it'
     )
   return pytorch.read(path)
@@ -70,7 +71,7 @@ def write(path: str | Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
         }
       text = json.dumps(header, separators=(',', ':')).encode()
       if len(text) > header_size:
-        raise ValueError(
+        raise InputError(
           f'{path}: the header of {len(header) - 1} tensors needs {len(text)} bytes, but the limit is {header_size}'
         )
       file.seek(0)
@@ -97,6 +98,6 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
         for name, part in slices.items()
       }
   except (SafetensorError, OSError) as error:
-    raise ValueError(f'{path} is damaged or not a safetensors file: {error}') from error
+    raise InputError(f'{path} is damaged or not a safetensors file: {error}') from error
   except KeyError as error:
-    raise ValueError(f'{path} contains tensors of the unsupported dtype {error}') from error
+    raise InputError(f'{path} contains tensors of the unsupported dtype {error}') from error

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lrm_jax.errors import InputError
 from lrm_jax.weights import dino, files, tables
 from lrm_jax.weights.tables import LINEAR, UPSAMPLER, Row, linear, norm
 
@@ -79,7 +80,7 @@ def unpack(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def load(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, np.ndarray]:
-  """Returns {parameter path: array} from OpenLRM's tensors; raises ValueError if they do not match the shapes."""
+  """Returns {parameter path: array} from OpenLRM's tensors; raises InputError if they do not match the shapes."""
   encoder, _ = dino.recognise(tensors, where)
   table = rows(encoder, version='1.0' if 'transformer.pos_embed' in tensors else '1.1')
   packed = any(name.endswith('cross_attn.in_proj_weight') for name in tensors)
@@ -92,14 +93,14 @@ def load(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]
 def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
   """Returns the sections `model` and `data` of an lrm_jax configuration, from config.json and the tensor shapes.
 
-  Raises ValueError if either is not in OpenLRM's format.
+  Raises InputError if either is not in OpenLRM's format.
   """
   path = directory / 'config.json'
   try:
     config = json.loads(path.read_text())
     heads, num_samples = config['transformer_heads'], config['rendering_samples_per_ray']
   except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-    raise ValueError(
+    raise InputError(
       f'{path} is not an OpenLRM configuration: {error} (it must have transformer_heads and rendering_samples_per_ray)'
     ) from error
   where = str(directory)

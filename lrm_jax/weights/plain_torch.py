@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lrm_jax.errors import InputError
 from lrm_jax.weights import files, tables
 from lrm_jax.weights.tables import LINEAR, SAME, Row
 
@@ -34,19 +35,19 @@ def rows(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Row, ...]:
 
 
 def load(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, np.ndarray]:
-  """Returns {parameter path: array}; raises ValueError if the tensors do not match the shapes."""
+  """Returns {parameter path: array}; raises InputError if the tensors do not match the shapes."""
   return tables.load(rows(shapes), tensors, shapes, where=where)
 
 
 def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
-  """Returns the exported configuration; raises ValueError if the file is not one."""
+  """Returns the exported configuration; raises InputError if the file is not one."""
   del tensors  # The configuration file is complete.
   path = directory / CONFIG
   try:
     config = json.loads(path.read_text())
     _ = config['model'], config['data']['fov']  # Raises KeyError if either is missing.
   except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-    raise ValueError(
+    raise InputError(
       f'{path} is not an lrm_jax configuration: {error} (it must have model and data.fov); export the model again'
     ) from error
   return config

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
+from lrm_jax.errors import InputError
 from lrm_jax.models import registry
 from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.storage import checkpoint, paths
@@ -32,15 +33,15 @@ _KINDS = {
 def load(source: str | Path, step: int | None = None) -> tuple[TriplaneModel, ConfigDict, int]:
   """Returns (model, configuration, step) of the model at `source`; third-party models have step 0.
 
-  For third-party models the configuration has only the sections `model` and `data`. Raises FileNotFoundError, listing
-  the expected files, if there is no model, and ValueError if the files do not match each other.
+  For third-party models the configuration has only the sections `model` and `data`. Raises InputError, listing
+  the expected files, if there is no model, and InputError if the files do not match each other.
   """
   directory = find(source)
   kind = _kind(directory)
   if kind is None:
     return checkpoint.restore(directory, step)
   if step is not None:
-    raise ValueError(f'--step={step} cannot be used with {directory}, which contains a single model: omit --step')
+    raise InputError(f'--step={step} cannot be used with {directory}, which contains a single model: omit --step')
   config, arrays = read(directory, kind)
   model = registry.abstract_model(config.model.to_dict())
   params = {}
@@ -56,7 +57,7 @@ def load_parameters(
   """Returns {parameter path: array} of the model at `source`, for the shapes and shardings of `target`.
 
   Arrays of an lrm_jax run are restored directly with the shardings of `target`; third-party arrays stay on the host.
-  Raises ValueError if the model differs from `target`.
+  Raises InputError if the model differs from `target`.
   """
   directory = find(source)
   kind = _kind(directory)
@@ -66,7 +67,7 @@ def load_parameters(
     arrays = read(directory, kind)[1]
     found = {path: array.shape for path, array in arrays.items()}
   if differences := checkpoint.differences(found, {path: x.shape for path, x in target.items()}):
-    raise ValueError(f'{source} does not match config.model: {"; ".join(differences)}')
+    raise InputError(f'{source} does not match config.model: {"; ".join(differences)}')
   if kind is not None:
     return arrays
   params, _ = checkpoint.restore_parameters(directory, traverse_util.unflatten_dict(target, sep='/'))
@@ -76,7 +77,7 @@ def load_parameters(
 def read(directory: Path, kind: types.ModuleType) -> tuple[ConfigDict, dict[str, np.ndarray]]:
   """Returns (configuration, {parameter path: array}) of a directory, read by the module `kind` for its format.
 
-  Raises ValueError if the files do not match the format or each other.
+  Raises InputError if the files do not match the format or each other.
   """
   path = next(directory / name for name in kind.TENSORS if (directory / name).is_file())
   tensors = files.read(path)
@@ -101,7 +102,7 @@ def flat_parameters(model: TriplaneModel) -> Mapping[str, np.ndarray]:
 def find(source: str | Path) -> Path:
   """Returns the directory of `source`: a path (also gs:// or s3://), a shipped model's name, or hf://owner/name.
 
-  Models on the Hugging Face Hub are downloaded to the local cache. Raises FileNotFoundError if the model is not found.
+  Models on the Hugging Face Hub are downloaded to the local cache. Raises InputError if the model is not found.
   """
   if str(source).startswith(_HUB):
     return _from_hub(str(source))
@@ -111,14 +112,14 @@ def find(source: str | Path) -> Path:
     if directory.is_dir() and str(source):
       return directory
   names = sorted(path.name for path in SHIPPED.glob('*/')) if SHIPPED.is_dir() else []
-  raise FileNotFoundError(
+  raise InputError(
     f'Model {source} was not found: give a run directory (the --workdir of a training run), a directory in OpenLRM or '
     f'TripoSR format, hf://owner/name, or the name of a shipped model ({", ".join(names) or "none available"})'
   )
 
 
 def _kind(directory: Path) -> types.ModuleType | None:
-  """Returns the module that reads the directory, or None for an lrm_jax run; raises FileNotFoundError for neither."""
+  """Returns the module that reads the directory, or None for an lrm_jax run; raises InputError for neither."""
   if (directory / 'config.json').is_file() and (directory / 'checkpoints').is_dir():
     return None
   for file, kind in _KINDS.values():
@@ -128,7 +129,7 @@ def _kind(directory: Path) -> types.ModuleType | None:
     f'{file} + {" or ".join(kind.TENSORS)} ({name})' for name, (file, kind) in _KINDS.items()
   ]
   found = sorted(path.name for path in directory.iterdir())[:8]
-  raise FileNotFoundError(
+  raise InputError(
     f'{directory} does not contain a model in a known format. Expected one of: {"; ".join(expected)}. '
     f'Found: {", ".join(found) or "nothing"}'
   )
@@ -138,7 +139,7 @@ def _from_hub(source: str) -> Path:
   """Returns the local copy of hf://owner/name[@revision]; huggingface_hub handles cache, token and offline mode."""
   name, _, revision = source.removeprefix(_HUB).partition('@')
   if name.count('/') != 1 or not all(name.split('/')):
-    raise ValueError(f'{source} is not a valid Hub address: use hf://owner/name or hf://owner/name@revision')
+    raise InputError(f'{source} is not a valid Hub address: use hf://owner/name or hf://owner/name@revision')
   import huggingface_hub  # Takes half a second to import, so import it only here.
 
   patterns = ['checkpoints/**', *(name for file, kind in _KINDS.values() for name in (file, *kind.TENSORS))]
@@ -146,4 +147,4 @@ def _from_hub(source: str) -> Path:
     return Path(huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=patterns))
   except (OSError, ValueError) as error:  # huggingface_hub's own errors and network errors.
     reason = ' '.join(str(error).split())[:300]
-    raise ValueError(f'{source} could not be downloaded from the Hugging Face Hub: {reason}') from error
+    raise InputError(f'{source} could not be downloaded from the Hugging Face Hub: {reason}') from error

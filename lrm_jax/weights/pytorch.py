@@ -18,6 +18,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 
+from lrm_jax.errors import InputError
 from lrm_jax.weights.tensor import Tensor
 
 _DTYPES = {
@@ -55,15 +56,15 @@ def is_legacy(path: Path) -> bool:
 def read(path: Path) -> dict[str, Tensor]:
   """Returns {name: tensor} of a file. Names of nested dictionaries are joined by dots; other values are skipped.
 
-  Raises ValueError if the file is damaged, has no tensors, or contains objects other than tensors and plain values.
+  Raises InputError if the file is damaged, has no tensors, or contains objects other than tensors and plain values.
   """
   try:
     content = _legacy_content(path) if is_legacy(path) else _zip_content(path)
   except _DAMAGE as error:
-    raise ValueError(f'{path} is damaged or not a file of PyTorch tensors: {error}') from error
+    raise InputError(f'{path} is damaged or not a file of PyTorch tensors: {error}') from error
   tensors = dict(_flat(content))
   if not tensors:
-    raise ValueError(f'{path} contains no tensors')
+    raise InputError(f'{path} contains no tensors')
   return tensors
 
 
@@ -71,7 +72,7 @@ def _zip_content(path: Path):
   archive = zipfile.ZipFile(path)  # Stays open as long as one of its tensors is referenced.
   pickles = [name for name in archive.namelist() if name.endswith('/data.pkl') or name == 'data.pkl']
   if len(pickles) != 1:
-    raise ValueError(f'{path} is a zip file but not a PyTorch file: expected one data.pkl in it, found {len(pickles)}')
+    raise InputError(f'{path} is a zip file but not a PyTorch file: expected one data.pkl in it, found {len(pickles)}')
   return _ZipUnpickler(archive, pickles[0].removesuffix('data.pkl'), path).load()
 
 
@@ -110,10 +111,10 @@ class _Storage:
     return self.length
 
   def elements(self) -> np.ndarray:
-    """Returns all elements; raises ValueError if the file has fewer than it declares."""
+    """Returns all elements; raises InputError if the file has fewer than it declares."""
     elements = self.read()
     if len(elements) < self.length:
-      raise ValueError(
+      raise InputError(
         f'PyTorch file is damaged: a storage declares {self.length} elements but contains {len(elements)}'
       )
     return elements
@@ -157,7 +158,7 @@ class _Unpickler(pickle.Unpickler):
     if module == 'torch' and name in _DTYPES:
       return name
     if (module, name) not in known:
-      raise ValueError(
+      raise InputError(
         f'{self._path} calls {module}.{name}, which is not needed to load tensors and could run arbitrary code: '
         'the file was not loaded. If you trust it, open it with PyTorch and save only its tensors (safetensors is best)'
       )
@@ -166,7 +167,7 @@ class _Unpickler(pickle.Unpickler):
   def persistent_load(self, pid):
     kind, storage, key, _, count, *view = pid
     if kind != 'storage' or storage not in _DTYPES:
-      raise ValueError(f'{self._path} contains a {kind} of type {storage}, which is not a supported tensor storage')
+      raise InputError(f'{self._path} contains a {kind} of type {storage}, which is not a supported tensor storage')
     return self._storage(key, np.dtype(_DTYPES[storage]), count, *view)  # type: ignore[attr-defined]
 
 
@@ -181,13 +182,13 @@ class _ZipUnpickler(_Unpickler):
     member = self._archive.getinfo(f'{self._folder}data/{key}')
     length = member.file_size // dtype.itemsize
     if length < count:
-      raise ValueError(f'{self._path} is damaged: storage {key} has {length} of {count} elements')
+      raise InputError(f'{self._path} is damaged: storage {key} has {length} of {count} elements')
 
     def read_elements():
       try:
         return np.frombuffer(self._archive.read(member), dtype)
       except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ValueError(f'{self._path} is damaged: {error}') from error
+        raise InputError(f'{self._path} is damaged: {error}') from error
 
     return _Storage(length, dtype, read_elements)
 

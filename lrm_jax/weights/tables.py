@@ -13,6 +13,8 @@ import math
 from einops import EinopsError, rearrange
 import numpy as np
 
+from lrm_jax.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -95,7 +97,7 @@ def load(
   """Returns {parameter path: float32 array} for parameters of the given shapes.
 
   Tensors are read one at a time. Tensors whose names start with one of `unused` are ignored. `where` names the source
-  in error messages. Raises one ValueError that lists all missing, unexpected and misshaped tensors.
+  in error messages. Raises one InputError that lists all missing, unexpected and misshaped tensors.
   """
   result, known, problems = {}, set(), []
   for row in rows:
@@ -124,7 +126,7 @@ def load(
   if missing := sorted(shapes.keys() - result.keys() - {row.ours for row in rows}):
     problems.append(f'the name table has no entry for {", ".join(missing)} of the model')
   if problems:
-    raise ValueError(f'{where} does not match the model: {"; ".join(problems)}')
+    raise InputError(f'{where} does not match the model: {"; ".join(problems)}')
   return result
 
 
@@ -140,9 +142,9 @@ def save(rows: Iterable[Row], parameters: Mapping[str, np.ndarray]) -> Iterator[
 
 
 def need(tensors: Mapping[str, np.ndarray], where: str, *names: str) -> list[tuple[int, ...]]:
-  """Returns the shapes of the named tensors; raises ValueError that lists all missing names."""
+  """Returns the shapes of the named tensors; raises InputError that lists all missing names."""
   if missing := [name for name in names if name not in tensors]:
-    raise ValueError(f'{where} does not match the model: {"; ".join(f"{name} is missing" for name in missing)}')
+    raise InputError(f'{where} does not match the model: {"; ".join(f"{name} is missing" for name in missing)}')
   return [tuple(tensors[name].shape) for name in names]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from lrm_jax.errors import InputError
 from lrm_jax.weights import dino, files, tables
 from lrm_jax.weights.tables import PLANES, UPSAMPLER, Row, linear, norm
 
@@ -49,14 +50,14 @@ def rows(nerf_depth: int) -> tuple[Row, ...]:
 
 
 def load(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, np.ndarray]:
-  """Returns {parameter path: array} from TripoSR's tensors; raises ValueError if they do not match the shapes."""
+  """Returns {parameter path: array} from TripoSR's tensors; raises InputError if they do not match the shapes."""
   return tables.load(rows(2 + shapes['nerf/hidden/bias'][0]), tensors, shapes, where=where)
 
 
 def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
   """Returns the sections `model` and `data` of an lrm_jax configuration, from config.yaml and the tensor shapes.
 
-  Raises ValueError if either is not in TripoSR's format, or if config.yaml has a value that is not supported here.
+  Raises InputError if either is not in TripoSR's format, or if config.yaml has a value that is not supported here.
   """
   path, where = directory / 'config.yaml', str(directory)
   try:
@@ -65,7 +66,7 @@ def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
     heads = config['backbone']['num_attention_heads']
     num_samples, radius = renderer['num_samples_per_ray'], renderer['radius']
   except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-    raise ValueError(
+    raise InputError(
       f'{path} is not a TripoSR configuration: {" ".join(str(error).split())} (it must have cond_image_size, '
       'backbone.num_attention_heads, renderer.num_samples_per_ray and renderer.radius)'
     ) from error
@@ -77,7 +78,7 @@ def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
   }
   for name, (actual, allowed) in supported.items():
     if actual not in allowed:
-      raise ValueError(f'{path} has {name} = {actual!r}, but only {" or ".join(map(repr, allowed))} is supported')
+      raise InputError(f'{path} has {name} = {actual!r}, but only {" or ".join(map(repr, allowed))} is supported')
   encoder = dino.sizes(tensors, where)
   encoder.pop('encoder')
   tokens, upsampler, nerf = tables.need(

@@ -21,6 +21,7 @@ import zlib
 from einops import rearrange
 import numpy as np
 
+from lrm_jax.errors import InputError
 from lrm_jax.models import lpips
 from lrm_jax.weights import files, tables
 from lrm_jax.weights.tables import SAME, Layout, Row
@@ -98,12 +99,12 @@ def load_lpips(paths: str | Path) -> lpips.LPIPS:
   """Returns the LPIPS network from one file, or from several joined by commas (e.g. convolutions and heads).
 
   Accepts .npz, .safetensors and PyTorch files. An .npz file may contain `input_mean` [3] (red, green, blue, in 0..1),
-  which replaces the default mean of its naming scheme, and `source`, a description of the network. Raises ValueError
+  which replaces the default mean of its naming scheme, and `source`, a description of the network. Raises InputError
   if a file or a part of the network is missing, or if tensors have the wrong shape.
   """
   names = [str(paths)] if Path(paths).is_file() else [name.strip() for name in str(paths).split(',')]
   if missing := [name for name in names if not Path(name).is_file()]:
-    raise ValueError(
+    raise InputError(
       f'LPIPS needs VGG16 weights, but these files do not exist: {", ".join(map(repr, missing))}. docs/weights.md '
       'lists where to get them: pass the path (--config.loss.lpips_network=FILE in training) or disable LPIPS '
       '(--config.loss.lpips_weight=0)'
@@ -115,7 +116,7 @@ def load_lpips(paths: str | Path) -> lpips.LPIPS:
     found = load(tensors, str(path))
     if duplicates := sorted(found.keys() & weights.keys()):
       name = duplicates[0]
-      raise ValueError(f'{path} and {origin[name]} both contain {name}: pass only one of them')
+      raise InputError(f'{path} and {origin[name]} both contain {name}: pass only one of them')
     weights |= found
     origin |= dict.fromkeys(found, path)
     for family, _ in parts:
@@ -125,7 +126,7 @@ def load_lpips(paths: str | Path) -> lpips.LPIPS:
     sources.append(f'{path.name}: {source or " and ".join(schemes)}')
   for part, name in (('VGG16 convolutions', 'features.0.weight'), ('LPIPS heads', 'lin0.model.1.weight')):
     if name not in weights:
-      raise ValueError(
+      raise InputError(
         f'{", ".join(names)} has no {part} (such as {name}): also pass the file with them, joined by a comma; '
         'docs/weights.md lists where to get it'
       )
@@ -135,7 +136,7 @@ def load_lpips(paths: str | Path) -> lpips.LPIPS:
 def load(tensors: Mapping[str, np.ndarray], where: str = 'the file') -> dict[str, np.ndarray]:
   """Returns {parameter name: array} of the convolutions, the heads, or both, whichever the tensors contain.
 
-  Raises one ValueError that lists all missing, unexpected and misshaped tensors.
+  Raises one InputError that lists all missing, unexpected and misshaped tensors.
   """
   result, parts = {}, recognise(tensors, where)
   for prefix in dict.fromkeys(prefix for _, prefix in parts):
@@ -149,7 +150,7 @@ def load(tensors: Mapping[str, np.ndarray], where: str = 'the file') -> dict[str
 def recognise(tensors: Mapping[str, np.ndarray], where: str = 'the file') -> list[tuple[Family, str]]:
   """Returns [(family, name prefix)] of the convolutions and of the heads, as far as the tensors contain them.
 
-  If several families match, the one with the most matching tensors is used. Raises ValueError if none matches.
+  If several families match, the one with the most matching tensors is used. Raises InputError if none matches.
   """
   families = {row.theirs[0]: family for family in (*TRUNKS, HEADS) for row in family.rows}
   found = collections.Counter()
@@ -158,7 +159,7 @@ def recognise(tensors: Mapping[str, np.ndarray], where: str = 'the file') -> lis
       if family := families.get(tensor[start:]):
         found[family, tensor[:start]] += 1
   if not found:
-    raise ValueError(
+    raise InputError(
       f'{where} contains neither VGG16 convolutions nor LPIPS heads: its {len(tensors)} tensors include none of '
       f'{TORCHVISION.rows[0].theirs[0]} (torchvision), {LPIPS_PACKAGE.rows[0].theirs[0]} (lpips), '
       f'{KERAS[0].rows[0].theirs[0]} (Keras), {CAFFE[0].rows[0].theirs[0]} (Caffe), {HEADS.rows[0].theirs[0]} (heads)'
@@ -179,10 +180,10 @@ def read(path: Path) -> tuple[Mapping[str, np.ndarray], np.ndarray | None, str]:
     with np.load(path) as file:
       tensors = {name: file[name] for name in file.files}
   except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError) as error:
-    raise ValueError(f'{path} is damaged or not an .npz file of arrays: {error}') from error
+    raise InputError(f'{path} is damaged or not an .npz file of arrays: {error}') from error
   mean, source = tensors.pop('input_mean', None), tensors.pop('source', '')
   if mean is not None and not (mean.shape == (3,) and mean.dtype.kind == 'f' and np.all((mean >= 0) & (mean <= 1))):
-    raise ValueError(
+    raise InputError(
       f'{path}: input_mean must be three floats (red, green, blue) in 0..1, not {np.array2string(mean, threshold=3)}'
     )
   return tensors, mean, str(source)

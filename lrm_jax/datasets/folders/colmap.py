@@ -11,6 +11,8 @@ import struct
 
 import numpy as np
 
+from lrm_jax.errors import InputError
+
 # Number of a camera model: its name and its number of parameters.
 _MODELS = {
   0: ('SIMPLE_PINHOLE', 3),
@@ -43,18 +45,18 @@ class View:
 def read(directory: Path) -> list[View]:
   """Returns the views of a sparse model, sorted by name.
 
-  Raises ValueError if a file is missing or damaged, or if a camera model is not supported.
+  Raises InputError if a file is missing or damaged, or if a camera model is not supported.
   """
   binary = (directory / 'cameras.bin').is_file()
   try:
     cameras = (_cameras_binary if binary else _cameras_text)(directory)
     images = (_images_binary if binary else _images_text)(directory)
   except FileNotFoundError as error:
-    raise ValueError(f'{Path(error.filename).name} is missing in {directory}') from error
+    raise InputError(f'{Path(error.filename).name} is missing in {directory}') from error
   except (struct.error, IndexError, UnicodeDecodeError) as error:
-    raise ValueError(f'{directory} contains a damaged COLMAP model ({error}): export it again') from error
+    raise InputError(f'{directory} contains a damaged COLMAP model ({error}): export it again') from error
   if unknown := {number for _, _, number, _ in images} - cameras.keys():
-    raise ValueError(f'{directory}: images refer to camera {min(unknown)}, which is not in cameras')
+    raise InputError(f'{directory}: images refer to camera {min(unknown)}, which is not in cameras')
   return sorted(
     (View(name, _pose(quaternion, translation), *cameras[number]) for quaternion, translation, number, name in images),
     key=lambda view: view.name,
@@ -65,7 +67,7 @@ def _pose(quaternion, translation) -> np.ndarray:
   """Returns camera_to_world [4, 4] with OpenGL axes."""
   length = np.linalg.norm(quaternion)
   if not (np.isfinite(length) and length > 0 and np.all(np.isfinite(translation))):
-    raise ValueError(f'the COLMAP model has an invalid pose: quaternion {quaternion}, translation {translation}')
+    raise InputError(f'the COLMAP model has an invalid pose: quaternion {quaternion}, translation {translation}')
   w, x, y, z = np.asarray(quaternion) / length
   rotation = np.array(
     [
@@ -84,7 +86,7 @@ def _camera(model: str, width: int, height: int, values):
   """Returns (focal [2], centre [2], distortion [4], (width, height)) of a camera."""
   values = np.asarray(values, float)
   if model not in _SUPPORTED:
-    raise ValueError(
+    raise InputError(
       f'the camera model {model} is not supported; supported are {", ".join(_SUPPORTED)}. Undistort the images '
       '(colmap image_undistorter)'
     )
@@ -149,7 +151,7 @@ def _cameras_binary(directory):
   for _ in range(*reader.take('Q')):
     number, model, width, height = reader.take('iiQQ')
     if model not in _MODELS:
-      raise ValueError(f'{directory}/cameras.bin has a camera with the unknown model number {model}')
+      raise InputError(f'{directory}/cameras.bin has a camera with the unknown model number {model}')
     name, count = _MODELS[model]
     cameras[number] = _camera(name, width, height, reader.take(f'{count}d'))
   return cameras

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from lrm_jax.errors import InputError
+
 _MIN_DIFFERENCE = 8  # of 255, in any colour channel, between a pixel of the object and the background
 
 
@@ -28,20 +30,20 @@ class Options:
 
 
 def load(path: Path, options: Options) -> np.ndarray:
-  """Returns RGBA bytes [H, W, 4]; ValueError, with the name of the file, if it is missing, damaged or has no alpha."""
+  """Returns RGBA bytes [H, W, 4]; InputError, with the name of the file, if it is missing, damaged or has no alpha."""
   try:
     with Image.open(path) as image:
       has_alpha = image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info
       pixels = np.array(image.convert('RGBA'))
   except FileNotFoundError:
-    raise ValueError(f'{path.name} is missing') from None
+    raise InputError(f'{path.name} is missing') from None
   except (UnidentifiedImageError, OSError, SyntaxError) as error:
-    raise ValueError(f'{path.name} is not an image, or is truncated ({error})') from error
+    raise InputError(f'{path.name} is not an image, or is truncated ({error})') from error
   if 0 in pixels.shape:
-    raise ValueError(f'{path.name} has no pixels')
+    raise InputError(f'{path.name} has no pixels')
   if not has_alpha:
     if options.background not in ('white', 'black'):
-      raise ValueError(
+      raise InputError(
         f'{path.name} has no alpha channel: remove the background, or pass --background=white or '
         '--background=black if it has a plain one'
       )
@@ -81,15 +83,15 @@ def encode(pixels: np.ndarray, quality: int | None) -> bytes:
 
 
 def array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-  """Returns the array of a .npy file as float64; ValueError if it is missing, damaged or has another shape."""
+  """Returns the array of a .npy file as float64; InputError if it is missing, damaged or has another shape."""
   try:
     values = np.load(path)
   except FileNotFoundError:
-    raise ValueError(f'{path.name} is missing') from None
+    raise InputError(f'{path.name} is missing') from None
   except (ValueError, OSError, EOFError) as error:
-    raise ValueError(f'{path.name} cannot be read as an array ({error})') from error
+    raise InputError(f'{path.name} cannot be read as an array ({error})') from error
   if values.shape != shape or not np.issubdtype(values.dtype, np.number):
-    raise ValueError(
+    raise InputError(
       f'{path.name} has the shape {list(values.shape)} ({values.dtype}), expected numbers of shape {list(shape)}'
     )
   return values.astype(np.float64)

@@ -7,6 +7,7 @@ from pathlib import Path
 from lrm_jax.datasets.folders import nerf, openlrm, rendered, video
 from lrm_jax.datasets.folders.images import Options
 from lrm_jax.datasets.records import BrokenRecordError, check_cameras, decode
+from lrm_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +28,12 @@ LAYOUTS = {
 
 
 def recognise(directory: str | Path) -> str:
-  """Returns the name of the layout of a folder of objects or of one object; ValueError if it has none of them."""
+  """Returns the name of the layout of a folder of objects or of one object; InputError if it has none of them."""
   for folder in (Path(directory), *_folders_below(Path(directory))):
     for name, layout in LAYOUTS.items():
       if layout.holds(folder):
         return name
-  raise ValueError(
+  raise InputError(
     f'{directory} contains no dataset and no folders of views. Known layouts: '
     f'{"; ".join(layout.looks_like for layout in LAYOUTS.values())}'
   )
@@ -42,14 +43,14 @@ def find(directory: str | Path, layout: str | None = None) -> tuple[str, dict[st
   """Returns (layout, {uid: folder}) of all objects at or below a directory, sorted by uid.
 
   The uid is the path below the directory, with '/' replaced by '__' (category/number in MVImgNet). The layout is
-  detected if `layout` is None. Raises FileNotFoundError if there is no such directory, and ValueError if the layout is
+  detected if `layout` is None. Raises InputError if there is no such directory, or if the layout is
   unknown or there are no objects.
   """
   directory = Path(directory)
   if not directory.is_dir():
-    raise FileNotFoundError(f'{directory} is not a directory: give one that contains folders of views')
+    raise InputError(f'{directory} is not a directory: give one that contains folders of views')
   if layout is not None and layout not in LAYOUTS:
-    raise ValueError(f'layout {layout!r} is unknown: choose one of {", ".join(LAYOUTS)}')
+    raise InputError(f'layout {layout!r} is unknown: choose one of {", ".join(LAYOUTS)}')
   layout = layout or recognise(directory)
   holds = LAYOUTS[layout].holds
   if holds(directory):
@@ -58,7 +59,7 @@ def find(directory: str | Path, layout: str | None = None) -> tuple[str, dict[st
     '__'.join(folder.relative_to(directory).parts): folder for folder in _folders_below(directory) if holds(folder)
   }
   if not found:
-    raise ValueError(f'{directory} contains no objects of the layout {layout}: {LAYOUTS[layout].looks_like}')
+    raise InputError(f'{directory} contains no objects of the layout {layout}: {LAYOUTS[layout].looks_like}')
   return layout, dict(sorted(found.items()))
 
 

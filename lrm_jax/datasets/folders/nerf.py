@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from lrm_jax.datasets.folders import images
+from lrm_jax.errors import InputError
 
 _FILES = ('transforms.json', 'transforms_train.json', 'transforms_val.json', 'transforms_test.json')
 _DISTORTION = ('k1', 'k2', 'k3', 'k4', 'p1', 'p2')
@@ -22,7 +23,7 @@ def holds(folder: Path) -> bool:
 
 
 def read(folder: Path, options: images.Options) -> dict:
-  """Returns the record of the folder, without its uid; ValueError or OSError if a file is missing or damaged."""
+  """Returns the record of the folder, without its uid; InputError if a file is missing or damaged."""
   views, poses, intrinsics = [], [], []
   for name in _FILES:
     if not (folder / name).is_file():
@@ -31,13 +32,13 @@ def read(folder: Path, options: images.Options) -> dict:
       scene = json.loads((folder / name).read_text())
       frames = scene['frames']
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-      raise ValueError(f'{name} cannot be read ({error}): it must be JSON with a list `frames`') from error
+      raise InputError(f'{name} cannot be read ({error}): it must be JSON with a list `frames`') from error
     for frame in frames[: None if options.num_views is None else options.num_views - len(views)]:
       path = _image_path(folder, str(frame['file_path']))
       view, camera = images.encoded(path, _intrinsics(scene | frame, path, name), options)
       pose = np.asarray(frame['transform_matrix'], np.float64)
       if pose.shape != (4, 4):
-        raise ValueError(f'{name}: transform_matrix of {path.name} has the shape {list(pose.shape)}, expected [4, 4]')
+        raise InputError(f'{name}: transform_matrix of {path.name} has the shape {list(pose.shape)}, expected [4, 4]')
       views.append(view)
       poses.append(pose)
       intrinsics.append(camera)
@@ -62,18 +63,18 @@ def _image_path(folder: Path, name: str) -> Path:
 def _intrinsics(camera: dict, path: Path, name: str) -> np.ndarray:
   """Returns (fx, fy, cx, cy), divided by the width and height of the image at `path`."""
   if any(camera.get(key, 0) for key in _DISTORTION):
-    raise ValueError(f'{name}: lens distortion ({", ".join(_DISTORTION)}) is not supported: undistort the images')
+    raise InputError(f'{name}: lens distortion ({", ".join(_DISTORTION)}) is not supported: undistort the images')
   try:
     with Image.open(path) as image:
       width, height = image.size
   except OSError as error:
-    raise ValueError(f'{path.name} is missing or not an image ({error})') from error
+    raise InputError(f'{path.name} is missing or not an image ({error})') from error
   if 'fl_x' in camera:
     size = np.array([camera.get('w', width), camera.get('h', height)], float)
     focal = np.array([camera['fl_x'], camera.get('fl_y', camera['fl_x'])], float)
     centre = np.array([camera.get('cx', size[0] / 2), camera.get('cy', size[1] / 2)], float)
     return np.concatenate([focal / size, centre / size])
   if 'camera_angle_x' not in camera:
-    raise ValueError(f'{name} has no intrinsics: it needs camera_angle_x or fl_x')
+    raise InputError(f'{name} has no intrinsics: it needs camera_angle_x or fl_x')
   focal = 0.5 / np.tan(camera['camera_angle_x'] / 2)
   return np.array([focal, focal * width / height, 0.5, 0.5])

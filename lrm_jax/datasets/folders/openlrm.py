@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lrm_jax.datasets.folders import images
+from lrm_jax.errors import InputError
 
 
 def holds(folder: Path) -> bool:
@@ -16,14 +17,14 @@ def holds(folder: Path) -> bool:
 
 
 def read(folder: Path, options: images.Options) -> dict:
-  """Returns the record of the folder, without its uid; ValueError or OSError if a file is missing or damaged."""
+  """Returns the record of the folder, without its uid; InputError if a file is missing or damaged."""
   focal, centre, size = images.array(folder / 'intrinsics.npy', (3, 2))
   if not np.all(size > 0):
-    raise ValueError(f'intrinsics.npy has an image size of {size[0]:g} x {size[1]:g} pixels: it must be positive')
+    raise InputError(f'intrinsics.npy has an image size of {size[0]:g} x {size[1]:g} pixels: it must be positive')
   files = sorted((folder / 'rgba').glob('*.png'))
   names = {path.stem for path in files}
   if unpaired := names ^ {path.stem for path in (folder / 'pose').glob('*.npy')}:
-    raise ValueError(f'rgba/ and pose/ must have the same names: {min(unpaired)} is only in one of them')
+    raise InputError(f'rgba/ and pose/ must have the same names: {min(unpaired)} is only in one of them')
   files = files[: options.num_views]
   intrinsics = np.concatenate([focal / size, centre / size])
   views = [images.encoded(path, intrinsics, options) for path in files]

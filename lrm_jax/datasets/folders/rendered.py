@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 
 from lrm_jax.datasets.folders import images
+from lrm_jax.errors import InputError
 
 
 def holds(folder: Path) -> bool:
@@ -14,21 +15,21 @@ def holds(folder: Path) -> bool:
 
 
 def read(folder: Path, options: images.Options) -> dict:
-  """Returns the record of the folder, without its uid; ValueError or OSError if a file is missing or damaged."""
+  """Returns the record of the folder, without its uid; InputError if a file is missing or damaged."""
   try:
     with np.load(folder / 'cameras.npz') as cameras:
       poses, intrinsics, object_to_world = (
         cameras[name] for name in ('camera_to_world', 'intrinsics', 'object_to_world')
       )
   except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise ValueError(f'cameras.npz cannot be read ({error}): render the object again') from error
+    raise InputError(f'cameras.npz cannot be read ({error}): render the object again') from error
   if poses.ndim != 3 or len(poses) != len(intrinsics):
-    raise ValueError(
+    raise InputError(
       f'cameras.npz has inconsistent shapes: camera_to_world {list(poses.shape)}, intrinsics {list(intrinsics.shape)}'
     )
   files = sorted((folder / 'views').glob('*.webp'))
   if len(files) != len(poses):
-    raise ValueError(
+    raise InputError(
       f'views/ has {len(files)} images, but cameras.npz has {len(poses)} cameras: render the object again'
     )
   poses, intrinsics = poses[: options.num_views], intrinsics[: options.num_views]
@@ -44,7 +45,7 @@ def read(folder: Path, options: images.Options) -> dict:
   if (folder / 'surface.npy').is_file():
     record['surface_points'] = np.load(folder / 'surface.npy')
     if record['surface_points'].ndim != 2 or not np.all(np.isfinite(record['surface_points'])):
-      raise ValueError('surface.npy has the wrong shape or NaN or infinite values: render the object again')
+      raise InputError('surface.npy has the wrong shape or NaN or infinite values: render the object again')
   if (folder / 'depth').is_dir():
     record['depth'] = [(folder / 'depth' / f'{view:03d}.png').read_bytes() for view in range(len(poses))]
   return record

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from lrm_jax.datasets.folders import colmap, images
+from lrm_jax.errors import InputError
 
 RADIUS = 1.5 * np.sin(np.deg2rad(25))  # of the sphere around an object, in world units, as in data/render.py
 
@@ -28,10 +29,10 @@ def holds(folder: Path) -> bool:
 
 
 def read(folder: Path, options: images.Options) -> dict:
-  """Returns the record of the folder, without its uid; ValueError or OSError if a file is missing or damaged."""
+  """Returns the record of the folder, without its uid; InputError if a file is missing or damaged."""
   views = colmap.read(folder / 'sparse/0')[: options.num_views]
   if len(views) < 2:
-    raise ValueError(f'the COLMAP model has {len(views)} images: at least 2 are needed')
+    raise InputError(f'the COLMAP model has {len(views)} images: at least 2 are needed')
   cut = [_without_background(folder, view, options) for view in views]
   boxes = [_box(pixels[..., 3], view.name) for pixels, view in zip(cut, views)]
   poses = np.stack([view.camera_to_world for view in views])
@@ -64,11 +65,11 @@ def upright(poses: np.ndarray) -> np.ndarray:
 
 
 def nearest_point(origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
-  """Returns the point [3] with the least sum of squared distances to rays [V, 3]; ValueError if they are parallel."""
+  """Returns the point [3] with the least sum of squared distances to rays [V, 3]; InputError if they are parallel."""
   across = np.eye(3) - directions[:, :, None] * directions[:, None, :]
   system = across.sum(axis=0)
   if np.linalg.cond(system) > 1e8:
-    raise ValueError('all views have the same position or direction, so the position of the object cannot be estimated')
+    raise InputError('all views have the same position or direction, so the position of the object cannot be estimated')
   return np.linalg.solve(system, np.einsum('vij,vj->i', across, origins))
 
 
@@ -78,14 +79,14 @@ def _without_background(folder: Path, view: colmap.View, options: images.Options
   names = (view.name, f'{view.name}.png', f'{Path(view.name).stem}.png')
   mask = next((path for name in names if (path := folder / 'masks' / name).is_file()), None)
   if mask is None and options.background is None:
-    raise ValueError(f'masks/ has no mask for {view.name}: none of {", ".join(names)} exists')
+    raise InputError(f'masks/ has no mask for {view.name}: none of {", ".join(names)} exists')
   if mask is None:
     image = images.load(folder / 'images' / view.name, options)
   else:
     image[..., 3] = images.load(mask, images.Options(background='black'))[..., :3].max(axis=-1)
   height, width = image.shape[:2]
   if (width, height) != view.size:
-    raise ValueError(
+    raise InputError(
       f'{view.name} is {width} x {height} pixels, but {view.size[0]} x {view.size[1]} in the COLMAP model'
     )
   if np.any(view.distortion):
@@ -98,7 +99,7 @@ def _box(alpha, name) -> np.ndarray:
   """Returns the bounding box (left, top, right, bottom) of a mask, in pixels."""
   rows, columns = np.flatnonzero((alpha > 127).any(axis=1)), np.flatnonzero((alpha > 127).any(axis=0))
   if not len(rows):
-    raise ValueError(f'the mask of {name} is empty')
+    raise InputError(f'the mask of {name} is empty')
   return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], float)
 
 
