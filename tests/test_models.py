@@ -65,6 +65,19 @@ def test_query_returns_nonnegative_density_and_colour_in_range(model):
   assert np.all(density >= 0) and np.all((color >= 0) & (color <= 1))
 
 
+def test_smaller_cube_with_nearer_cameras_and_higher_density_gives_the_same_pixels(model):
+  image, pose, intrinsics, poses, all_intrinsics = scene()
+  planes = 3 * model.encode(image, pose, intrinsics)
+  small = LRM(**TINY_MODEL | dict(half_size=0.5, density_scale=2.0), rngs=nnx.Rngs(0))
+  expected = model.render(planes, poses, all_intrinsics, 8)
+  found = small.render(planes, poses.at[..., :3, 3].multiply(0.5), all_intrinsics, 8)
+  assert np.ptp(expected.opacity) > 0.1
+  np.testing.assert_allclose(found.color, expected.color, atol=1e-5)
+  np.testing.assert_allclose(found.depth, expected.depth / 2, atol=1e-5)
+  with pytest.raises(ValueError, match='half_size=0.0 must be positive'):
+    LRM(**TINY_MODEL | {'half_size': 0.0}, rngs=nnx.Rngs(0))
+
+
 @pytest.mark.slow
 def test_rematerialisation_does_not_change_gradients():
   def gradients(remat):

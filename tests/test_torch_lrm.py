@@ -24,7 +24,8 @@ MODELS = {  # TINY_MODEL has images of 16 px and patches of 8 px: 2 x 2 patches,
   'lrm': TINY_MODEL,
   'lrm_table_up': TINY_MODEL | dict(image_size=40, encoder_interpolate_offset=0.1, encoder_norm_epsilon=1e-12),
   'lrm_table_down': TINY_MODEL
-  | dict(encoder_table_size=5, density_scale=3.0, color_padding=0.01, plane_axes=('xy', 'xz', 'zy'), nerf_depth=4),
+  | dict(encoder_table_size=5, density_scale=3.0, color_padding=0.01, plane_axes=('xy', 'xz', 'zy'), nerf_depth=4)
+  | dict(half_size=0.65),
   'lrm_dinov2': TINY_MODEL | DINOV2 | dict(encoder_table_size=5),
   'lrm_dinov2_registers': TINY_MODEL | DINOV2 | dict(encoder_table_size=5, encoder_registers=4),
   'openlrm': OPENLRM | dict(num_samples=16, image_size=24),

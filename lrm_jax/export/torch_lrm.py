@@ -440,6 +440,7 @@ class LRM(TriplaneModel):
     nerf_width,
     nerf_depth,
     num_samples,
+    half_size=1.0,
     encoder='dino',
     encoder_registers=0,
     encoder_interpolate_offset=0.0,
@@ -452,6 +453,7 @@ class LRM(TriplaneModel):
   ):
     super().__init__()
     self.image_size, self.num_samples, self.density_scale = image_size, num_samples, density_scale
+    self.half_size = half_size
     self.plane_axes = tuple(('xyz'.index(name[0]), 'xyz'.index(name[1])) for name in plane_axes)
     if encoder == 'dinov2':
       special = dict(num_registers=encoder_registers, interpolate_offset=0.0 if encoder_registers else 0.1)
@@ -487,7 +489,7 @@ class LRM(TriplaneModel):
     return self.density_scale * F.softplus(raw - 1)
 
   def _trace(self, table, origins, directions, jitter):
-    near, far = _intersect_cube(origins, directions, 1.0)
+    near, far = _intersect_cube(origins, directions, self.half_size)
     distances, delta = _bins(near, far, self.num_samples, jitter)
     raw, color = self._field(table, origins[..., None, :] + distances[..., None] * directions[..., None, :])
     return _composite(self._density(raw), color, distances, delta)

@@ -28,7 +28,8 @@ class LRM(TriplaneModel):
   """The parts in order of use: `encoder`, `decoder`, `nerf`. configs/base.py lists the paper's value of each size.
 
   `encoder` is 'dino' or 'dinov2'; `encoder_registers` applies only to 'dinov2'. `plane_axes` names the world axes along
-  the width and the height of each plane. The decoder gets the first `pose_rows` rows of the camera pose.
+  the width and the height of each plane. The planes cover the cube [-half_size, half_size]^3, in world units; rays see
+  nothing outside it. The decoder gets the first `pose_rows` rows of the camera pose.
   `dtype` is the compute dtype of the networks; parameters, cameras and compositing are float32. `remat` selects which
   activations of each layer are kept for the backward pass instead of being recomputed: 'none' (keeps all), 'dots'
   (keeps products with weights) or 'full' (keeps only the layer's input); see REMAT in lrm_jax/models/layers.py.
@@ -54,6 +55,7 @@ class LRM(TriplaneModel):
     nerf_width: int,
     nerf_depth: int,
     num_samples: int,
+    half_size: float = 1.0,
     encoder: str = 'dino',
     encoder_registers: int = 0,
     encoder_interpolate_offset: float = 0.0,
@@ -70,7 +72,10 @@ class LRM(TriplaneModel):
     check_sizes(
       image_size, patch_size, encoder=(encoder_width, encoder_num_heads), decoder=(decoder_width, decoder_num_heads)
     )
+    if not half_size > 0:
+      raise InputError(f'config.model.{half_size=} must be positive: it is half the side of the cube around the object')
     self.image_size, self.num_samples = image_size, num_samples
+    self.half_size = half_size
     self.plane_axes = triplane.plane_axes(plane_axes)
     dtype, remat = jnp.dtype(dtype), layers.remat_policy(remat)
     encoder_kwargs = dict(
@@ -131,4 +136,4 @@ class LRM(TriplaneModel):
     self, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key[Array, 'R'] | None
   ) -> tuple[Float[Array, 'R S'], Float[Array, 'R 1']]:
     """Returns (distances, delta) of `num_samples` samples in equal bins along each ray, in world units."""
-    return renderer.bins(origins, directions, keys, num_samples=self.num_samples)
+    return renderer.bins(origins, directions, keys, num_samples=self.num_samples, half_size=self.half_size)

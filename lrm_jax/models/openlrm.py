@@ -21,9 +21,11 @@ class OpenLRM(LRM):
   longest_ray = None  # Intervals extend from one sample to the next, so no sample may be skipped.
   surface_density = 3.0
 
-  def __init__(self, *, num_samples: int, **sizes):
+  def __init__(self, *, num_samples: int, half_size: float = 1.0, **sizes):
     if num_samples % 2 or num_samples < 8:
       raise InputError(f'{num_samples=} must be even and at least 8: each of the two passes takes half of them')
+    if half_size != 1:
+      raise InputError(f'config.model.{half_size=} must be 1: OpenLRM samples the cube [-1, 1]^3')
     super().__init__(num_samples=num_samples, pose_rows=3, plane_axes=('xy', 'xz', 'zy'), color_padding=0.001, **sizes)
 
   @staticmethod

@@ -26,9 +26,14 @@ _EMPTY_RAW_DENSITY = -float(jnp.finfo(jnp.float32).max) / 8
 
 
 def bins(
-  origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key[Array, 'R'] | None, *, num_samples: int
+  origins: Float[Array, 'R 3'],
+  directions: Float[Array, 'R 3'],
+  keys: Key[Array, 'R'] | None,
+  *,
+  num_samples: int,
+  half_size: float = 1.0,
 ) -> tuple[Float[Array, 'R S'], Float[Array, 'R 1']]:
-  """Returns (distances, delta) of samples in equal bins between the points where rays enter and leave [-1, 1]^3.
+  """Returns (distances, delta) of samples in equal bins between where rays enter and leave [-half_size, half_size]^3.
 
   Stratified with one key per ray, midpoints of the bins without keys.
   """
@@ -36,7 +41,7 @@ def bins(
   def sample(near, far, key):
     return rays.sample_distances(near, far, num_samples, key)
 
-  return jax.vmap(sample)(*rays.intersect_cube(origins, directions), keys)
+  return jax.vmap(sample)(*rays.intersect_cube(origins, directions, half_size), keys)
 
 
 def normalised_bins(

@@ -51,11 +51,15 @@ class TriplaneModel(nnx.Module):
   num_samples: int
   input_position = cameras.INPUT_POSITION
   half_size = 1.0
-  longest_ray: float | None = 2 * 3**0.5
   surface_density: float | None = None
   any_image_size = False
   plane_axes = triplane.PLANE_AXES
   pixel_rays = staticmethod(rays.pixel_rays)
+
+  @property
+  def longest_ray(self) -> float | None:
+    """The largest possible sum of step lengths along a ray, in world units; None: unknown."""
+    return 2 * 3**0.5 * self.half_size
 
   def __call__(
     self,

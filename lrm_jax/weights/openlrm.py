@@ -212,6 +212,7 @@ def refusal(config: Mapping) -> list[str]:
       'architecture': (value('architecture', 'lrm'), 'lrm'),
       'plane_axes': (tuple(value('plane_axes', ('xy', 'xz', 'yz'))), ('xy', 'xz', 'zy')),
       'density_scale': (value('density_scale', 1.0), 1.0),
+      'half_size': (value('half_size', 1.0), 1.0),
       'color_padding': (value('color_padding', 0.0), 0.001),
     }
   stretched = model['encoder_table_size'] * model['patch_size'] != model['image_size']
