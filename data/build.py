@@ -23,6 +23,7 @@ import shutil
 import sys
 import zlib
 
+from lrm_jax.command_line import run_main
 from lrm_jax.data.object_views import BUILDERS
 from lrm_jax.datasets import folders
 from lrm_jax.datasets.folders.images import Options
@@ -31,17 +32,13 @@ from lrm_jax.errors import InputError
 
 def main() -> int:
   args, beam_options = _parse()
-  try:
-    layout, found = folders.find(args.source, args.layout)
-    if args.uids:
-      found = _select(found, args.uids)
-    splits = split_by_uid(found, args.test_list, args.exclude_list, args.test_share, args.validation_share)
-    options = Options(args.background, args.quality, args.num_views, args.size, args.fill)
-    builder = BUILDERS[layout](splits=splits, options=options, by_beam=args.beam, data_dir=args.out)
-    build(builder, beam_options if args.beam else None)
-  except (ValueError, FileNotFoundError, BlockingIOError) as error:
-    print(f'build: {error}', file=sys.stderr)
-    return 2
+  layout, found = folders.find(args.source, args.layout)
+  if args.uids:
+    found = _select(found, args.uids)
+  splits = split_by_uid(found, args.test_list, args.exclude_list, args.test_share, args.validation_share)
+  options = Options(args.background, args.quality, args.num_views, args.size, args.fill)
+  builder = BUILDERS[layout](splits=splits, options=options, by_beam=args.beam, data_dir=args.out)
+  build(builder, beam_options if args.beam else None)
   for uid, reason in builder.skipped.items():
     print(f'skipped {uid}: {reason}', file=sys.stderr)
   counts = ', '.join(f'{split.num_examples} {name}' for name, split in builder.info.splits.items())
@@ -53,8 +50,7 @@ def build(builder, beam_options: list[str] | None = None) -> None:
   """Writes a dataset with its skipped.jsonl, completely or not at all.
 
   `beam_options` are the command-line options of the Beam pipeline, or None to read without Beam. Raises InputError if
-  the dataset already exists, or if a split has no usable object, and BlockingIOError if another build is writing to the
-  same directory.
+  the dataset already exists, if a split has no usable object, or if another build is writing to the same directory.
   """
   config = None if beam_options is None else _beam_config(beam_options)
   place = Path(builder.data_dir)
@@ -136,9 +132,14 @@ def split_by_uid(
 
 def read_list(path: Path) -> set[str]:
   """Returns the uids in a file: one per line, '#' starts a comment; or a JSON list, as OpenLRM uses."""
+  if not path.is_file():
+    raise InputError(f'{path} does not exist: give a file with one uid per line, or a JSON list of uids')
   text = path.read_text()
   if path.suffix == '.json':
-    return set(json.loads(text))
+    try:
+      return set(json.loads(text))
+    except (json.JSONDecodeError, TypeError) as error:
+      raise InputError(f'{path} is not a JSON list of uids: {error}') from error
   lines = (line.split('#')[0].strip() for line in text.splitlines())
   return {line for line in lines if line}
 
@@ -200,4 +201,4 @@ def _parse():
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  run_main(main)

@@ -25,6 +25,7 @@ import signal
 import sys
 import time
 
+from lrm_jax.command_line import run_main
 from lrm_jax.data import render
 from lrm_jax.data.rendering import pool
 from lrm_jax.errors import InputError
@@ -35,14 +36,10 @@ WORKER = Path(__file__).parent / 'procedural_objects/worker.py'
 
 def main(argv=None) -> int:
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # As for Ctrl-C, stop workers and clean up.
-  try:
-    args = parse(argv)
-    uids = chosen_uids(args)
-    for folder in filter(None, (args.out, args.glb)):
-      folder.mkdir(parents=True, exist_ok=True)
-  except (ValueError, OSError) as error:
-    print(f'procedural: {error}', file=sys.stderr)
-    return 2
+  args = parse(argv)
+  uids = chosen_uids(args)
+  for folder in filter(None, (args.out, args.glb)):
+    folder.mkdir(parents=True, exist_ok=True)
   pool.remove_leftovers(args.out)
   todo = [uid for uid in uids if not is_done(uid, args)]
   if done := len(uids) - len(todo):
@@ -63,8 +60,7 @@ def main(argv=None) -> int:
           seconds = time.monotonic() - start
           print(f'[{done + number}/{len(uids)}] {seconds:.0f} s, {seconds / number:.3f} s per object', flush=True)
   except pool.EngineError as error:
-    print(f'procedural: {error}', file=sys.stderr)
-    return 2
+    raise InputError(f'the renderer cannot be started: {error}') from error
   except KeyboardInterrupt:
     print('procedural: interrupted; run the same command to resume', file=sys.stderr)
     return 130
@@ -155,4 +151,4 @@ def parse(argv=None):
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  run_main(main)

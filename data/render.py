@@ -33,6 +33,7 @@ import shutil
 import signal
 import sys
 
+from lrm_jax.command_line import run_main
 from lrm_jax.data.rendering import pool
 from lrm_jax.errors import InputError
 
@@ -43,12 +44,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def main(argv=None) -> int:
   args, _ = parse(argv)
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # As for Ctrl-C, stop workers and clean up.
-  try:
-    objects = chosen_objects(args)
-    command = worker_command(args.engine)
-  except (ValueError, OSError) as error:
-    print(f'render: {error}', file=sys.stderr)
-    return 2
+  objects = chosen_objects(args)
+  command = worker_command(args.engine)
   args.out.mkdir(parents=True, exist_ok=True)
   pool.remove_leftovers(args.out)
   todo = [(uid, path) for uid, path in objects if not (args.out / uid).is_dir()]
@@ -68,8 +65,7 @@ def main(argv=None) -> int:
         report.write(json.dumps({'uid': result.uid, 'error': result.error, 'seconds': round(result.seconds, 3)}) + '\n')
         report.flush()
   except pool.EngineError as error:
-    print(f'render: {args.engine}: {error}', file=sys.stderr)
-    return 2
+    raise InputError(f'--engine={args.engine} cannot be started: {error}') from error
   except KeyboardInterrupt:
     print('render: interrupted; run the same command to resume', file=sys.stderr)
     return 130
@@ -186,6 +182,8 @@ def _has_bpy() -> bool:
 
 
 def _lines(path: Path) -> list[str]:
+  if not path.is_file():
+    raise InputError(f'{path} is not a file: give a text file with one entry per line')
   lines = (line.split('#')[0].strip() for line in path.read_text().splitlines())
   return [line for line in lines if line]
 
@@ -232,4 +230,4 @@ def parse(argv=None, *, known: bool = False):
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  run_main(main)

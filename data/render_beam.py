@@ -11,14 +11,17 @@ from pathlib import Path
 import sys
 import time
 
+from lrm_jax.command_line import run_main
 from lrm_jax.data import render
 from lrm_jax.data.rendering import pool
+from lrm_jax.errors import BAD_INPUT
 
 try:
   import apache_beam as beam
   from apache_beam.options.pipeline_options import PipelineOptions
 except ImportError:
-  sys.exit("render_beam: Apache Beam is not installed: pip install '.[beam]'")
+  print("error: render_beam: Apache Beam is not installed: pip install '.[beam]'", file=sys.stderr)
+  sys.exit(BAD_INPUT)
 
 
 class RenderObject(beam.DoFn):
@@ -49,12 +52,8 @@ class RenderObject(beam.DoFn):
 
 def main() -> int:
   args, rest = render.parse(known=True)
-  try:
-    objects = render.chosen_objects(args)
-    command = render.worker_command(args.engine)
-  except (ValueError, OSError) as error:
-    print(f'render_beam: {error}', file=sys.stderr)
-    return 2
+  objects = render.chosen_objects(args)
+  command = render.worker_command(args.engine)
   args.out.mkdir(parents=True, exist_ok=True)
   pool.remove_leftovers(args.out)
   step = RenderObject(str(args.out.absolute()), render.settings_of(args), command, args.timeout)
@@ -75,4 +74,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  run_main(main)

@@ -10,9 +10,8 @@ import sys
 import time
 import traceback
 
-import jax
-
-from lrm_jax.errors import BAD_INPUT, TEMPORARY_FAILURE, FailureError, Interrupted
+from lrm_jax import errors
+from lrm_jax.errors import BAD_INPUT, FAILURE, TEMPORARY_FAILURE, FailureError, InputError, Interrupted
 
 
 def enable_compilation_cache() -> None:
@@ -28,6 +27,8 @@ def enable_compilation_cache() -> None:
     place.mkdir(parents=True, exist_ok=True)
   except OSError:
     return
+  import jax  # Commands that do not compute anything start without it.
+
   jax.config.update('jax_compilation_cache_dir', str(place))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
 
@@ -96,26 +97,45 @@ def _process_age() -> float:
 
 
 def run_main(main: Callable[[], int | None], leave: Callable[[int], None] = sys.exit) -> None:
-  """Runs a command and exits with the code that it returns (None: 0).
-
-  ValueError and OSError are bad input: their messages name the problem and the remedy, and the exit code is 2. A
-  FailureError exits with 1, an Interrupted command with 75. Any other exception is a bug and prints its traceback.
-  """
+  """Runs a command and exits with the code that it returns (None: 0), or with that of its exception (`code_of`)."""
   try:
     code = main() or 0
-  except (ValueError, OSError) as error:
-    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
-    code = BAD_INPUT
-  except Interrupted as interruption:
-    print(interruption, file=sys.stderr)
-    code = TEMPORARY_FAILURE
-  except FailureError as error:
-    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
-    code = 1
-  except KeyboardInterrupt:
-    print('stopped', file=sys.stderr)
-    code = 130
-  except Exception:
-    traceback.print_exc()
-    code = 1
+  except (Exception, KeyboardInterrupt) as error:
+    code = code_of(error)
+    if (sentence := _sentence(error)) is None:
+      traceback.print_exception(error)
+    else:
+      print(sentence, file=sys.stderr)
   leave(code)
+
+
+def code_of(error: BaseException) -> int:
+  """Returns the exit code of an exception.
+
+  2 if a person must act: an InputError, or a file system that refuses something (a full disk, a missing permission).
+  75 if the command was interrupted and lost nothing. 130 for Ctrl-C. 1 for all others, which launchers retry: failures
+  of machines and networks, and bugs.
+  """
+  if isinstance(error, InputError) or _refused(error):
+    return BAD_INPUT
+  if isinstance(error, Interrupted):
+    return TEMPORARY_FAILURE
+  return 130 if isinstance(error, KeyboardInterrupt) else FAILURE
+
+
+def _sentence(error: BaseException) -> str | None:
+  """Returns the sentence that explains an exception, or None if its traceback is needed."""
+  if isinstance(error, (InputError, FailureError)) or _refused(error):
+    return f'error: {errors.one_line(error)}'
+  if isinstance(error, Interrupted):
+    return str(error)
+  if isinstance(error, KeyboardInterrupt):
+    return 'stopped'
+  if errors.out_of_memory(error):
+    return f'error: out of memory ({errors.one_line(error)[:200] or type(error).__name__}): use smaller sizes'
+  return None
+
+
+def _refused(error: BaseException) -> bool:
+  """Returns whether an error of the operating system names a file and what a person must change about it."""
+  return isinstance(error, OSError) and error.filename is not None and errors.must_be_mended(error)

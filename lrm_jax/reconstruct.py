@@ -122,7 +122,7 @@ def main() -> int | None:
         phases=phases,
       )
       print(f'{path}: ' + ', '.join(map(str, files.values())))
-    except ValueError as error:
+    except InputError as error:
       failed += 1
       print(f'error: {path}: {error}', file=sys.stderr)
   if failed < len(args.images):

@@ -20,7 +20,8 @@ from ml_collections import ConfigDict, config_flags
 
 from lrm_jax.command_line import enable_compilation_cache, run_main, silence_repeated_tracebacks
 from lrm_jax.distributed import processes
-from lrm_jax.errors import FailureError, InputError
+from lrm_jax.errors import FailureError, InputError, one_line, out_of_memory
+from lrm_jax.storage import checkpoint
 from lrm_jax.training.dry_run import dry_run
 from lrm_jax.training.loop import train
 
@@ -77,6 +78,34 @@ def parse(argv: list[str]) -> ConfigDict:
     raise InputError(f'{message} (the file that --config names lists the keys and their types)') from error
 
 
+# What XLA's message contains if a peer, or the connection to it, is lost. Other errors are bugs or defective devices.
+_LOST_PEER = ('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'ABORTED', 'CANCELLED', 'Gloo', 'NCCL', 'onnection', 'task died')
+
+
+def explain(error: BaseException, workdir: str | Path) -> Exception | None:
+  """Returns the one sentence for an error of the devices, or None if its traceback says more.
+
+  If memory ran out, the sentence says what to lower. Before the first checkpoint that is an InputError, because the
+  same configuration would fail again. Afterwards it has fitted before, so something else took the memory: a
+  FailureError, which launchers retry.
+  """
+  message = one_line(error)
+  if out_of_memory(error):
+    remedy = (
+      'lower config.rays_per_chunk, raise config.gradient_accumulation (fewer objects at once), set '
+      "config.model.remat = 'full', or raise config.mesh.fsdp (more devices share the parameters); on the host, lower "
+      'config.data.num_workers'
+    )
+    sentence = f'out of memory ({message[:200] or "of the host"}): {remedy}'
+    return FailureError(sentence) if checkpoint.saved_steps(workdir) else InputError(sentence)
+  if processes.several() and any(part in message for part in _LOST_PEER):
+    return FailureError(
+      f'process {jax.process_index()} cannot continue, most likely because another process ended; the same command '
+      f'resumes from the last checkpoint ({message[:300]})'
+    )
+  return None
+
+
 def main() -> None:
   """Runs the command: a dry run, or a training in this process and its peers."""
   config = parse(sys.argv)
@@ -93,13 +122,10 @@ def main() -> None:
   workdir = _WORKDIR.value or Path('runs') / Path(file.split(':')[0]).stem
   try:
     result = train(config, workdir)
-  except jax.errors.JaxRuntimeError as error:
-    if not processes.several():
+  except (jax.errors.JaxRuntimeError, MemoryError) as error:
+    if (explained := explain(error, workdir)) is None:
       raise
-    raise FailureError(
-      f'process {jax.process_index()} cannot continue, most likely because another process ended; the same command '
-      f'resumes from the last checkpoint ({" ".join(str(error).split())[:300]})'
-    ) from error
+    raise explained from error
   if jax.process_index() == 0:
     scores = ', '.join(f'{name} {value:.3f}' for name, value in result.items())
     done = f'all {config.num_train_steps} steps are done; to train longer, raise config.num_train_steps'

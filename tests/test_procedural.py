@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import trimesh
 
+from lrm_jax.command_line import run_main
 from lrm_jax.data import procedural
 from lrm_jax.data.procedural_objects import generate, shapes, solids, zeroverse
 from lrm_jax.data.procedural_objects.grammar import MAKERS
 from lrm_jax.data.rendering.presets import OBJECT_RADIUS
 from lrm_jax.datasets import folders, inspection
+from lrm_jax.errors import InputError, one_line
 
 ROOT = Path(__file__).parents[1]
 SHAPES = {
@@ -237,18 +239,19 @@ def test_uids_name_objects():
     ([], 'required: --count'),
   ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, tmp_path, capsys):
-  assert procedural.main([*arguments, f'--out={tmp_path / "out"}']) == 2
-  error = capsys.readouterr().err
-  assert message in error
-  assert error.count('\n') == 1
+def test_bad_input_is_one_sentence(arguments, message, tmp_path):
+  with pytest.raises(InputError) as error:
+    procedural.main([*arguments, f'--out={tmp_path / "out"}'])
+  assert message in one_line(error.value)
   assert not (tmp_path / 'out').exists()
 
 
 def test_an_out_that_is_a_file_is_bad_input(tmp_path, capsys):
   (tmp_path / 'out').write_text('')
-  assert procedural.main(['--count=1', f'--out={tmp_path / "out"}']) == 2
-  assert capsys.readouterr().err.startswith('procedural: ')
+  codes = []
+  run_main(lambda: procedural.main(['--count=1', f'--out={tmp_path / "out"}']), codes.append)
+  error = capsys.readouterr().err
+  assert codes == [2] and error.startswith('error: ') and error.count('\n') == 1
 
 
 @pytest.fixture(scope='module')

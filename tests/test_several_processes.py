@@ -164,6 +164,6 @@ def test_missing_coordinator_is_reported(config, tmp_path):
     JAX_PROCESS_ID='1',
     LRM_JAX_CONNECT_SECONDS='3',
   )
-  assert training_processes.finish(started, workdir, 60) == [2]
+  assert training_processes.finish(started, workdir, 60) == [1]
   output = training_processes.log_text(workdir).strip().splitlines()[-1]
   assert output.startswith('error: process 1 of 2 could not connect to process 0 at 127.0.0.1:1 within 3 s')

@@ -41,7 +41,7 @@ def decode(record: Mapping, view: int) -> np.ndarray:
   """
   try:
     image = images.decode(record['views'][view])
-  except ValueError as error:
+  except InputError as error:
     raise BrokenRecordError(
       f'view {view} of {uid(record)} cannot be decoded ({error}): build the dataset again'
     ) from error

@@ -23,7 +23,7 @@ import time
 import jax
 from jax.experimental import multihost_utils
 
-from lrm_jax.errors import TEMPORARY_FAILURE, InputError
+from lrm_jax.errors import TEMPORARY_FAILURE, FailureError, InputError
 
 # The coordinator's port is derived from the job number, so that two jobs on one host use different ports.
 _PORTS = range(61440, 65536)
@@ -85,8 +85,8 @@ def membership(environment: Mapping[str, str]) -> Membership | None:
 def join(*, peer_timeout: int = 60) -> None:
   """Joins the other processes, if there are any. Call it before any other use of JAX.
 
-  If a process is silent for `peer_timeout` seconds it is considered dead, and the others exit. Raises InputError if the
-  coordinator cannot be reached.
+  If a process is silent for `peer_timeout` seconds it is considered dead, and the others exit. Raises FailureError if
+  the coordinator cannot be reached: its host may only be late.
   """
   found = membership(os.environ)
   connect = _number(os.environ, 'LRM_JAX_CONNECT_SECONDS', 300)
@@ -117,7 +117,7 @@ def _await_coordinator(found: Membership, seconds: int) -> None:
       return
     except OSError as error:
       if time.monotonic() > end:
-        raise InputError(
+        raise FailureError(
           f'process {found.index} of {found.count} could not connect to process 0 at {found.coordinator} within '
           f'{seconds} s ({error}): check that it is running and that its port is reachable from this host'
         ) from error

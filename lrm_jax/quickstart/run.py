@@ -10,6 +10,7 @@ from PIL import Image
 from lrm_jax.command_line import Phases
 from lrm_jax.configs import quickstart as quickstart_config
 from lrm_jax.datasets.views import load_views
+from lrm_jax.errors import InputError
 from lrm_jax.evaluate import table
 from lrm_jax.evaluation import baselines, novel_views
 from lrm_jax.geometry import images
@@ -39,7 +40,7 @@ def reconstruct_objects(model: reconstructor.Reconstructor, views: dict, shown: 
     try:
       files[index] = reconstruct(model, views['image'][index], out / 'objects', uid, resolution=_MESH_RESOLUTION)
       print(f'{uid}: {files[index]["mesh"]}, {files[index]["video"].name}', flush=True)
-    except ValueError as error:
+    except InputError as error:
       print(f'{uid}: {error}', flush=True)
   return files
 

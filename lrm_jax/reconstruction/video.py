@@ -8,7 +8,7 @@ import imageio_ffmpeg
 from jax import Array
 import numpy as np
 
-from lrm_jax.errors import InputError
+from lrm_jax.errors import FailureError
 from lrm_jax.geometry import cameras, images
 
 ELEVATION = 20.0  # degrees above the horizon
@@ -31,7 +31,7 @@ def depth_frames(depth: np.ndarray | Array, opacity: np.ndarray | Array, distanc
 def write_video(frames: np.ndarray | Array, path: str | Path, *, frames_per_second: int = 24) -> None:
   """Writes images [V, H, W, 3] in 0..1 as an MP4 that every browser plays (H.264, yuv420p, even sizes).
 
-  Raises InputError, with the encoder's message, if encoding fails.
+  Raises FailureError, with the encoder's message, if encoding fails.
   """
   frames = images.to_bytes(np.asarray(frames))
   height, width = frames.shape[1:3]
@@ -66,4 +66,4 @@ def write_video(frames: np.ndarray | Array, path: str | Path, *, frames_per_seco
   ]
   result = subprocess.run(command, input=frames.tobytes(), capture_output=True, check=False)
   if result.returncode:
-    raise InputError(f'{path} could not be encoded: {result.stderr.decode(errors="replace").strip()}')
+    raise FailureError(f'{path} could not be encoded: {result.stderr.decode(errors="replace").strip()}')

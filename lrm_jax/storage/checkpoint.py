@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lrm_jax.distributed import sharding
-from lrm_jax.errors import InputError
+from lrm_jax.errors import InputError, must_be_mended, one_line, passes
 from lrm_jax.models import registry
 from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.storage import checksum, paths
@@ -38,7 +38,7 @@ def manager(workdir: str | Path, *, keep_every: int = 0) -> ocp.CheckpointManage
   if keep_every:
     policies.append(preservation_policy.EveryNSteps(keep_every))
   options = ocp.CheckpointManagerOptions(preservation_policy=preservation_policy.AnyPreservationPolicy(policies))
-  with _as_os_error(workdir, 'its checkpoints cannot be opened'):
+  with _explained(workdir, 'its checkpoints cannot be opened'):
     return ocp.CheckpointManager(_checkpoints(workdir), options=options)
 
 
@@ -68,7 +68,8 @@ def read_config(workdir: str | Path) -> ConfigDict:
 def save(checkpoints: ocp.CheckpointManager, state: dict) -> None:
   """Saves a state asynchronously and atomically.
 
-  Raises OSError if this checkpoint, or the previous one, cannot be written.
+  If this checkpoint, or the previous one, cannot be written, raises InputError if a person must act (a full disk), and
+  otherwise the error of Orbax or its storage backend.
   """
   step, guard = int(state['step']), {name: value.item() for name, value in state['guard'].items()}
   guard = {name: None if math.isnan(value) else value for name, value in guard.items()}
@@ -77,7 +78,7 @@ def save(checkpoints: ocp.CheckpointManager, state: dict) -> None:
     'guard': guard,
     'sums': {name: int(checksum.checksum(state[name])) for name in ('params', 'opt_state')},
   }
-  with _as_os_error(checkpoints.directory, 'a checkpoint cannot be written'):
+  with _explained(checkpoints.directory, 'a checkpoint cannot be written'):
     checkpoints.save(
       step,
       args=ocp.args.Composite(
@@ -89,8 +90,8 @@ def save(checkpoints: ocp.CheckpointManager, state: dict) -> None:
 
 
 def finish(checkpoints: ocp.CheckpointManager) -> None:
-  """Waits until all pending checkpoints are written. Raises OSError if one cannot be written."""
-  with _as_os_error(checkpoints.directory, 'a checkpoint cannot be written'):
+  """Waits until all pending checkpoints are written. Raises like `save` if one cannot be written."""
+  with _explained(checkpoints.directory, 'a checkpoint cannot be written'):
     checkpoints.wait_until_finished()
 
 
@@ -103,18 +104,17 @@ def restore_state(checkpoints: ocp.CheckpointManager, abstract_state: dict) -> d
   if step is None:
     return None
   names, path = ('params', 'opt_state'), paths.directory(checkpoints.directory) / str(step)
-  with _damage_as_value_error(path):
+  with _damage_explained(path):
     for name in names:
       _check_shapes(path / name, abstract_state[name])
-    items = checkpoints.restore(
-      step,
-      args=ocp.args.Composite(
-        progress=ocp.args.JsonRestore(), **{name: ocp.args.StandardRestore(abstract_state[name]) for name in names}
-      ),
+    args = ocp.args.Composite(
+      progress=ocp.args.JsonRestore(), **{name: ocp.args.StandardRestore(abstract_state[name]) for name in names}
     )
-    for name, saved in items['progress']['sums'].items():
-      if (found := int(checksum.checksum(items[name]))) != saved:
-        raise OSError(f'the checksum of {name} is {found}, but was {saved} when it was saved')
+    items = checkpoints.restore(step, args=args)
+    if _wrong_checksum(items):  # Read again: a network file system may have returned wrong bytes once.
+      items = checkpoints.restore(step, args=args)
+    if problem := _wrong_checksum(items):
+      raise OSError(problem)
   guard = items['progress']['guard']
 
   def put(value, shape):
@@ -154,7 +154,7 @@ def restore_parameters(directory: str | Path, target: dict, step: int | None = N
     raise InputError(f'{path} does not contain {wanted}; available steps: {steps or "none"}')
   step = steps[-1] if step is None else step
   path = path / str(step)
-  with _damage_as_value_error(path), ocp.StandardCheckpointer() as checkpointer:
+  with _damage_explained(path), ocp.StandardCheckpointer() as checkpointer:
     _check_shapes(path / 'params', target)
     return checkpointer.restore(path / 'params', target), step
 
@@ -198,10 +198,12 @@ def _check_shapes(item: epath.Path, wanted) -> None:
     )
 
 
-# Transient errors. They do not mean that the checkpoint is damaged, so never suggest deleting it. The messages of
-# tensorstore begin with these status codes.
-_TRANSIENT = (PermissionError, ConnectionError, TimeoutError, MemoryError)
-_TRANSIENT_CODES = ('PERMISSION_DENIED', 'UNAUTHENTICATED', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'RESOURCE_EXHAUSTED')
+def _wrong_checksum(items) -> str | None:
+  """Returns which item of a checkpoint differs from what was saved, or None. All processes get the same result."""
+  for name, saved in items['progress']['sums'].items():
+    if (found := int(checksum.checksum(items[name]))) != saved:
+      return f'the checksum of {name} is {found}, but was {saved} when it was saved'
+  return None
 
 
 class _OtherModelError(InputError):
@@ -209,29 +211,39 @@ class _OtherModelError(InputError):
 
 
 @contextlib.contextmanager
-def _as_os_error(path: str | Path, problem: str) -> Iterator[None]:
-  """Turns the exceptions of Orbax and its storage backends into an OSError with one sentence."""
+def _explained(path: str | Path, problem: str) -> Iterator[None]:
+  """Adds the path, and what happens next, to the exceptions of Orbax and its storage backends.
+
+  Those that a person must mend become an InputError with one sentence; the others keep their type and traceback.
+  """
   try:
     yield
-  except jax.errors.JaxRuntimeError:  # Processes or devices failed, not files.
-    raise
   except Exception as error:  # Orbax and tensorstore raise exceptions of many types.
-    raise OSError(
-      f'{path}: {problem} ({_reason(error)}); existing checkpoints are kept, and the same command resumes from the '
-      'latest of them'
-    ) from error
+    if must_be_mended(error):
+      raise InputError(
+        f'{path}: {problem} ({_reason(error)}); existing checkpoints are kept: fix the cause, then the same command '
+        'resumes from the latest of them'
+      ) from error
+    error.add_note(f'{path}: {problem}; existing checkpoints are kept, and the same command resumes from the latest')
+    raise
 
 
 @contextlib.contextmanager
-def _damage_as_value_error(path: epath.Path) -> Iterator[None]:
-  """Turns the exceptions that Orbax raises for a damaged checkpoint into a ValueError with one sentence."""
+def _damage_explained(path: epath.Path) -> Iterator[None]:
+  """Turns the exceptions that Orbax raises for a damaged checkpoint into an InputError with one sentence.
+
+  An error that may pass keeps its type and traceback: the checkpoint may be intact, so never suggest deleting it.
+  """
   try:
     yield
   except (_OtherModelError, jax.errors.JaxRuntimeError):
     raise
   except Exception as error:
-    if isinstance(error, _TRANSIENT) or str(error).startswith(_TRANSIENT_CODES):
-      raise OSError(f'{path} cannot be read ({_reason(error)}); nothing was changed') from error
+    if passes(error):
+      error.add_note(f'{path} cannot be read; nothing was changed')
+      raise
+    if must_be_mended(error):
+      raise InputError(f'{path} cannot be read ({_reason(error)}); nothing was changed: fix the cause') from error
     remedy = f', rm -r {shlex.quote(str(path))}' if paths.is_local(path) else ''
     raise InputError(
       f'{path} is damaged ({_reason(error)}); nothing was changed: to resume from the previous checkpoint, '
@@ -240,7 +252,7 @@ def _damage_as_value_error(path: epath.Path) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-  text = ' '.join(str(error).split())
+  text = one_line(error)
   if 'os_error_code' in text:  # tensorstore: the names of many files, then the message of the operating system.
     text = text.rpartition(': ')[2].partition(' [')[0]
   return text if len(text) <= 200 else f'{text[:120]} ... {text[-70:]}'

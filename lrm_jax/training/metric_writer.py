@@ -14,6 +14,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import directory_check
 
+from lrm_jax.errors import InputError, must_be_mended
 from lrm_jax.geometry import images
 from lrm_jax.storage import paths
 
@@ -23,14 +24,14 @@ _SECONDS_BETWEEN_UPLOADS = 60.0  # Cloud storage cannot append, so each upload w
 class MetricWriter:
   """Appends scalars and images to a run directory. If not `active` (in all processes except one), does nothing.
 
-  Raises OSError if the directory cannot be written.
+  If the directory cannot be written, raises InputError if a person must act (a full disk), otherwise OSError.
   """
 
   def __init__(self, workdir: str | os.PathLike, *, active: bool = True):
     self.workdir, self.active = paths.directory(workdir), active
     self._metrics, self._skipped = (_Lines(self.workdir / name) for name in ('metrics.jsonl', 'skipped.jsonl'))
     if active:
-      with self._as_os_error():
+      with self._explained():
         self.workdir.mkdir(parents=True, exist_ok=True)
         self._board = _Board(self.workdir / 'tensorboard')
 
@@ -41,7 +42,7 @@ class MetricWriter:
   def truncate_after(self, step: int) -> None:
     """Removes the lines of steps after `step`, which a resumed run repeats: they are newer than its checkpoint."""
     if self.active:
-      with self._as_os_error():
+      with self._explained():
         self._metrics.truncate_after(step)
         self._skipped.truncate_after(step)
 
@@ -49,14 +50,14 @@ class MetricWriter:
     """Appends one JSON line {"step": step, ...} and writes the same values to TensorBoard, without buffering."""
     if not self.active:
       return
-    with self._as_os_error():
+    with self._explained():
       self._metrics.append({'step': step, **values})
       self._board.write(step, *(summary.scalar(name, value) for name, value in values.items()))
 
   def write_skipped(self, step: int, values: dict) -> None:
     """Appends one JSON line about a skipped step, with the `uids` of its objects."""
     if self.active:
-      with self._as_os_error():
+      with self._explained():
         self._skipped.append({'step': step, **values})
 
   def write_image(self, step: int, name: str, image: np.ndarray) -> None:
@@ -64,7 +65,7 @@ class MetricWriter:
     if not self.active:
       return
     path = self.workdir / 'images' / f'{name}_{step:08d}.png'
-    with self._as_os_error():
+    with self._explained():
       path.parent.mkdir(parents=True, exist_ok=True)
       path.write_bytes(imageio.imwrite('<bytes>', images.to_bytes(image), extension='.png'))
       self._board.write(step, summary.image(name, images.to_bytes(image), dataformats='HWC'))
@@ -75,26 +76,30 @@ class MetricWriter:
     Only the lines of runs in cloud storage are buffered.
     """
     if self.active:
-      with self._as_os_error():
+      with self._explained():
         self._metrics.flush()
         self._skipped.flush()
 
   def close(self) -> None:
     self.flush()
     if self.active:
-      with self._as_os_error():
+      with self._explained():
         self._board.close()
 
   @contextlib.contextmanager
-  def _as_os_error(self) -> Iterator[None]:
-    """Adds the directory, and what to do, to errors of the file system."""
+  def _explained(self) -> Iterator[None]:
+    """Adds the directory to errors of the file system, and what to do to those that a person must mend."""
     try:
       yield
     except OSError as error:
-      raise OSError(
-        f'{self.workdir}: metrics cannot be written ({error.strerror or error}): fix the cause, then the same command '
-        'resumes from the last checkpoint'
-      ) from error
+      problem = f'{self.workdir}: metrics cannot be written'
+      if must_be_mended(error):
+        raise InputError(
+          f'{problem} ({error.strerror or error}): fix the cause, then the same command resumes from the last '
+          'checkpoint'
+        ) from error
+      error.add_note(f'{problem}; the same command resumes from the last checkpoint')
+      raise
 
 
 class _Board:

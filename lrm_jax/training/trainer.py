@@ -95,7 +95,7 @@ class Trainer:
     if config.init_from:
       try:
         given = dict(pretrained.load_parameters(config.init_from, target))
-      except ValueError as error:
+      except InputError as error:
         raise InputError(f'config.init_from = {error}') from error
     if config.encoder_weights:
       prefix = 'encoder/'

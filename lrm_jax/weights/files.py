@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from lrm_jax.errors import InputError
+from lrm_jax.errors import InputError, passes
 from lrm_jax.weights import pytorch
 from lrm_jax.weights.tensor import Tensor
 
@@ -98,6 +98,8 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
         for name, part in slices.items()
       }
   except (SafetensorError, OSError) as error:
+    if passes(error):
+      raise
     raise InputError(f'{path} is damaged or not a safetensors file: {error}') from error
   except KeyError as error:
     raise InputError(f'{path} contains tensors of the unsupported dtype {error}') from error

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from lrm_jax.errors import InputError
+from lrm_jax.errors import FailureError, InputError, must_be_mended, one_line
 from lrm_jax.models import registry
 from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.storage import checkpoint, paths
@@ -135,6 +135,19 @@ def _kind(directory: Path) -> types.ModuleType | None:
   )
 
 
+def _hub_refusals() -> tuple[type[Exception], ...]:
+  """Returns the errors of the Hub that a person must mend: a wrong name, no access, or neither network nor cache."""
+  from huggingface_hub import errors
+
+  return (
+    errors.HFValidationError,
+    errors.RepositoryNotFoundError,
+    errors.RevisionNotFoundError,
+    errors.LocalEntryNotFoundError,
+    errors.OfflineModeIsEnabled,
+  )
+
+
 def _from_hub(source: str) -> Path:
   """Returns the local copy of hf://owner/name[@revision]; huggingface_hub handles cache, token and offline mode."""
   name, _, revision = source.removeprefix(_HUB).partition('@')
@@ -145,6 +158,8 @@ def _from_hub(source: str) -> Path:
   patterns = ['checkpoints/**', *(name for file, kind in _KINDS.values() for name in (file, *kind.TENSORS))]
   try:
     return Path(huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=patterns))
-  except (OSError, ValueError) as error:  # huggingface_hub's own errors and network errors.
-    reason = ' '.join(str(error).split())[:300]
-    raise InputError(f'{source} could not be downloaded from the Hugging Face Hub: {reason}') from error
+  except (OSError, huggingface_hub.errors.HFValidationError) as error:  # Also network errors are OSErrors.
+    if must_be_mended(error):
+      raise
+    sentence = f'{source} could not be downloaded from the Hugging Face Hub: {one_line(error)[:300]}'
+    raise (InputError if isinstance(error, _hub_refusals()) else FailureError)(sentence) from error

@@ -18,7 +18,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 
-from lrm_jax.errors import InputError
+from lrm_jax.errors import InputError, passes
 from lrm_jax.weights.tensor import Tensor
 
 _DTYPES = {
@@ -61,6 +61,8 @@ def read(path: Path) -> dict[str, Tensor]:
   try:
     content = _legacy_content(path) if is_legacy(path) else _zip_content(path)
   except _DAMAGE as error:
+    if passes(error):
+      raise
     raise InputError(f'{path} is damaged or not a file of PyTorch tensors: {error}') from error
   tensors = dict(_flat(content))
   if not tensors:
@@ -188,6 +190,8 @@ class _ZipUnpickler(_Unpickler):
       try:
         return np.frombuffer(self._archive.read(member), dtype)
       except (zipfile.BadZipFile, EOFError, OSError) as error:
+        if passes(error):
+          raise
         raise InputError(f'{self._path} is damaged: {error}') from error
 
     return _Storage(length, dtype, read_elements)

@@ -21,7 +21,7 @@ import zlib
 from einops import rearrange
 import numpy as np
 
-from lrm_jax.errors import InputError
+from lrm_jax.errors import InputError, passes
 from lrm_jax.models import lpips
 from lrm_jax.weights import files, tables
 from lrm_jax.weights.tables import SAME, Layout, Row
@@ -180,6 +180,8 @@ def read(path: Path) -> tuple[Mapping[str, np.ndarray], np.ndarray | None, str]:
     with np.load(path) as file:
       tensors = {name: file[name] for name in file.files}
   except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError) as error:
+    if passes(error):
+      raise
     raise InputError(f'{path} is damaged or not an .npz file of arrays: {error}') from error
   mean, source = tensors.pop('input_mean', None), tensors.pop('source', '')
   if mean is not None and not (mean.shape == (3,) and mean.dtype.kind == 'f' and np.all((mean >= 0) & (mean <= 1))):

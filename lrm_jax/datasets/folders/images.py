@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from lrm_jax.errors import InputError
+from lrm_jax.errors import InputError, passes
 
 _MIN_DIFFERENCE = 8  # of 255, in any colour channel, between a pixel of the object and the background
 
@@ -38,6 +38,8 @@ def load(path: Path, options: Options) -> np.ndarray:
   except FileNotFoundError:
     raise InputError(f'{path.name} is missing') from None
   except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    if passes(error):
+      raise
     raise InputError(f'{path.name} is not an image, or is truncated ({error})') from error
   if 0 in pixels.shape:
     raise InputError(f'{path.name} has no pixels')
@@ -89,6 +91,8 @@ def array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
   except FileNotFoundError:
     raise InputError(f'{path.name} is missing') from None
   except (ValueError, OSError, EOFError) as error:
+    if passes(error):
+      raise
     raise InputError(f'{path.name} cannot be read as an array ({error})') from error
   if values.shape != shape or not np.issubdtype(values.dtype, np.number):
     raise InputError(

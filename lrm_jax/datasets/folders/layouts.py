@@ -7,7 +7,7 @@ from pathlib import Path
 from lrm_jax.datasets.folders import nerf, openlrm, rendered, video
 from lrm_jax.datasets.folders.images import Options
 from lrm_jax.datasets.records import BrokenRecordError, check_cameras, decode
-from lrm_jax.errors import InputError
+from lrm_jax.errors import InputError, passes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +73,8 @@ def read(layout: str, uid: str, folder: Path, options: Options = Options()) -> d
   except BrokenRecordError:
     raise
   except (ValueError, OSError, KeyError, TypeError) as error:
+    if passes(error):
+      raise
     raise BrokenRecordError(f'{folder}: {" ".join(str(error).split())}') from error
   return record
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from lrm_jax.datasets.folders import images
-from lrm_jax.errors import InputError
+from lrm_jax.errors import InputError, passes
 
 _FILES = ('transforms.json', 'transforms_train.json', 'transforms_val.json', 'transforms_test.json')
 _DISTORTION = ('k1', 'k2', 'k3', 'k4', 'p1', 'p2')
@@ -68,6 +68,8 @@ def _intrinsics(camera: dict, path: Path, name: str) -> np.ndarray:
     with Image.open(path) as image:
       width, height = image.size
   except OSError as error:
+    if passes(error):
+      raise
     raise InputError(f'{path.name} is missing or not an image ({error})') from error
   if 'fl_x' in camera:
     size = np.array([camera.get('w', width), camera.get('h', height)], float)

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 
 from lrm_jax.datasets.folders import images
-from lrm_jax.errors import InputError
+from lrm_jax.errors import InputError, passes
 
 
 def holds(folder: Path) -> bool:
@@ -22,6 +22,8 @@ def read(folder: Path, options: images.Options) -> dict:
         cameras[name] for name in ('camera_to_world', 'intrinsics', 'object_to_world')
       )
   except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    if passes(error):
+      raise
     raise InputError(f'cameras.npz cannot be read ({error}): render the object again') from error
   if poses.ndim != 3 or len(poses) != len(intrinsics):
     raise InputError(
