@@ -32,6 +32,8 @@ def get_config() -> ConfigDict:
   # A step is skipped if its loss or gradient is NaN or infinite, or if its loss is a spike.
   config.max_skipped_steps = 10  # consecutive skipped steps; one more stops the run [ours]
   config.loss_spike = 5.0  # multiple of the loss's running mean above which a loss is a spike; 0: never [ours]
+  # Decay per step of a moving average of the parameters, which is evaluated and exported in their place; 0: no average.
+  config.ema_decay = 0.0  # such as 0.999 for 10,000 steps, 0.9999 for 100,000; costs 4 bytes per parameter [ours]
   # Initial weights of the whole model: a run, OpenLRM or TripoSR directory, or hf://owner/name; '': random.
   config.init_from = ''
   config.encoder_weights = ''  # file with the initial weights of the encoder, DINO ViT-B/16 [P]; '': random

@@ -152,6 +152,7 @@ def test_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(config, tmp_p
   [
     ({'batch_size': 3, 'gradient_accumulation': 2}, 'multiple'),
     ({'num_train_steps': 0}, 'num_train_steps = 0'),
+    ({'ema_decay': 1.0}, 'ema_decay = 1.0'),
     ({'data.path': ''}, 'data.path'),
     ({'data.resize_min': 4}, 'window'),
     ({'loss.lpips_weight': 1.0}, 'lpips_network'),
@@ -225,3 +226,14 @@ def test_loss_includes_lpips_on_two_processes(config, tmp_path):
   for line in lines:
     np.testing.assert_allclose(line['loss'], line['mse'] + 2 * line['lpips'] + 0.1 * line['mask'], rtol=1e-5)
   assert 'eval_lpips' in read(tmp_path / 'run')[-1]
+
+
+@pytest.mark.slow
+def test_moving_average_is_evaluated_and_exported(config, tmp_path):
+  train_lib.train(config, tmp_path / 'plain')
+  config.ema_decay = 0.9
+  train_lib.train(config, tmp_path / 'run')
+  assert losses(tmp_path / 'run') == losses(tmp_path / 'plain')
+  assert read(tmp_path / 'run')[-1]['eval_psnr'] != read(tmp_path / 'plain')[-1]['eval_psnr']
+  run, plain = (registry.parameters(checkpoint.restore(tmp_path / name)[0]) for name in ('run', 'plain'))
+  assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(run), jax.tree.leaves(plain)))

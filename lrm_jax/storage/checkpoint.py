@@ -1,7 +1,8 @@
 """Run directories: written by a training, read by everything else.
 
   DIR/config.json            the complete configuration
-  DIR/checkpoints/<step>/    Orbax: `params`, `opt_state` and `progress` (training only)
+  DIR/checkpoints/<step>/    Orbax: `params`, `ema` (if config.ema_decay is positive), `opt_state` and `progress`;
+                             the last two are for training only
   DIR/metrics.jsonl          one line per logged step (lrm_jax/training/metric_writer.py)
 
 A run directory may be on gs:// or s3:// (lrm_jax/storage/paths.py).
@@ -30,6 +31,8 @@ from lrm_jax.errors import InputError, must_be_mended, one_line, passes
 from lrm_jax.models import registry
 from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.storage import checksum, paths
+
+_TREES = ('params', 'ema', 'opt_state')  # The trees of arrays in a checkpoint; `ema` may be missing.
 
 
 def manager(workdir: str | Path, *, keep_every: int = 0) -> ocp.CheckpointManager:
@@ -71,20 +74,15 @@ def save(checkpoints: ocp.CheckpointManager, state: dict) -> None:
   If this checkpoint, or the previous one, cannot be written, raises InputError if a person must act (a full disk), and
   otherwise the error of Orbax or its storage backend.
   """
+  names = [name for name in _TREES if name in state]
   step, guard = int(state['step']), {name: value.item() for name, value in state['guard'].items()}
   guard = {name: None if math.isnan(value) else value for name, value in guard.items()}
-  progress = {
-    'step': step,
-    'guard': guard,
-    'sums': {name: int(checksum.checksum(state[name])) for name in ('params', 'opt_state')},
-  }
+  progress = {'step': step, 'guard': guard, 'sums': {name: int(checksum.checksum(state[name])) for name in names}}
   with _explained(checkpoints.directory, 'a checkpoint cannot be written'):
     checkpoints.save(
       step,
       args=ocp.args.Composite(
-        params=ocp.args.StandardSave(state['params']),
-        opt_state=ocp.args.StandardSave(state['opt_state']),
-        progress=ocp.args.JsonSave(progress),
+        progress=ocp.args.JsonSave(progress), **{name: ocp.args.StandardSave(state[name]) for name in names}
       ),
     )
 
@@ -98,12 +96,14 @@ def finish(checkpoints: ocp.CheckpointManager) -> None:
 def restore_state(checkpoints: ocp.CheckpointManager, abstract_state: dict) -> dict | None:
   """Returns the state of the latest checkpoint with the shardings of `abstract_state`, or None without a checkpoint.
 
+  If `abstract_state` has a moving average of the parameters and the checkpoint has none, it starts from the parameters.
   Raises InputError if the checkpoint is damaged or belongs to another model or optimizer.
   """
   step = checkpoints.latest_step()
   if step is None:
     return None
-  names, path = ('params', 'opt_state'), paths.directory(checkpoints.directory) / str(step)
+  path = paths.directory(checkpoints.directory) / str(step)
+  names = [name for name in _TREES if name in abstract_state and (name != 'ema' or (path / name).exists())]
   with _damage_explained(path):
     for name in names:
       _check_shapes(path / name, abstract_state[name])
@@ -111,21 +111,20 @@ def restore_state(checkpoints: ocp.CheckpointManager, abstract_state: dict) -> d
       progress=ocp.args.JsonRestore(), **{name: ocp.args.StandardRestore(abstract_state[name]) for name in names}
     )
     items = checkpoints.restore(step, args=args)
-    if _wrong_checksum(items):  # Read again: a network file system may have returned wrong bytes once.
+    if _wrong_checksum(items, names):  # Read again: a network file system may have returned wrong bytes once.
       items = checkpoints.restore(step, args=args)
-    if problem := _wrong_checksum(items):
+    if problem := _wrong_checksum(items, names):
       raise OSError(problem)
   guard = items['progress']['guard']
 
   def put(value, shape):
     return sharding.place(np.asarray(math.nan if value is None else value, shape.dtype), shape.sharding)
 
-  return {
-    'step': put(step, abstract_state['step']),
-    'params': items['params'],
-    'opt_state': items['opt_state'],
-    'guard': {name: put(guard[name], abstract_state['guard'][name]) for name in guard},
-  }
+  state = {name: items[name] for name in names}
+  if 'ema' in abstract_state and 'ema' not in state:
+    state['ema'] = jax.tree.map(jnp.copy, state['params'])  # The step donates both: they must not share memory.
+  guard = {name: put(guard[name], abstract_state['guard'][name]) for name in guard}
+  return {'step': put(step, abstract_state['step']), 'guard': guard} | state
 
 
 def restore(directory: str | Path, step: int | None = None) -> tuple[TriplaneModel, ConfigDict, int]:
@@ -146,7 +145,8 @@ def restore(directory: str | Path, step: int | None = None) -> tuple[TriplaneMod
 def restore_parameters(directory: str | Path, target: dict, step: int | None = None) -> tuple[dict, int]:
   """Returns (parameters, step) of a run directory, read directly into the shardings and dtypes of `target`.
 
-  Raises InputError if there is no such checkpoint, or if it belongs to another model.
+  If the checkpoint has a moving average of the parameters, that is what is returned. Raises InputError if there is no
+  such checkpoint, or if it belongs to another model.
   """
   path, steps = _checkpoints(directory), saved_steps(directory)
   if not steps or (step is not None and step not in steps):
@@ -155,8 +155,9 @@ def restore_parameters(directory: str | Path, target: dict, step: int | None = N
   step = steps[-1] if step is None else step
   path = path / str(step)
   with _damage_explained(path), ocp.StandardCheckpointer() as checkpointer:
-    _check_shapes(path / 'params', target)
-    return checkpointer.restore(path / 'params', target), step
+    item = path / 'ema' if (path / 'ema').exists() else path / 'params'
+    _check_shapes(item, target)
+    return checkpointer.restore(item, target), step
 
 
 def write_model(directory: str | Path, params: dict, config: ConfigDict, step: int, dtype=jnp.bfloat16) -> None:
@@ -198,9 +199,10 @@ def _check_shapes(item: epath.Path, wanted) -> None:
     )
 
 
-def _wrong_checksum(items) -> str | None:
-  """Returns which item of a checkpoint differs from what was saved, or None. All processes get the same result."""
-  for name, saved in items['progress']['sums'].items():
+def _wrong_checksum(items, names: list[str]) -> str | None:
+  """Returns which of the named items differs from what was saved, or None. All processes get the same result."""
+  for name in names:
+    saved = items['progress']['sums'][name]
     if (found := int(checksum.checksum(items[name]))) != saved:
       return f'the checksum of {name} is {found}, but was {saved} when it was saved'
   return None

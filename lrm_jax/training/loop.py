@@ -27,6 +27,7 @@ from lrm_jax.models import registry
 from lrm_jax.storage import checkpoint, lock, paths
 from lrm_jax.training.metric_writer import MetricWriter
 from lrm_jax.training.progress import Progress
+from lrm_jax.training.step import averaged
 from lrm_jax.training.trainer import Trainer
 from lrm_jax.weights.vgg import load_lpips
 
@@ -94,11 +95,12 @@ def describe_devices(trainer: Trainer, step: jax.stages.Compiled) -> str:
   devices = f'{mesh.size} x {mesh.devices.flat[0].device_kind}'
   if jax.process_count() > 1:
     devices += f' of {jax.process_count()} processes'
+  average = f', moving average {part("ema")}' if 'ema' in shapes else ''
   memory = step.memory_analysis()
   activations = size(memory.temp_size_in_bytes) if memory is not None else 'of unknown size'
   return (
     f'{devices}: batch sharded over {mesh.size}, parameters over {mesh.shape["fsdp"]}; per device: parameters '
-    f'{part("params")}, optimizer {part("opt_state")}, gradients and activations {activations}, for '
+    f'{part("params")}, optimizer {part("opt_state")}{average}, gradients and activations {activations}, for '
     f'{trainer.config.batch_size // mesh.size} objects per step'
   )
 
@@ -223,7 +225,7 @@ class Evaluator:
         input_position=model.input_position,
         keep_distance=data.keep_distance,
       )
-    pixels = novel_views.predict(registry.with_parameters(model, state['params']), self.views)
+    pixels = novel_views.predict(registry.with_parameters(model, averaged(state)), self.views)
     scores = novel_views.score(pixels, self.views, self.trainer.lpips)
     scores = {f'eval_{name}': value for name, value in scores.items() if name != 'per_object'}
     self.writer.write_image(step, 'eval', novel_views.comparison(pixels, self.views))

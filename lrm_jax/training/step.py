@@ -2,7 +2,8 @@
 
 state = {'step': int32, 'params': ..., 'opt_state': ..., 'guard': {'loss': float32, 'skipped': int32}}, nested dicts of
 arrays. The guard is the running mean of the loss (NaN before the first step) and the number of consecutive skipped
-steps. Random keys are derived from the seed and the step, so that a step depends only on the state and its batch.
+steps. With a moving average of the parameters, state['ema'] has the same tree as state['params'].
+Random keys are derived from the seed and the step, so that a step depends only on the state and its batch.
 """
 
 from collections.abc import Callable
@@ -22,13 +23,24 @@ from lrm_jax.training import losses
 _LOSS_MEMORY = 100  # Time constant of the running mean of the loss, in steps.
 
 
-def state_init(model_kwargs: dict, transform: optax.GradientTransformation, seed: int) -> Callable[[], dict]:
-  """Returns a function that creates the initial state. Jit it with the shardings that the state should have."""
+def averaged(state: dict) -> dict:
+  """Returns the parameters of a state that are evaluated and exported: their moving average if it has one."""
+  return state.get('ema', state['params'])
+
+
+def state_init(
+  model_kwargs: dict, transform: optax.GradientTransformation, seed: int, *, ema: bool = False
+) -> Callable[[], dict]:
+  """Returns a function that creates the initial state. Jit it with the shardings that the state should have.
+
+  With `ema`, the state has a moving average of the parameters.
+  """
 
   def init():
     params = registry.parameters(registry.build_model(model_kwargs, nnx.Rngs(seed)))
     guard = {'loss': jnp.float32(jnp.nan), 'skipped': jnp.int32(0)}
-    return {'step': jnp.int32(0), 'params': params, 'opt_state': transform.init(params), 'guard': guard}
+    state = {'step': jnp.int32(0), 'params': params, 'opt_state': transform.init(params), 'guard': guard}
+    return state | {'ema': jax.tree.map(jnp.copy, params)} if ema else state
 
   return init
 
@@ -43,6 +55,7 @@ def make_train_step(
   loss_weights: dict[str, float],
   accumulation: int = 1,
   loss_spike: float = 0.0,
+  ema_decay: float = 0.0,
   seed: int = 0,
 ) -> Callable[[dict, dict, jax.Array, LPIPS | None], tuple[dict, dict]]:
   """Returns step(state, batch, position, lpips) -> (state, metrics), to be jitted.
@@ -53,6 +66,8 @@ def make_train_step(
   A step is skipped if its loss or its gradient is NaN or infinite, or if its loss exceeds `loss_spike` times the
   running mean of the loss (0: no limit). Parameters and optimizer then stay unchanged. The metric `skipped` is the
   number of consecutive skipped steps.
+  If `ema_decay` is positive, the state has a moving average of the parameters: m <- d m + (1 - d) p with
+  d = min(ema_decay, (1 + t) / (10 + t)) after t steps, so that the random initial parameters are soon forgotten.
   """
 
   def loss_fn(params, batch, key, lpips):
@@ -99,7 +114,10 @@ def make_train_step(
       bad |= loss > loss_spike * guard['loss']
     mean = jnp.where(jnp.isnan(guard['loss']), loss, guard['loss'] + (loss - guard['loss']) / _LOSS_MEMORY)
     updated = {'params': params, 'opt_state': opt_state, 'guard': {'loss': mean, 'skipped': jnp.int32(0)}}
-    unchanged = {name: state[name] for name in ('params', 'opt_state')}
+    if ema_decay:
+      decay = jnp.minimum(ema_decay, (1.0 + state['step']) / (10.0 + state['step']))
+      updated['ema'] = jax.tree.map(lambda m, p: m + (1 - decay) * (p - m), state['ema'], params)
+    unchanged = {name: state[name] for name in updated}
     unchanged['guard'] = {'loss': guard['loss'], 'skipped': guard['skipped'] + 1}
     result = jax.tree.map(lambda new, old: jnp.where(bad, old, new), updated, unchanged)
     metrics = {'loss': loss, **parts, 'grad_norm': norm, 'learning_rate': rate, 'skipped': result['guard']['skipped']}

@@ -4,6 +4,7 @@ from collections.abc import Generator, Sequence
 
 from flax import traverse_util
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -38,7 +39,7 @@ class Trainer:
       config.data.to_dict(), image_size=config.model.image_size, input_position=self.model.input_position
     )
     transform, schedule = make_optimizer(num_train_steps=config.num_train_steps, **config.optimizer)
-    self.init = step_lib.state_init(model_kwargs, transform, config.seed)
+    self.init = step_lib.state_init(model_kwargs, transform, config.seed, ema=config.ema_decay > 0)
     self.abstract_state = jax.eval_shape(self.init)
     self.shardings = sharding.shardings(self.mesh, self.abstract_state)
     with jax.set_mesh(self.mesh):
@@ -54,6 +55,7 @@ class Trainer:
       loss_weights={name: value for name, value in config.loss.items() if name.endswith('_weight')},
       accumulation=config.gradient_accumulation,
       loss_spike=config.loss_spike,
+      ema_decay=config.ema_decay,
       seed=config.seed,
     )
     self._step = step_lib.compile_step(step, self.mesh, self.shardings)
@@ -83,6 +85,8 @@ class Trainer:
       fresh = traverse_util.flatten_dict(state['params'], sep='/')
       fresh = {path: place(given[path], old) if path in given else old for path, old in fresh.items()}
       state['params'] = traverse_util.unflatten_dict(fresh, sep='/')
+      if 'ema' in state:
+        state['ema'] = jax.tree.map(jnp.copy, state['params'])  # The step donates both: they must not share memory.
     return state
 
   def read_weights(self) -> dict[str, np.ndarray | jax.Array]:
@@ -160,6 +164,10 @@ def check(config: ConfigDict, num_devices: int) -> None:
     raise InputError(
       f'config.batch_size = {config.batch_size} must be a multiple of config.gradient_accumulation x devices = '
       f'{config.gradient_accumulation} x {num_devices}'
+    )
+  if not 0 <= config.ema_decay < 1:
+    raise InputError(
+      f'config.ema_decay = {config.ema_decay} must be at least 0 (no average) and below 1, such as 0.999'
     )
   if negative := [name for name, value in config.loss.items() if name.endswith('_weight') and value < 0]:
     raise InputError(f'config.loss.{negative[0]} = {config.loss[negative[0]]} must be at least 0')

@@ -1,0 +1,123 @@
+"""The train step and its state, with a model that compiles in a moment: one colour, scaled by the mean of the image."""
+
+import shutil
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lrm_jax.geometry.volume import Pixels
+from lrm_jax.models import registry
+from lrm_jax.models.triplane_model import TriplaneModel
+from lrm_jax.storage import checkpoint
+from lrm_jax.training import step as step_lib
+from lrm_jax.training.optimizer import make_optimizer
+
+SETTINGS = dict(
+  learning_rate=0.1, beta1=0.9, beta2=0.95, weight_decay=0.05, warmup_steps=1, clip_norm=1.0, num_train_steps=100
+)
+
+
+class OneColor(TriplaneModel):
+  """Renders every view as one colour: the mean of the input image times `kernel`, plus `bias`."""
+
+  def __init__(self, rngs: nnx.Rngs):
+    self.encoder = nnx.Linear(3, 3, rngs=rngs)
+    self.decoder = nnx.Linear(3, 3, rngs=rngs)
+
+  def encode(self, image, camera_to_world, intrinsics):
+    del camera_to_world, intrinsics
+    return jnp.broadcast_to(self.encoder(image.mean((1, 2)))[:, None, None, None], (len(image), 3, 2, 2, 3))
+
+  def render(self, planes, poses, intrinsics, size, background, key, *, rays_per_chunk):
+    del intrinsics, background, key, rays_per_chunk
+    color = self.decoder(planes[:, 0, 0, 0])[:, None, None, None]
+    shape = (*poses.shape[:2], size, size)
+    return Pixels(jnp.broadcast_to(color, (*shape, 3)), jnp.ones(shape), jnp.ones(shape))
+
+
+@pytest.fixture
+def batch(rng):
+  shapes = {
+    'image': (2, 4, 4, 3),
+    'camera_to_world': (2, 4, 4),
+    'intrinsics': (2, 4),
+    'target_color': (2, 3, 4, 4, 3),
+    'target_opacity': (2, 3, 4, 4),
+    'target_camera_to_world': (2, 3, 4, 4),
+    'target_intrinsics': (2, 3, 4),
+    'background': (2, 3, 3),
+  }
+  return {name: jnp.asarray(rng.uniform(size=shape), jnp.float32) for name, shape in shapes.items()}
+
+
+def make_step(monkeypatch, *, optimizer=SETTINGS, ema_decay=0.0, **kwargs):
+  """Returns (initial state, jitted step) of the model of one colour."""
+  monkeypatch.setattr(registry, 'build_model', lambda sizes, rngs: OneColor(rngs))
+  transform, schedule = make_optimizer(**optimizer)
+  init = step_lib.state_init({}, transform, 0, ema=ema_decay > 0)
+  step = step_lib.make_train_step(
+    nnx.eval_shape(lambda: OneColor(nnx.Rngs(0))),
+    transform,
+    schedule,
+    window=4,
+    rays_per_chunk=0,
+    loss_weights={},
+    ema_decay=ema_decay,
+    **kwargs,
+  )
+  return jax.jit(init)(), jax.jit(step, donate_argnums=0)
+
+
+def arrays(tree):
+  return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def assert_equal_trees(found, expected):
+  assert jax.tree.structure(found) == jax.tree.structure(expected)
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def abstract(state):
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+def test_moving_average_follows_its_recursion_and_does_not_change_the_training(monkeypatch, batch):
+  plain, plain_step = make_step(monkeypatch)
+  state, step = make_step(monkeypatch, ema_decay=0.15)
+  expected = arrays(state['params'])
+  for number in range(4):
+    plain, _ = plain_step(plain, batch, np.float32(number))
+    state, _ = step(state, batch, np.float32(number))
+    assert_equal_trees(state['params'], plain['params'])
+    decay = min(0.15, (1 + number) / (10 + number))
+    expected = [decay * m + (1 - decay) * p for m, p in zip(expected, arrays(state['params']))]
+    for found, m in zip(arrays(step_lib.averaged(state)), expected):
+      np.testing.assert_allclose(found, m, rtol=1e-5, atol=1e-7)
+  assert_equal_trees(step_lib.averaged(plain), plain['params'])
+  before = arrays(state['ema'])
+  state, metrics = step(state, batch | {'target_color': batch['target_color'] * np.nan}, np.float32(4))
+  assert metrics['skipped'] == 1 and all(map(np.array_equal, before, arrays(state['ema'])))
+
+
+def test_moving_average_is_saved_read_and_resumed(monkeypatch, batch, tmp_path):
+  state, step = make_step(monkeypatch, ema_decay=0.5)
+  for number in range(2):
+    state, _ = step(state, batch, np.float32(number))
+  checkpoints = checkpoint.manager(tmp_path)
+  checkpoint.save(checkpoints, state)
+  checkpoint.finish(checkpoints)
+  exported, _ = checkpoint.restore_parameters(tmp_path, abstract(state['params']))
+  assert_equal_trees(exported, state['ema'])
+  assert np.any(exported['encoder']['bias'] != state['params']['encoder']['bias'])
+  assert_equal_trees(checkpoint.restore_state(checkpoints, abstract(state)), state)
+  # A run without it ignores it. A checkpoint without it starts it from the parameters, in other memory.
+  without = {name: tree for name, tree in state.items() if name != 'ema'}
+  assert_equal_trees(checkpoint.restore_state(checkpoints, abstract(without)), without)
+  shutil.rmtree(tmp_path / 'checkpoints' / '2' / 'ema')
+  resumed = checkpoint.restore_state(checkpoints, abstract(state))
+  checkpoints.close()
+  assert_equal_trees(resumed['ema'], state['params'])
+  step(resumed, batch, np.float32(2))  # Parameters and average are both donated.
