@@ -11,18 +11,20 @@ import pytest
 
 from conftest import TINY_MODEL
 from lrm_jax.geometry import cameras, rays, volume
+from lrm_jax.models import lpips
+from lrm_jax.models.lpips import LPIPS
 from lrm_jax.models.lrm import LRM
 
 HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
 
 
 def products(function, *args):
-  """Returns (precision, dtype of the inputs) of all matrix products of a traced function."""
+  """Returns (precision, dtype of the inputs) of all matrix products and convolutions of a traced function."""
   found = []
 
   def visit(jaxpr):
     for equation in jaxpr.eqns:
-      if equation.primitive.name == 'dot_general':
+      if equation.primitive.name in ('dot_general', 'conv_general_dilated'):
         found.append((equation.params['precision'], equation.invars[0].aval.dtype))
       for value in equation.params.values():
         for inner in value if isinstance(value, (tuple, list)) else (value,):
@@ -61,6 +63,12 @@ def test_last_layer_of_the_nerf_is_float32_in_a_bfloat16_model(model):
   found = products(model.nerf.after_first, jnp.ones((7, TINY_MODEL['nerf_width'])))
   assert found[-1] == (HIGHEST, jnp.float32)
   assert found[0][1] == jnp.bfloat16  # The others use the compute dtype.
+
+
+def test_lpips_is_float32_products():
+  network = LPIPS({name: np.ones(shape, np.float32) for name, shape in lpips.shapes().items()})
+  found = products(network, jnp.ones((1, 16, 16, 3)), jnp.zeros((1, 16, 16, 3)))
+  assert len(found) == 2 * 13 + 5 and all(entry == (HIGHEST, jnp.float32) for entry in found)
 
 
 def test_rays_of_bfloat16_products_would_be_off_by_pixels():
