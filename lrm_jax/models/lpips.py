@@ -1,8 +1,8 @@
 """LPIPS: the perceptual distance of two images, computed from the features of a frozen VGG16.
 
 The weights are not distributed with this package, because we do not own them. lrm_jax/weights/vgg.py loads third-party
-files and data/perceptual.py downloads some. This module uses the names of torchvision (`vgg16().features`) and of the
-linear heads of the `lpips` package:
+files and data/lpips_weights.py downloads the published ones. This module uses the names of torchvision
+(`vgg16().features`) and of the linear heads of the `lpips` package:
   features.{0,2,5,7,10,12,14,17,19,21,24,26,28}.weight [O, I, 3, 3] and .bias [O]
   lin{0,1,2,3,4}.model.1.weight [1, C, 1, 1]
 

@@ -6,8 +6,7 @@ the first convolution exactly. The mean is kept as the network's input mean: the
 which represent the mean colour, so folding the mean into the bias would be wrong at the image border.
 
 The published heads were trained on torchvision's VGG16. Caffe's VGG16, which Keras also uses, was trained separately.
-Its channels have different meanings, so the heads' weights, one per channel, do not apply to it (see
-data/perceptual.py).
+Its channels have different meanings, so the heads' weights, one per channel, do not apply to it.
 """
 
 import collections
