@@ -7,7 +7,8 @@ VERTEX = """
 #version 330
 uniform mat4 to_clip;
 in vec3 position; in vec3 normal; in vec2 base_uv; in vec2 surface_uv; in vec2 glow_uv; in vec4 color;
-out vec3 place; out vec3 facing; out vec2 base_at; out vec2 surface_at; out vec2 glow_at; out vec4 tint;
+out vec3 place; out vec3 facing; out vec4 tint;
+centroid out vec2 base_at; centroid out vec2 surface_at; centroid out vec2 glow_at;
 void main() {
   place = position; facing = normal; tint = color;
   base_at = base_uv; surface_at = surface_uv; glow_at = glow_uv;
@@ -16,7 +17,9 @@ void main() {
 """
 _ALPHA = """
 uniform sampler2D base_map; uniform vec4 factor; uniform float cutoff; uniform bool opaque; uniform vec3 eye;
-in vec3 place; in vec3 facing; in vec2 base_at; in vec2 surface_at; in vec2 glow_at; in vec4 tint;
+in vec3 place; in vec3 facing; in vec4 tint;
+// Not extrapolated beyond the edges of triangles, so that the neighbours in an atlas of textures do not show there.
+centroid in vec2 base_at; centroid in vec2 surface_at; centroid in vec2 glow_at;
 vec4 base() {
   vec4 color = factor * tint * texture(base_map, base_at);
   if (color.a < cutoff) discard;
