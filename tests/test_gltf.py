@@ -258,6 +258,8 @@ def damaged(kind: str, path) -> None:
     document['accessors'][primitive['attributes']['POSITION']]['count'] = 1000
   elif kind == 'reference':
     primitive['material'] = 5
+  elif kind == 'count':
+    primitive['attributes']['NORMAL'] = file.accessor(np.zeros((5, 3), np.float32))
   elif kind == 'version':
     document['asset']['version'] = '1.0'
   elif kind == 'points only':
@@ -286,6 +288,7 @@ def damaged(kind: str, path) -> None:
     ('buffer view', 'buffer view 0 of the file ends after its buffer'),
     ('accessor', 'an accessor of the file ends after its buffer view'),
     ('reference', 'not valid glTF 2.0'),
+    ('count', 'NORMAL of the file has 5 values for 24 vertices'),
     ('version', 'glTF 1.0: convert it'),
     ('points only', 'no mesh'),
     ('unused image', 'texture 0 cannot be read'),
@@ -310,6 +313,17 @@ def test_default_material_is_white_and_vertices_without_triangles_do_not_count(e
   views = draw(engine, file.save(tmp_path / 'a.glb'))
   assert len(engine.load(tmp_path / 'a.glb')[0]) == 24
   np.testing.assert_array_equal(views[:, 32, 32], 255)
+
+
+def test_normals_of_length_zero_and_nan_do_not_spoil_pixels(engine, tmp_path):
+  expected = draw(engine, textured_box().save(tmp_path / 'plain.glb'))
+  for value in (0.0, np.nan):
+    file, arrays = Gltf(), box()
+    arrays['NORMAL'] = np.full((24, 3), value, np.float32)
+    file.node(mesh=file.mesh(file.primitive(arrays, file.material(texture=file.texture()))))
+    for entry in file.document['accessors']:  # JSON has no NaN.
+      entry.pop('min', None), entry.pop('max', None)
+    assert_same(draw(engine, file.save(tmp_path / 'a.glb')), expected)
 
 
 def test_materials_do_not_leak_into_the_next_file(engine, tmp_path):

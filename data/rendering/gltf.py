@@ -102,6 +102,9 @@ class _Scene:
     values = {name: decoded[name] if name in decoded else read(index) for name, index in names.items()}
     points = values['POSITION'].astype(np.float64)
     count, precision = len(points), self._precision(names['POSITION'], points)
+    for name, array in values.items():
+      if len(array) != count:
+        raise ValueError(f'{name} of the file has {len(array)} values for {count} vertices')
     if decoded:
       indices = decoded['indices']
     else:
@@ -217,6 +220,6 @@ def _triangles(mode: int, indices: np.ndarray) -> np.ndarray:
 
 
 def _rgba(colors: np.ndarray) -> np.ndarray:
-  """Returns colours [K, 3 or 4] with alpha, within 0 and 1."""
-  colors = colors.astype(float)
+  """Returns colours [K, 3 or 4] with alpha, within 0 and 1. All integers are normalised."""
+  colors = colors / np.iinfo(colors.dtype).max if colors.dtype.kind in 'iu' else colors
   return np.clip(np.pad(colors, ((0, 0), (0, 4 - colors.shape[1])), constant_values=1.0), 0, 1)

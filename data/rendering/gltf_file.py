@@ -18,12 +18,12 @@ import numpy as np
 _MAGIC, _JSON, _BINARY = 0x46546C67, 0x4E4F534A, 0x004E4942
 _TYPES = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
 _COMPONENTS = {'SCALAR': 1, 'VEC2': 2, 'VEC3': 3, 'VEC4': 4, 'MAT4': 16}
-_DRACO = 'KHR_draco_mesh_compression'
+DRACO = 'KHR_draco_mesh_compression'
 
 # Extensions that may be required by a file for the rasteriser to draw it. The last line has those without effect on a
 # still object in our own light.
 KNOWN = frozenset(
-  ['KHR_mesh_quantization', 'KHR_texture_transform', 'KHR_materials_unlit', 'KHR_materials_emissive_strength', _DRACO]
+  ['KHR_mesh_quantization', 'KHR_texture_transform', 'KHR_materials_unlit', 'KHR_materials_emissive_strength', DRACO]
   + ['EXT_mesh_gpu_instancing', 'EXT_texture_webp', 'EXT_texture_avif', 'KHR_materials_pbrSpecularGlossiness']
   + ['KHR_node_visibility', 'KHR_materials_variants', 'KHR_lights_punctual', 'KHR_animation_pointer', 'KHR_xmp_json_ld']
 )
@@ -41,17 +41,12 @@ _REMEDIES = {
 }
 
 
-def refusal(extension: str) -> ValueError:
-  """Returns the error for an extension that cannot be drawn, with the remedy."""
+def refusal(extension: str, engine: str = 'raster') -> ValueError:
+  """Returns the error for an extension that an engine cannot draw, with the remedy."""
   remedy = _REMEDIES.get(extension, 'export the object again without it')
+  if engine == 'cycles' and extension in KNOWN:
+    remedy = 'use --engine=raster'
   return ValueError(f'the file needs the glTF extension {extension}, which is not supported: {remedy}')
-
-
-def check_required(document: dict, known=KNOWN) -> None:
-  """Raises ValueError that names the first extension in `extensionsRequired` that is not in `known`."""
-  for extension in document.get('extensionsRequired', []):
-    if extension not in known:
-      raise refusal(extension)
 
 
 def read_document(path: Path) -> tuple[dict, bytes]:
@@ -99,7 +94,9 @@ class GltfFile:
   def __init__(self, path: Path):
     self.path = path
     self.document, self._binary = read_document(path)
-    check_required(self.document)
+    for extension in self.document.get('extensionsRequired', []):
+      if extension not in KNOWN:
+        raise refusal(extension)
     self._buffers = {}
 
   def items(self, name: str) -> list:
@@ -171,26 +168,29 @@ class GltfFile:
 
   def draco(self, primitive: dict) -> dict[str, np.ndarray] | None:
     """Returns the decoded attributes and 'indices' of a primitive that is compressed by Draco, else None."""
-    compressed = primitive.get('extensions', {}).get(_DRACO)
+    compressed = primitive.get('extensions', {}).get(DRACO)
     if compressed is None:
       return None
     try:
       import DracoPy
     except ImportError:
-      raise ValueError(f'the extension {_DRACO} needs DracoPy: pip install DracoPy, or use --engine=cycles') from None
+      raise ValueError(f'the extension {DRACO} needs DracoPy: pip install DracoPy, or use --engine=cycles') from None
     try:
       mesh = DracoPy.decode(bytes(self.view(compressed['bufferView'])))
       found = {attribute['unique_id']: attribute['data'] for attribute in mesh.attributes}
       decoded = {name: found[number] for name, number in compressed['attributes'].items()}
     except Exception as error:  # DracoPy raises plain Exception.
-      raise ValueError(
-        f'the data of the extension {_DRACO} are damaged ({error or type(error).__name__}): export the object again'
-      ) from error
+      raise damaged_draco(error) from error
     accessors = self.items('accessors')
     values = {
       name: converted(np.asarray(data), accessors[primitive['attributes'][name]]) for name, data in decoded.items()
     }
     return values | {'indices': np.asarray(mesh.faces).reshape(-1, 1)}
+
+
+def damaged_draco(reason) -> ValueError:
+  """Returns the error for data of KHR_draco_mesh_compression that cannot be decoded."""
+  return ValueError(f'the data of the extension {DRACO} are damaged ({reason}): export the object again')
 
 
 def converted(values: np.ndarray, accessor: dict) -> np.ndarray:

@@ -254,7 +254,8 @@ def _vertex_data(surface: Surface, material: Material) -> np.ndarray:
     mirrored = texture is not None and np.array(texture.wrap) == surfaces.MIRROR
     uvs.append(np.where(mirrored, uv / 2, uv))  # The image on the device has its mirror image beside it.
   colors = np.ones((count, 4)) if surface.colors is None else surface.colors
-  return np.concatenate([surface.points, surface.normals, *uvs, colors], axis=1).astype('f4')
+  # NaN in a normal, a coordinate or a colour would spoil whole pixels.
+  return np.nan_to_num(np.concatenate([surface.points, surface.normals, *uvs, colors], axis=1)).astype('f4')
 
 
 def _read(path: Path) -> list[Surface]:

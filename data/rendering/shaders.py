@@ -49,7 +49,8 @@ void main() {
     return;
   }
   vec3 to_eye = normalize(eye - place);
-  vec3 n = normalize(facing);
+  // Some files have normals of length 0.
+  vec3 n = normalize(dot(facing, facing) > 1e-12 ? facing : cross(dFdx(place), dFdy(place)));
   n = dot(n, to_eye) < 0.0 ? -n : n;
   vec3 light = vec3(ambient);
   for (int i = 0; i < num_suns; i++) light += suns[i].w * max(dot(n, suns[i].xyz), 0.0);
