@@ -6,6 +6,7 @@ Runs in Blender's Python, which has NumPy and Pillow, but not the dependencies o
 import contextlib
 import os
 from pathlib import Path
+import re
 import sys
 import tempfile
 
@@ -15,8 +16,11 @@ from mathutils import bvhtree
 import numpy as np
 from PIL import Image
 
+from . import gltf_file, mtl
 from .presets import Light
 from .scene import Geometry
+
+_FINEST = 1e-3  # the largest rounding error of positions in single precision, as a share of the size of the object
 
 
 class Cycles:
@@ -28,8 +32,10 @@ class Cycles:
   def __init__(self, *, samples: int, threads: int = 0, seed: int = 0):
     self._samples, self._threads, self._seed = samples, threads, seed
     self._tree = None  # (vertices, triangles), replaced by a BVHTree when it is first needed.
+    self._culled = np.zeros(0, bool)  # Whether the backs of triangles are invisible.
 
   def load(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    kind = path.suffix.lower()
     with _quiet():
       bpy.ops.wm.read_factory_settings(use_empty=True)
       load = {
@@ -37,12 +43,25 @@ class Cycles:
         '.gltf': bpy.ops.import_scene.gltf,
         '.obj': bpy.ops.wm.obj_import,
         '.fbx': bpy.ops.import_scene.fbx,
-      }[path.suffix.lower()]
-      load(filepath=str(path))
+      }[kind]
+      try:
+        load(filepath=str(path))
+      except RuntimeError as error:
+        if unknown := re.search(r'Extension (\w+) is not available', str(error)):
+          raise gltf_file.refusal(unknown[1], self.name) from error
+        raise
     for image in bpy.data.images:
       if image.source == 'FILE' and 0 in image.size[:]:
         raise ValueError(f'texture {image.name} cannot be read or has no pixels')
-    vertices, triangles = _triangles(bpy.context.evaluated_depsgraph_get())
+    if kind == '.obj':
+      _set_opacity(path)
+    if kind in ('.glb', '.gltf') and gltf_file.DRACO in gltf_file.read_document(path)[0].get('extensionsUsed', []):
+      _check_decoded()
+    for material in bpy.data.materials:
+      if material.use_backface_culling:  # The importer sets it for glTF materials that are not double-sided.
+        _hide_backs(material)
+    vertices, triangles, self._culled = _triangles(bpy.context.evaluated_depsgraph_get())
+    _check_precision(vertices)
     self._tree = (vertices, triangles)
     self._set_up(bpy.context.scene, vertices)
     return vertices, triangles
@@ -87,11 +106,23 @@ class Cycles:
     origin = mathutils.Vector(pose[:3, 3])
     for row, column in np.ndindex(size, size):
       direction = directions[row, column]
-      hit, normal, _, length = self._tree.ray_cast(origin, mathutils.Vector(direction))
+      hit, normal, length = self._first_hit(origin, mathutils.Vector(direction))
       if hit is not None:
         distance[row, column] = length
         normals[row, column] = np.array(normal) * (-1 if np.dot(normal, direction) > 0 else 1)
     return Geometry(distance, normals)
+
+  def _first_hit(self, origin, direction):
+    """Returns (point, normal, distance) of the first visible surface on a ray; (None, None, None) if there is none."""
+    start = origin
+    while True:
+      hit, normal, triangle, _ = self._tree.ray_cast(start, direction)
+      if hit is None:
+        return None, None, None
+      length = (hit - origin).length
+      if not (self._culled[triangle] and normal.dot(direction) > 0):
+        return hit, normal, length
+      start = hit + direction * (1e-5 * length)
 
   def describe(self) -> dict:
     return {'samples': self._samples, 'blender': bpy.app.version_string}
@@ -125,9 +156,12 @@ class Cycles:
     scene.collection.objects.link(scene.camera)
 
 
-def _triangles(depsgraph) -> tuple[np.ndarray, np.ndarray]:
-  """Returns (vertices [K, 3], triangles [T, 3]) of all visible meshes of a scene, in world coordinates."""
-  vertices, triangles, count = [np.empty((0, 3))], [np.empty((0, 3), int)], 0
+def _triangles(depsgraph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns (vertices [K, 3], triangles [T, 3], culled [T]) of all visible meshes of a scene, in world coordinates.
+
+  `culled` tells whether the back of a triangle is invisible.
+  """
+  vertices, triangles, culled, count = [np.empty((0, 3))], [np.empty((0, 3), int)], [np.empty(0, bool)], 0
   for instance in depsgraph.object_instances:
     if instance.object.type != 'MESH' or not instance.show_self:
       continue
@@ -137,12 +171,69 @@ def _triangles(depsgraph) -> tuple[np.ndarray, np.ndarray]:
     mesh.calc_loop_triangles()
     corners = np.empty(3 * len(mesh.loop_triangles), np.int32)
     mesh.loop_triangles.foreach_get('vertices', corners)
+    numbers = np.empty(len(mesh.loop_triangles), np.int32)
+    mesh.loop_triangles.foreach_get('material_index', numbers)
+    hidden = np.array([bool(material and material.use_backface_culling) for material in mesh.materials] or [False])
     matrix = np.array(instance.matrix_world)
     vertices.append(points.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3])
-    triangles.append(corners.reshape(-1, 3) + count)
+    corners = corners.reshape(-1, 3)
+    triangles.append((corners[:, ::-1] if np.linalg.det(matrix[:3, :3]) < 0 else corners) + count)
+    culled.append(hidden[np.minimum(numbers, len(hidden) - 1)])
     count += len(mesh.vertices)
     instance.object.to_mesh_clear()
-  return np.concatenate(vertices), np.concatenate(triangles)
+  return np.concatenate(vertices), np.concatenate(triangles), np.concatenate(culled)
+
+
+def _check_precision(vertices: np.ndarray) -> None:
+  """Raises ValueError if the object is so far from the origin that Blender's single precision distorts its views."""
+  if not len(vertices) or not np.all(np.isfinite(vertices)):
+    return
+  extent, farthest = float(np.ptp(vertices, axis=0).max()), float(np.abs(vertices).max())
+  step = float(np.spacing(np.float32(farthest)))
+  if (extent > 0 and step > _FINEST * extent) or (extent == 0 and farthest > 1e3):
+    raise ValueError(
+      f'the object is {farthest:.2g} from the origin, where single precision has steps of {step:.2g}, too coarse for '
+      'its size: move it to the origin, or use --engine=raster'
+    )
+
+
+def _check_decoded() -> None:
+  """Raises ValueError if a mesh has triangles at one point: the importer makes zeros of Draco data that are damaged."""
+  for mesh in bpy.data.meshes:
+    points = np.empty(3 * len(mesh.vertices), np.float32)
+    mesh.vertices.foreach_get('co', points)
+    mesh.calc_loop_triangles()
+    corners = np.empty(3 * len(mesh.loop_triangles), np.int32)
+    mesh.loop_triangles.foreach_get('vertices', corners)
+    if (points.reshape(-1, 3)[corners.reshape(-1, 3)] == 0).all(axis=(1, 2)).any() or not len(corners):
+      raise gltf_file.damaged_draco('Blender cannot decode them')
+
+
+def _hide_backs(material) -> None:
+  """Makes the back of a material transparent; Cycles ignores the setting of the material."""
+  tree = material.node_tree
+  for output in [node for node in tree.nodes if node.type == 'OUTPUT_MATERIAL' and node.inputs['Surface'].links]:
+    surface = output.inputs['Surface'].links[0].from_socket
+    mix, backs = tree.nodes.new('ShaderNodeMixShader'), tree.nodes.new('ShaderNodeNewGeometry')
+    tree.links.new(backs.outputs['Backfacing'], mix.inputs[0])
+    tree.links.new(surface, mix.inputs[1])
+    tree.links.new(tree.nodes.new('ShaderNodeBsdfTransparent').outputs[0], mix.inputs[2])
+    tree.links.new(mix.outputs[0], output.inputs['Surface'])
+
+
+def _set_opacity(path: Path) -> None:
+  """Sets the opacity that material libraries give by `Tr`, which Blender's importer ignores."""
+  for line in mtl.text(path).splitlines():
+    if not line.startswith('mtllib '):
+      continue
+    try:
+      library = mtl.find(line.split(maxsplit=1)[1].strip(), path.parent)
+    except ValueError:
+      continue  # The importer does without it, too.
+    if re.search(r'^\s*Tr\s', mtl.text(library), re.IGNORECASE | re.MULTILINE):
+      for name, material in mtl.read(library).items():
+        if material.base_color[3] < 1 and (made := bpy.data.materials.get(name)):
+          made.node_tree.nodes['Principled BSDF'].inputs['Alpha'].default_value = material.base_color[3]
 
 
 @contextlib.contextmanager
