@@ -34,8 +34,8 @@ def read(
       width, height = file.size
       if width * height > max_pixels:
         raise InputError(
-          f'{path} has {width} x {height} = {width * height / 1e6:.0f} million pixels, more than the limit of '
-          f'{max_pixels / 1e6:.0f} million: make it smaller, or pass --max_pixels={width * height}'
+          f'{path} has {width} x {height} = {width * height:,} pixels, more than the limit of {max_pixels:,}: make it '
+          f'smaller, or pass --max_pixels={width * height}'
         )
       if not width * height:
         raise InputError(f'{path} has no pixels')
@@ -43,7 +43,7 @@ def read(
       image, assumed = _eight_bits(file, path)
       notes += assumed
       if upright:
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # Otherwise, images without an orientation are copied.
       if largest is not None and max(image.size) > largest:
         image = image.convert('RGBA' if image.mode in ('P', 'PA') or 'transparency' in image.info else image.mode)
         image.thumbnail((largest, largest), Image.Resampling.BOX)
@@ -138,8 +138,7 @@ def _from_opencv(path) -> np.ndarray | None:
 def _from_numbers(values: np.ndarray, path, bits: int | None):
   """Returns (8-bit image, notes) of integers with more than 8 bits, or floats; the notes state the assumed range."""
   integers = np.issubdtype(values.dtype, np.integer)
-  values = np.asarray(values, np.float64)
-  if not np.all(np.isfinite(values)):
+  if not integers and not np.all(np.isfinite(values)):
     raise InputError(f'{path} has pixels that are NaN or infinite: replace them, or give a PNG')
   low, high = float(values.min()), float(values.max())
   whole = integers or (high > 2 and np.all(values == np.round(values)))
@@ -159,8 +158,10 @@ def _from_numbers(values: np.ndarray, path, bits: int | None):
     notes.append(
       f'has {"whole-number" if integers else "float"} values from {low:.4g} to {high:.4g}: read as sRGB in 0..{top}'
     )
-  image = Image.fromarray(np.round(np.clip(values / top, 0, 1) * 255).astype(np.uint8))
-  return image, notes
+  if integers:  # Look values up, because images with 16 bits may be large.
+    table = np.round(np.clip(np.arange(2**16) / top, 0, 1) * 255).astype(np.uint8)
+    return Image.fromarray(table[np.maximum(values, 0)]), notes
+  return Image.fromarray(np.round(np.clip(values / top, 0, 1) * 255).astype(np.uint8)), notes
 
 
 def _srgb(image):
@@ -193,7 +194,7 @@ def _convert(image, profile: bytes):
   """Returns an image converted from the colour profile to sRGB; PyCMSError if the profile does not fit the image."""
   source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
   space = source.profile.xcolor_space.strip()
-  if space == 'RGB':
+  if space == 'RGB' and image.mode not in ('CMYK', 'LAB'):
     image = image.convert('RGBA').convert('RGB')
   elif space == 'GRAY' and image.mode in ('1', 'L', 'LA'):
     image = image.convert('L')
