@@ -130,11 +130,12 @@ def _without_specks(visible: np.ndarray) -> np.ndarray:
 
 def _notes(visible, main, extent, smallest):
   """Yields what the user should know about the outline of an object."""
-  if (box := _box(visible)) != _box(main):
+  if _box(visible) != _box(main):
     specks = ndimage.label(visible & ~main, np.ones((3, 3)))[1]
+    top, bottom, left, right = _box(visible & ~main)
     yield (
-      f'has {specks} {"speck" if specks == 1 else "specks"} apart from the object, which did not set the crop: they '
-      f'reach from row {box[0]} to {box[1] - 1} and column {box[2]} to {box[3] - 1}'
+      f'has {specks} {"speck" if specks == 1 else "specks"} apart from the object, in rows {top} to {bottom - 1} and '
+      f'columns {left} to {right - 1}, which did not set the crop'
     )
   edges = {'top': main[0], 'bottom': main[-1], 'left': main[:, 0], 'right': main[:, -1]}
   contact = {name: int(edge.sum()) for name, edge in edges.items() if edge.any()}
