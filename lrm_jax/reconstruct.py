@@ -16,9 +16,13 @@ from tqdm import tqdm
 
 from lrm_jax.command_line import Phases, enable_compilation_cache, run_main
 from lrm_jax.errors import InputError
+from lrm_jax.geometry import image_files
 from lrm_jax.reconstruction import glb, video
+from lrm_jax.reconstruction.preprocess import Prepared
 from lrm_jax.reconstruction.reconstructor import Reconstructor, from_pretrained
 from lrm_jax.weights import pretrained
+
+_ENDS = ('', '_depth', '_planes')  # of the names of the files that are written for an image
 
 
 def reconstruct(
@@ -63,14 +67,31 @@ def reconstruct(
 
 
 def names_of(paths: list[Path]) -> list[str]:
-  """Returns a unique name for the outputs of each image: the stem of its file, numbered if it repeats."""
-  names = []
+  """Returns a name for the outputs of each image: the stem of its file, numbered if a file would be written twice.
+
+  The outputs of cat.png include cat_depth.mp4, so those of cat_depth.png get a number. Case makes no difference,
+  because some file systems ignore it.
+  """
+  names: list[str] = []
+  taken: set[str] = set()
   for path in paths:
     name, number = path.stem, 2
-    while name in names:
+    while taken & (files := {f'{name}{end}'.casefold() for end in _ENDS}):
       name, number = f'{path.stem}_{number}', number + 1
     names.append(name)
+    taken |= files
   return names
+
+
+def prepare_all(model: Reconstructor, paths: list[Path], **options) -> tuple[dict[int, Prepared], dict[int, str]]:
+  """Returns ({number of the image: prepared image}, {number of the image: why it cannot be used})."""
+  prepared, problems = {}, {}
+  for number, path in enumerate(paths):
+    try:
+      prepared[number] = model.prepare(path, **options)
+    except InputError as error:
+      problems[number] = str(error)
+  return prepared, problems
 
 
 def main() -> int | None:
@@ -82,6 +103,12 @@ def main() -> int | None:
     '--remove_background', action='store_true', help='cut the object out of an image without transparency'
   )
   parser.add_argument(
+    '--max_pixels',
+    type=int,
+    default=image_files.MAX_PIXELS,
+    help=f'largest number of pixels of an image (default: {image_files.MAX_PIXELS})',
+  )
+  parser.add_argument(
     '--resolution', type=int, default=128, help='grid points along a side for the mesh (default: 128)'
   )
   parser.add_argument(
@@ -91,7 +118,7 @@ def main() -> int | None:
   parser.add_argument('--size', type=int, default=128, help='pixels along a side of the video (default: 128)')
   parser.add_argument('--num_frames', type=int, default=48, help='frames of the turntable (default: 48)')
   args = parser.parse_args()
-  for name in ('size', 'num_frames'):
+  for name in ('size', 'num_frames', 'max_pixels'):
     if getattr(args, name) < 1:
       raise InputError(f'--{name}={getattr(args, name)} must be at least 1')
   phases = Phases()
@@ -100,9 +127,18 @@ def main() -> int | None:
   model = from_pretrained(args.checkpoint)
   phases.done('weights')
   # Read all images before the first reconstruction, so that a bad one is reported at once.
-  prepared = [model.prepare(path, remove_background=args.remove_background) for path in args.images]
-  failed = 0
-  for path, name, image in zip(args.images, names_of(args.images), prepared):
+  prepared, problems = prepare_all(
+    model, args.images, remove_background=args.remove_background, max_pixels=args.max_pixels
+  )
+  if len(args.images) > 1:
+    for problem in problems.values():
+      print(f'skipped: {problem}', file=sys.stderr)
+  for number, name in enumerate(names_of(args.images)):
+    if number in problems:
+      continue
+    path, image = args.images[number], prepared[number]
+    for note in image.notes:
+      print(f'note: {note}', file=sys.stderr)
     if not image.has_mask:
       print(
         f'{path} has no transparency, so the whole image is used; --remove_background cuts the object out',
@@ -123,11 +159,14 @@ def main() -> int | None:
       )
       print(f'{path}: ' + ', '.join(map(str, files.values())))
     except InputError as error:
-      failed += 1
-      print(f'error: {path}: {error}', file=sys.stderr)
-  if failed < len(args.images):
+      problems[number] = f'{path}: {error}'
+  if len(problems) < len(args.images):
     print(phases, file=sys.stderr)
-  return 2 if failed else None
+  for _, problem in sorted(problems.items()):
+    print(f'error: {problem}', file=sys.stderr)
+  if problems and len(args.images) > 1:
+    print(f'{len(problems)} of {len(args.images)} images could not be reconstructed', file=sys.stderr)
+  return 2 if problems else None
 
 
 if __name__ == '__main__':

@@ -140,15 +140,27 @@ def test_lens_distortion_is_removed(truth, tmp_path, model, values):
   assert agreement['undistorted'] > agreement['distorted'] + 0.01, agreement
 
 
-def test_unsupported_distortion_raises(truth, tmp_path):
-  write_video(tmp_path / 'a', truth, binary=False, model='FOV')
-  with pytest.raises(BrokenRecordError, match='the camera model FOV is not supported'):
-    read_only(tmp_path / 'a')
-  folder = write_nerf(tmp_path / 'b', truth)
-  scene = json.loads((folder / 'transforms_train.json').read_text()) | {'k1': 0.1}
+@pytest.mark.parametrize(
+  'values, message',
+  [
+    ({'camera_model': 'OPENCV_FISHEYE', 'k1': 0.1}, 'the camera model OPENCV_FISHEYE is not supported.* Undistort'),
+    ({'camera_model': 'EQUIRECTANGULAR'}, 'the camera model EQUIRECTANGULAR is not supported'),
+    ({'k1': 0.1, 'k5': 0.1}, 'the camera model OPENCV with k5 is not supported'),
+    ({'is_fisheye': True}, 'with is_fisheye is not supported'),
+  ],
+)
+def test_unsupported_distortion_raises(truth, tmp_path, values, message):
+  folder = write_nerf(tmp_path, truth)
+  scene = json.loads((folder / 'transforms_train.json').read_text()) | values
   (folder / 'transforms_train.json').write_text(json.dumps(scene))
-  with pytest.raises(BrokenRecordError, match='lens distortion .* undistort'):
-    read_only(tmp_path / 'b')
+  with pytest.raises(BrokenRecordError, match=message):
+    read_only(tmp_path)
+
+
+def test_unsupported_camera_models_of_colmap_raise(truth, tmp_path):
+  write_video(tmp_path, truth, binary=False, model='FOV')
+  with pytest.raises(BrokenRecordError, match='the camera model FOV is not supported'):
+    read_only(tmp_path)
 
 
 def test_binary_and_text_models_are_equal(truth, tmp_path):
@@ -240,7 +252,9 @@ def test_empty_and_missing_masks_are_named(truth, tmp_path):
   with pytest.raises(BrokenRecordError, match='the mask of 004.jpg is empty'):
     read_only(tmp_path)
   (folder / 'masks/004.jpg.png').unlink()
-  with pytest.raises(BrokenRecordError, match='masks/ has no mask for 004.jpg: none of 004.jpg, 004.jpg.png'):
+  with pytest.raises(
+    BrokenRecordError, match='masks/ has no mask for 004.jpg: none of 004.jpg.png, 004.jpg, 004.png exists'
+  ):
     read_only(tmp_path)
 
 

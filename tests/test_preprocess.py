@@ -8,6 +8,7 @@ from lrm_jax.datasets.records import open_split
 from lrm_jax.errors import InputError
 from lrm_jax.geometry import images
 from lrm_jax.reconstruction import preprocess
+from lrm_jax.reconstruction.background import cut_out
 
 EMBEDDED = 'data/embedded/object_views/1.0.0'
 RED = np.array([200, 30, 40], np.uint8)
@@ -75,7 +76,7 @@ def test_every_image_mode_is_read(tmp_path, mode):
     image = (rgba if 'A' in mode else rgba.convert('RGB')).convert(mode)
   path = tmp_path / ('a.jpg' if mode == 'CMYK' else 'a.png')
   image.save(path)
-  pixels = preprocess.read(path)
+  pixels, _ = preprocess.read(path)
   assert pixels.shape == (90, 160, 4) and pixels.min() >= 0 and pixels.max() <= 1
   assert (pixels[..., 3].min() < 0.5) == (mode in ('LA', 'RGBA', 'PA'))
   if mode == 'I;16':
@@ -87,7 +88,7 @@ def test_exif_orientation_is_applied(tmp_path):
   exif = Image.Exif()
   exif[0x0112] = 6  # Orientation: rotated by 90 degrees.
   save(scene()[..., :3], tmp_path / 'a.jpg', exif=exif)
-  assert preprocess.read(tmp_path / 'a.jpg').shape == (160, 90, 4)
+  assert preprocess.read(tmp_path / 'a.jpg')[0].shape == (160, 90, 4)
 
 
 def test_image_without_mask_is_used_whole(tmp_path):
@@ -106,7 +107,7 @@ def test_background_is_removed(tmp_path, rng):
   disc = (x - 90) ** 2 + (y - 60) ** 2 < 30**2
   pixels[disc] = RED
   path = save(pixels, tmp_path / 'a.png')
-  alpha = preprocess.cut_out(preprocess.read(path))[..., 3] > 0.5
+  alpha = cut_out(preprocess.read(path)[0])[..., 3] > 0.5
   assert (alpha & disc).sum() / (alpha | disc).sum() > 0.9
   prepared = preprocess.prepare(path, 64, remove_background=True)
   assert prepared.has_mask
@@ -117,14 +118,17 @@ def test_background_is_removed(tmp_path, rng):
 def test_background_removal_keeps_existing_alpha(tmp_path):
   path = save(scene(), tmp_path / 'a.png')
   for remove in (False, True):
-    image = preprocess.prepare(path, 32, remove_background=remove).image
-    np.testing.assert_array_equal(image, preprocess.prepare(path, 32).image)
+    prepared = preprocess.prepare(path, 32, remove_background=remove)
+    np.testing.assert_array_equal(prepared.image, preprocess.prepare(path, 32).image)
+    assert any('already cut out' in note for note in prepared.notes) == remove
 
 
 def test_large_image_needs_little_memory(tmp_path):
-  prepared = preprocess.prepare(save(np.full((40, 6000, 3), 255, np.uint8), tmp_path / 'a.png'), 32)
+  pixels = np.full((40, 6000, 3), 255, np.uint8)
+  pixels[10:30, 1000:5000] = RED
+  prepared = preprocess.prepare(save(pixels, tmp_path / 'a.png'), 32)
   assert prepared.image.shape == (32, 32, 3)
-  assert max(preprocess.read(tmp_path / 'a.png').shape) == 2048
+  assert max(preprocess.read(tmp_path / 'a.png')[0].shape) == 2048
 
 
 @pytest.mark.parametrize(
@@ -135,6 +139,11 @@ def test_large_image_needs_little_memory(tmp_path):
     (lambda path: path.mkdir(), 'is not a readable image'),
     (lambda path: save(np.zeros((20, 20, 4), np.uint8), path), 'completely transparent'),
     (lambda path: save(scene(box=(4, 6, 4, 7)), path), 'only 3 pixels'),
+    (lambda path: save(np.full((1, 1, 3), 200, np.uint8), path), 'is 1 x 1 pixels: a side must have at least 8'),
+    (lambda path: save(np.full((1, 1, 4), 255, np.uint8), path), 'is 1 x 1 pixels: a side must have at least 8'),
+    (lambda path: save(np.full((7, 300, 3), 200, np.uint8), path), 'is 300 x 7 pixels'),
+    (lambda path: save(np.full((40, 40, 3), 200, np.uint8), path), 'has the same colour everywhere'),
+    (lambda path: save(np.full((40, 40, 4), 10, np.uint8), path), 'completely transparent .its largest opacity is 4%'),
   ],
 )
 def test_unusable_images_raise(tmp_path, make, message):
@@ -153,3 +162,130 @@ def test_truncated_image_raises(tmp_path, rng):
 def test_missing_image_raises(tmp_path):
   with pytest.raises(InputError, match='no such file'):
     preprocess.prepare(tmp_path / 'a.png', 32)
+
+
+def disc(size=120, centre=(60, 60), radius=40, alpha=255):
+  """Returns RGBA bytes of a red disc, at (column, row), on a transparent background."""
+  rgba = np.zeros((size, size, 4), np.uint8)
+  y, x = np.mgrid[:size, :size]
+  rgba[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2] = [*RED, alpha]
+  return rgba
+
+
+def photo(inside, rng, noise=6):
+  """Returns RGB bytes of a red object, given by a mask, in front of a grey wall."""
+  pixels = np.clip(rng.normal([150, 160, 170], noise, (*inside.shape, 3)), 0, 255).astype(np.uint8)
+  pixels[inside] = np.clip(rng.normal(RED, noise, (inside.sum(), 3)), 0, 255)
+  return pixels
+
+
+@pytest.mark.parametrize('alpha', [30, 120, 200])
+def test_partly_transparent_objects_are_objects(tmp_path, alpha):
+  prepared = preprocess.prepare(save(disc(alpha=alpha), tmp_path / 'a.png'), 64)
+  assert prepared.has_mask and not prepared.notes
+  expected = 1 - alpha / 255 * (1 - RED / 255)
+  np.testing.assert_allclose(prepared.image[32, 32], expected, atol=0.01)
+  assert abs((np.ptp(np.flatnonzero((prepared.image.min(-1) < 0.97).any(0))) + 1) / 64 - preprocess.FILL) < 0.05
+
+
+def test_object_with_a_glass_part_is_centred_with_it(tmp_path):
+  rgba = scene(90, 160, (30, 60, 20, 60))
+  rgba[30:60, 60:140] = [*RED, 60]
+  prepared = preprocess.prepare(save(rgba, tmp_path / 'a.png'), 64)
+  seen = np.flatnonzero((prepared.image.min(-1) < 0.95).any(0))
+  np.testing.assert_allclose((seen.mean(), np.ptp(seen)), (31.5, 64 * preprocess.FILL), atol=2)
+
+
+@pytest.mark.parametrize('stray', ['pixel', 'column', 'round corners', 'everywhere'])
+def test_transparency_that_is_nearly_absent_is_no_outline(tmp_path, rng, stray):
+  inside = disc()[..., 3] > 0
+  rgba = np.dstack([photo(inside, rng), np.full(inside.shape, 255, np.uint8)])
+  if stray == 'pixel':
+    rgba[5, 7, 3] = 0
+  elif stray == 'column':
+    rgba[:, -1, 3] = 200
+  elif stray == 'everywhere':
+    rgba[..., 3] = 240
+  else:
+    rgba[[0, 0, -1, -1], [0, -1, 0, -1], 3] = 0
+  path = save(rgba, tmp_path / 'a.png')
+  prepared = preprocess.prepare(path, 64)
+  assert not prepared.has_mask and 'too few transparent pixels' in prepared.notes[0]
+  removed = preprocess.prepare(path, 64, remove_background=True)
+  assert removed.has_mask
+  np.testing.assert_allclose(extent_of(removed.image)[0], preprocess.FILL, atol=0.05)
+  np.testing.assert_array_equal(removed.image[0], 1.0)
+
+
+def test_background_of_a_photo_with_a_transparent_border_is_removed(tmp_path, rng):
+  inside = disc(radius=30)[..., 3] > 0
+  rgba = np.dstack([photo(inside, rng), np.zeros(inside.shape, np.uint8)])
+  rgba[10:110, 10:110, 3] = 255
+  prepared = preprocess.prepare(save(rgba, tmp_path / 'a.png'), 64, remove_background=True)
+  np.testing.assert_allclose(prepared.image[18:46, 18:46].mean((0, 1))[2], RED[2] / 255, atol=0.2)
+  np.testing.assert_array_equal(prepared.image[16, 16], 1.0)  # In the corner of the box around the disc.
+
+
+SPECKS = {
+  'a pixel': lambda rgba: rgba.__setitem__((2, 3), [9, 9, 9, 255]),
+  'a dot': lambda rgba: rgba.__setitem__((slice(2, 6), slice(110, 114)), [9, 9, 9, 255]),
+  'a line at the border': lambda rgba: rgba.__setitem__((slice(None), 119), [9, 9, 9, 255]),
+  'dust': lambda rgba: rgba.__setitem__((slice(0, 16, 8), slice(0, 120, 8)), [9, 9, 9, 255]),
+  'faint haze': lambda rgba: rgba.__setitem__((slice(0, 12), slice(0, 120)), [9, 9, 9, 20]),
+}
+
+
+@pytest.mark.parametrize('kind', SPECKS)
+def test_specks_do_not_set_the_crop(tmp_path, kind):
+  clean = preprocess.prepare(save(disc(), tmp_path / 'clean.png'), 64)
+  rgba = disc()
+  SPECKS[kind](rgba)
+  prepared = preprocess.prepare(save(rgba, tmp_path / 'a.png'), 64)
+  np.testing.assert_array_equal(prepared.image, clean.image)
+  assert any('apart from the object' in note for note in prepared.notes) == (kind != 'faint haze')
+
+
+def test_parts_of_an_object_are_no_specks(tmp_path):
+  rgba = np.zeros((120, 120, 4), np.uint8)
+  for column in range(10, 110, 10):  # A chain of beads of equal size.
+    rgba[50:56, column : column + 6] = [*RED, 255]
+  prepared = preprocess.prepare(save(rgba, tmp_path / 'a.png'), 64)
+  np.testing.assert_allclose(extent_of(prepared.image)[0], preprocess.FILL, atol=0.05)
+  assert not prepared.notes
+
+
+# Outlines (centre, radius) of a disc in an image of 120 pixels, and the borders that cut it off.
+CUTS = {
+  'free': ((60, 60), 40, ''),
+  'left': ((30, 60), 40, 'left'),
+  'half of it at the bottom': ((60, 115), 40, 'bottom'),
+  'a corner': ((20, 20), 45, 'top and the left'),
+  'all sides': ((60, 60), 68, 'top and the bottom and the left and the right'),
+}
+
+
+@pytest.mark.parametrize('kind', CUTS)
+def test_objects_at_a_border_are_kept_and_said_to_be_cut_off(tmp_path, rng, kind):
+  centre, radius, borders = CUTS[kind]
+  rgba = disc(120, centre, radius)
+  inside = rgba[..., 3] > 0
+  pixels = photo(inside, rng)
+  found = cut_out(np.dstack([pixels, np.full(inside.shape, 255, np.uint8)]).astype(np.float32) / 255)[..., 3] > 0.5
+  assert (found & inside).sum() / (found | inside).sum() > 0.97
+  for path, remove in ((save(pixels, tmp_path / 'a.png'), True), (save(rgba, tmp_path / 'b.png'), False)):
+    notes = preprocess.prepare(path, 64, remove_background=remove).notes
+    assert [note for note in notes if f'reaches the {borders} border' in note] if borders else not notes, notes
+
+
+@pytest.mark.parametrize('shape, is_said', [('disc', False), ('box', True)])
+def test_trimmed_images_are_cut_off_only_if_much_of_the_object_is_at_the_border(tmp_path, shape, is_said):
+  rgba = disc(81, (40, 40), 40.7) if shape == 'disc' else np.full((81, 81, 4), 255, np.uint8)
+  rgba[:6, :6] = 0
+  assert rgba[..., 3].any(1).all() and rgba[..., 3].any(0).all()
+  notes = preprocess.prepare(save(rgba, tmp_path / 'a.png'), 64).notes
+  assert any('reaches the' in note for note in notes) == is_said
+
+
+def test_small_objects_are_said_to_be_small(tmp_path):
+  (note,) = preprocess.prepare(save(disc(radius=6), tmp_path / 'a.png'), 64).notes
+  assert 'only 11 pixels: the result will lack detail' in note

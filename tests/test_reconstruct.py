@@ -24,7 +24,7 @@ from lrm_jax.geometry import cameras
 from lrm_jax.models import registry
 from lrm_jax.models.lrm import LRM
 from lrm_jax.models.triplane_model import TriplaneModel
-from lrm_jax.reconstruction import glb, reconstructor, video
+from lrm_jax.reconstruction import glb, preprocess, reconstructor, video
 from lrm_jax.storage import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -172,6 +172,62 @@ def test_turntable_starts_in_front_and_turns_once():
 def test_images_of_the_same_name_do_not_overwrite_each_other():
   paths = [Path('a/cat.png'), Path('b/cat.jpg'), Path('cat_2.png'), Path('cat.png')]
   assert reconstruct.names_of(paths) == ['cat', 'cat_2', 'cat_2_2', 'cat_3']
+
+
+def test_outputs_of_one_image_do_not_overwrite_those_of_another():
+  names = reconstruct.names_of([Path('cat.png'), Path('cat_depth.png'), Path('CAT.png'), Path('x/cat_planes.jpg')])
+  assert names == ['cat', 'cat_depth_2', 'CAT_2', 'cat_planes_2']
+
+
+class PreparesOnly:
+  """A model that prepares images, for tests of the command around it."""
+
+  def prepare(self, path, **options):
+    return preprocess.prepare(path, 16, **options)
+
+
+def run_in_process(monkeypatch, out, *args):
+  """Runs the command in this process with a fake model, and returns its exit code. Meshes are empty files."""
+
+  def reconstruct_nothing(model, image, out, name, **options):
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f'{name}.glb').touch()
+    return {'mesh': out / f'{name}.glb'}
+
+  monkeypatch.setattr(reconstruct, 'from_pretrained', lambda source: PreparesOnly())
+  monkeypatch.setattr(reconstruct, 'reconstruct', reconstruct_nothing)
+  monkeypatch.setattr(sys, 'argv', ['reconstruct', *map(str, args), f'--out={out}'])
+  with pytest.raises(SystemExit) as info:
+    run_main(reconstruct.main)
+  return info.value.code
+
+
+def test_good_images_are_made_and_bad_ones_are_listed_at_the_end(tmp_path, capsys, monkeypatch):
+  good, animated = write_image(tmp_path / 'good.png'), write_image(tmp_path / 'animated.png')
+  with Image.open(good) as image:
+    image.save(animated, save_all=True, append_images=[image.rotate(90)])
+  truncated, tiny = tmp_path / 'truncated.png', tmp_path / 'tiny.png'
+  truncated.write_bytes(good.read_bytes()[:100])
+  Image.new('RGB', (1, 1)).save(tiny)
+  images = (good, truncated, tmp_path / 'missing.png', tiny, animated)
+  assert run_in_process(monkeypatch, tmp_path / 'out', *images) == 2
+  captured = capsys.readouterr()
+  assert {path.name for path in (tmp_path / 'out').glob('*.glb')} == {'good.glb', 'animated.glb'}
+  assert 'animated.png has 2 frames: only the first is used' in captured.err
+  assert len(captured.out.splitlines()) == 2
+  *errors, last = captured.err.splitlines()[-4:]
+  assert last == '3 of 5 images could not be reconstructed'
+  for line, message in zip(
+    errors, ('truncated.png is not a readable', 'missing.png: no such', 'tiny.png is 1 x 1 pixels')
+  ):
+    assert line.startswith('error: ') and message in line
+
+
+def test_max_pixels_refuses_large_images(tmp_path, capsys, monkeypatch):
+  image = write_image(tmp_path / 'a.png')
+  assert run_in_process(monkeypatch, tmp_path / 'out', image, '--max_pixels=2399') == 2
+  assert '60 x 40 = 2,400 pixels, more than the limit of 2,399' in capsys.readouterr().err
+  assert not (tmp_path / 'out').exists()
 
 
 def command(*args):

@@ -2,6 +2,7 @@
 
 Training objects fill a sphere of radius 0.634, seen by a camera with a field of view of 50 degrees at distance 2: the
 longer side of the object's outline then covers about FILL of the image. Third-party models use other sizes and greys.
+Assumptions are never silent: `Prepared.notes` has one sentence for each.
 Legend: H W image.
 """
 
@@ -9,111 +10,172 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from scipy import ndimage
 
 from lrm_jax.errors import InputError
-from lrm_jax.geometry import images
+from lrm_jax.geometry import image_files, images
+from lrm_jax.reconstruction.background import cut_out
 
 FILL = 0.58  # Median over the frontal views of the embedded dataset; see tests/test_preprocess.py.
-_SMALLEST = 8  # pixels along the longer side of an object
+_SMALLEST = 8  # pixels along the longer side of an object, or the shorter side of a whole image
+_COARSE = 0.5  # pixels of an object per pixel of the prepared image: smaller objects are used, and said to be small
 _LARGEST = 2048  # pixels along a side; larger images are reduced first, to save memory
+_VISIBLE = 0.1  # opacity: glass is an object, while the haze that background removers leave is not
+_CUT_OUT = 0.005  # least share of invisible pixels in an image that is cut out: less are stray pixels or round corners
+_RECTANGLE = 0.85  # share of its bounding box that a photo with a transparent border covers; an ellipse covers 0.79
+_SPECK = 0.01  # of the area of the largest part of the object; smaller parts do not set the crop
+_THIN_SPECK = 0.05  # the same, for parts that are at most two pixels thick, such as lines left at a border
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """`image` [S, S, 3] in 0..1. `has_mask` says whether the object was cut out."""
+  """`image` [S, S, 3] in 0..1. `has_mask` says whether the object was cut out. `notes` are sentences for the user."""
 
   image: np.ndarray
   has_mask: bool
+  notes: tuple[str, ...] = ()
 
 
 def prepare(
-  path: str | Path, size: int, *, remove_background: bool = False, fill: float = FILL, background: float = 1.0
+  path: str | Path,
+  size: int,
+  *,
+  remove_background: bool = False,
+  fill: float = FILL,
+  background: float = 1.0,
+  max_pixels: int = image_files.MAX_PIXELS,
 ) -> Prepared:
   """Returns the image in a file, of any size and mode, as the network expects it.
 
-  If the image has transparency, or with `remove_background`, the object is cut out, centred, scaled to the fraction
+  If the image is cut out by transparency, or with `remove_background`, the object is centred, scaled to the fraction
   `fill` of the image and composited over a grey `background` in 0..1. Otherwise the whole image is used, padded to a
   square with the colour of its border.
-  Raises InputError if the file is not an image or shows no object.
+  Raises InputError if the file is not an image, has more than `max_pixels` pixels, or shows no object.
   """
-  rgba = read(path)
-  opaque = rgba[..., 3].min() > 0.99
-  if opaque and not remove_background:
-    return Prepared(_whole(rgba, size), False)
-  if opaque:
-    rgba = cut_out(rgba)
-    if not np.any(rgba[..., 3] > 0.5):
+  rgba, assumed = read(path, max_pixels=max_pixels)
+  notes = [f'{path} {note}' for note in assumed]
+  transparent = float(np.mean(rgba[..., 3] < _VISIBLE))
+  is_cut_out = transparent >= _CUT_OUT
+  if not is_cut_out and rgba[..., 3].min() < 0.99:
+    notes.append(
+      f'{path} has too few transparent pixels ({transparent:.2%}) for an outline, so its transparency is ignored'
+    )
+    rgba = _over(rgba, background)
+  if remove_background:
+    rgba, kept = _without_background(rgba, is_cut_out, background, str(path))
+    notes += [f'{path} {note}' for note in kept]
+  elif not is_cut_out:
+    if min(rgba.shape[:2]) < _SMALLEST:
       raise InputError(
-        f'{path}: no object could be separated from the background: cut it out by hand and give a PNG with alpha'
+        f'{path} is {rgba.shape[1]} x {rgba.shape[0]} pixels: a side must have at least {_SMALLEST} to show an object'
       )
-  return Prepared(centre(rgba, size, name=str(path), fill=fill, background=background), True)
+    if np.ptp(rgba[..., :3], axis=(0, 1)).max() < 2 / 255:
+      raise InputError(f'{path} has the same colour everywhere: it shows no object')
+    return Prepared(_whole(rgba, size), False, tuple(notes))
+  image, found = centre(rgba, size, name=str(path), fill=fill, background=background)
+  return Prepared(image, True, (*notes, *(f'{path} {note}' for note in found)))
 
 
-def read(path: str | Path) -> np.ndarray:
-  """Returns any image that Pillow opens as [H, W, 4] in 0..1, upright, with straight alpha."""
-  try:
-    with Image.open(path) as file:
-      image = ImageOps.exif_transpose(file)
-      if image.mode.startswith('I') or image.mode == 'F':  # 16 or 32-bit grey, which Pillow would clip.
-        grey = np.asarray(image, np.float64)
-        image = Image.fromarray(images.to_bytes(grey / (65535 if grey.max() > 255 else 255)))
-      image = image.convert('RGBA')
-      image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
-      return np.asarray(image, np.float32) / 255
-  except FileNotFoundError:
-    raise InputError(f'{path}: no such file') from None
-  except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-    raise InputError(f'{path} is not a readable image ({error}): give a PNG, JPEG or WebP') from error
+def read(path: str | Path, *, max_pixels: int = image_files.MAX_PIXELS) -> tuple[np.ndarray, list[str]]:
+  """Returns (any image file as [H, W, 4] in 0..1, sRGB, upright, with straight alpha, notes about what was assumed)."""
+  pixels, notes = image_files.read(path, max_pixels=max_pixels, largest=_LARGEST)
+  return pixels.astype(np.float32) / 255, notes
 
 
 def centre(
   rgba: np.ndarray, size: int, *, name: str = 'the image', fill: float = FILL, background: float = 1.0
-) -> np.ndarray:
-  """Returns [size, size, 3] over a grey, with the opaque part centred and its longer side `fill` of the image."""
-  visible = rgba[..., 3] > 0.5
+) -> tuple[np.ndarray, list[str]]:
+  """Returns ([size, size, 3] over a grey, with the object centred and its longer side `fill` of the image, notes).
+
+  The object is what is visible, without specks. The notes say what was left out, and where the object may be cut off.
+  """
+  visible = rgba[..., 3] >= _VISIBLE
   if not visible.any():
-    raise InputError(f'{name} is completely transparent: it shows no object')
-  rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
-  top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    raise InputError(
+      f'{name} is completely transparent (its largest opacity is {rgba[..., 3].max():.0%}): it shows no object'
+    )
+  main = _without_specks(visible)
+  top, bottom, left, right = _box(main)
   extent = max(bottom - top, right - left)
   if extent < _SMALLEST:
     raise InputError(f'{name} shows an object of only {extent} pixels: it must have at least {_SMALLEST}')
+  notes = list(_notes(visible, main, extent, _COARSE * fill * size))
   side = max(round(extent / fill), extent)
   square = np.zeros((side, side, 4), np.float32)
   premultiplied = np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], axis=-1)
   y, x = (side - (bottom - top)) // 2, (side - (right - left)) // 2
   square[y : y + bottom - top, x : x + right - left] = premultiplied[top:bottom, left:right]
-  return images.over(images.resize(square, size), background).astype(np.float32)
+  return images.over(images.resize(square, size), background).astype(np.float32), notes
 
 
-def cut_out(rgba: np.ndarray) -> np.ndarray:
-  """Returns the image with an alpha channel that keeps the object in its middle (OpenCV's GrabCut)."""
-  import cv2  # It takes half a second to import, and most images do not need it.
+def _box(mask) -> tuple[int, int, int, int]:
+  """Returns (top, bottom, left, right) of the bounding box of a mask [H, W]."""
+  rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+  return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
 
-  height, width = rgba.shape[:2]
-  scale = min(1.0, 512 / max(height, width))
-  small = cv2.resize(
-    images.to_bytes(rgba[..., :3]),
-    (max(8, int(width * scale)), max(8, int(height * scale))),
-    interpolation=cv2.INTER_AREA,
-  )
-  h, w = small.shape[:2]
-  margin_y, margin_x = max(1, h // 25), max(1, w // 25)
-  mask = np.zeros((h, w), np.uint8)
-  cv2.setRNGSeed(0)
-  cv2.grabCut(
-    small[..., ::-1].copy(),
-    mask,
-    (margin_x, margin_y, w - 2 * margin_x, h - 2 * margin_y),
-    np.zeros((1, 65)),
-    np.zeros((1, 65)),
-    5,
-    cv2.GC_INIT_WITH_RECT,
-  )
-  alpha = np.isin(mask, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32)
-  alpha = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LINEAR)
-  return np.concatenate([rgba[..., :3], (alpha * rgba[..., 3])[..., None]], axis=-1)
+
+def _without_specks(visible: np.ndarray) -> np.ndarray:
+  """Returns the mask [H, W] without parts that are much smaller than its largest part, or than all others together."""
+  labels, count = ndimage.label(visible, np.ones((3, 3)))
+  if count == 1:
+    return visible
+  areas = np.bincount(labels.ravel())
+  areas[0] = 0
+  thick = np.bincount(labels[ndimage.binary_erosion(visible, np.ones((3, 3)), border_value=1)], minlength=count + 1) > 0
+  specks = areas < np.where(thick, _SPECK, _THIN_SPECK) * areas.max()
+  if areas[specks].sum() > 0.1 * areas.sum():  # An object of many small parts, such as leaves.
+    return visible
+  return visible & ~specks[labels]
+
+
+def _notes(visible, main, extent, smallest):
+  """Yields what the user should know about the outline of an object."""
+  if _box(visible) != _box(main):
+    specks = ndimage.label(visible & ~main, np.ones((3, 3)))[1]
+    top, bottom, left, right = _box(visible & ~main)
+    yield (
+      f'has {specks} {"speck" if specks == 1 else "specks"} apart from the object, in rows {top} to {bottom - 1} and '
+      f'columns {left} to {right - 1}, which did not set the crop'
+    )
+  edges = {'top': main[0], 'bottom': main[-1], 'left': main[:, 0], 'right': main[:, -1]}
+  contact = {name: int(edge.sum()) for name, edge in edges.items() if edge.any()}
+  # An image that is trimmed to its object touches all borders, but a round or pointed object only in a few pixels.
+  least = 0.25 * extent if len(contact) == 4 else 0
+  if cut := [name for name, pixels in contact.items() if pixels > least]:
+    yield (
+      f'shows an object that reaches the {" and the ".join(cut)} border of the image: if it is cut off there, that '
+      'part is missing from the result'
+    )
+  if extent < smallest:
+    yield f'shows an object of only {extent} pixels: the result will lack detail'
+
+
+def _over(rgba: np.ndarray, background: float) -> np.ndarray:
+  """Returns an opaque image [H, W, 4] over a grey."""
+  color = rgba[..., :3] * rgba[..., 3:] + background * (1 - rgba[..., 3:])
+  return np.concatenate([color, np.ones_like(rgba[..., 3:])], axis=-1)
+
+
+def _without_background(rgba, is_cut_out, background, name) -> tuple[np.ndarray, list[str]]:
+  """Returns (image whose alpha [H, W] is the object, notes)."""
+  if not is_cut_out:
+    result = cut_out(rgba)
+    if not np.any(result[..., 3] > 0.5):
+      raise InputError(
+        f'{name}: no object could be separated from the background: cut it out by hand and give a PNG with alpha'
+      )
+    return result, []
+  visible = rgba[..., 3] >= _VISIBLE
+  if visible.any():
+    top, bottom, left, right = _box(visible)
+    if visible[top:bottom, left:right].mean() > _RECTANGLE:  # A photo with a transparent border.
+      part = rgba[top:bottom, left:right]
+      result = np.zeros_like(rgba)
+      result[top:bottom, left:right] = cut_out(_over(part, background))
+      result[..., 3] *= rgba[..., 3]
+      if np.mean(result[top:bottom, left:right, 3] >= _VISIBLE) > 0.01:
+        return result, []
+  return rgba, ['is already cut out by its transparency, which is kept: --remove_background finds no background']
 
 
 def _whole(rgba: np.ndarray, size: int) -> np.ndarray:

@@ -17,7 +17,7 @@ import trimesh
 
 from lrm_jax.distributed import accelerators
 from lrm_jax.errors import InputError
-from lrm_jax.geometry import cameras
+from lrm_jax.geometry import cameras, image_files
 from lrm_jax.geometry.volume import Pixels
 from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.reconstruction import mesh as mesh_lib
@@ -89,15 +89,23 @@ class Reconstructor:
     """Returns (camera_to_world [1, V, 4, 4], intrinsics [1, V, 4]) of one turn around the object, V = `num_frames`."""
     return video.turntable_cameras(num_frames, self.intrinsics, self.input_position)
 
-  def prepare(self, path: str | Path, *, remove_background: bool = False) -> preprocess.Prepared:
+  def prepare(
+    self, path: str | Path, *, remove_background: bool = False, max_pixels: int = image_files.MAX_PIXELS
+  ) -> preprocess.Prepared:
     """Returns the image in a file as the model expects it: `.image` [S, S, 3] in 0..1, S = `image_size`.
 
-    If the image has transparency, or with `remove_background`, the object is cut out, centred and scaled. Otherwise the
-    whole image is used and `.has_mask` is False. Raises InputError if there is no such file, or if
-    it is not an image or shows no object.
+    If the image has transparency, or with `remove_background`, the object is cut out, centred and scaled. Otherwise
+    the whole image is used and `.has_mask` is False. `.notes` are sentences about what was assumed or may be cut off.
+    Raises InputError if there is no such file, or if it is not an image, has more than `max_pixels` pixels or shows no
+    object.
     """
     return preprocess.prepare(
-      path, self.image_size, remove_background=remove_background, fill=self.fill, background=self.input_background
+      path,
+      self.image_size,
+      remove_background=remove_background,
+      fill=self.fill,
+      background=self.input_background,
+      max_pixels=max_pixels,
     )
 
   def encode(

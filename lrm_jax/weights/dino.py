@@ -96,7 +96,7 @@ def recognise(tensors: Mapping[str, np.ndarray], where: str = 'the file') -> tup
   if not found:
     raise InputError(
       f'{where} does not contain a ViT: its {len(tensors)} tensors include neither cls_token (official names, timm) '
-      'nor embeddings.cls_token (Hugging Face)'
+      f'nor embeddings.cls_token (Hugging Face). {tables.names_in(tensors)}'
     )
   return next((match for match in found if 'teacher' in match[1]), found[0])
 
@@ -109,8 +109,7 @@ def sizes(tensors: Mapping[str, np.ndarray], where: str) -> dict:
   rows, prefix = recognise(tensors, where)
   names = {row.ours: prefix + row.theirs[0] for row in rows}
   for ours in ('position_embedding', 'patch_embedding/kernel'):
-    if names[ours] not in tensors:
-      raise InputError(f'{where} does not match the model: {names[ours]} is missing')
+    tables.need(tensors, where, names[ours])
   _, table, width = tensors[names['position_embedding']].shape
   before, after = names['blocks/norm1/scale'].split('{}')
   layers = [name for name in tensors if name.startswith(before) and name.endswith(after)]

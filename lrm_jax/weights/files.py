@@ -1,13 +1,15 @@
 """Reads weight files (safetensors, and PyTorch through lrm_jax/weights/pytorch.py) and writes safetensors.
 
-Tensors are read lazily, one at a time, when NumPy needs their data.
+Tensors are read lazily, one at a time, when NumPy needs their data. Large models are split into shards, such as
+model-00001-of-00002.safetensors, with model.safetensors.index.json, which has the shard of each tensor in `weight_map`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import functools
 import json
 import os
 from pathlib import Path
+import re
 import zipfile
 
 import ml_dtypes
@@ -33,15 +35,73 @@ _SAFETENSORS = {
 }
 
 
-def read(path: str | Path) -> dict[str, Tensor]:
-  """Returns {name: tensor} of a file. Names of nested dictionaries are joined by dots; other values are skipped.
+_INDEX = '.index.json'
+_SHARD = re.compile(r'(?P<start>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)')
+_LFS_POINTER = b'version https://git-lfs'
 
-  Raises InputError if there is no file, or if its format is unknown, it is damaged, or it contains
-  objects other than tensors and plain values. Damaged tensor data raises InputError later, when the tensor is read.
+
+def locate(directory: Path, names: Iterable[str]) -> Path | None:
+  """Returns the first of the files in a directory, whole, as an index of shards, or as the first shard, or None."""
+  for name in names:
+    start, dot, suffix = name.rpartition('.')
+    for path in (directory / name, directory / f'{name}{_INDEX}'):
+      if path.is_file():
+        return path
+    if shards := sorted(directory.glob(f'{start}-?????-of-?????{dot}{suffix}')):
+      return shards[0]
+  return None
+
+
+def read(path: str | Path) -> dict[str, Tensor]:
+  """Returns {name: tensor} of a file, or of all shards of an index or of the model that a shard belongs to.
+
+  Names of nested dictionaries are joined by dots; other values are skipped. Raises InputError if there is no file, or
+  if its format is unknown, it is damaged, a shard is missing, or it contains objects other than tensors and plain
+  values. Damaged tensor data raises InputError later, when the tensor is read.
   """
   path = Path(path)
   if not path.is_file():
     raise InputError(f'Weight file {path} does not exist')
+  if path.name.endswith(_INDEX):
+    return _read_index(path)
+  if shard := _SHARD.fullmatch(path.name):
+    count = int(shard['count'])
+    names = [f'{shard["start"]}-{i:05d}-of-{count:05d}{shard["suffix"]}' for i in range(1, count + 1)]
+    shards = _read_shards(path.parent, names, path.name)
+    return {name: tensor for tensors in shards.values() for name, tensor in tensors.items()}
+  return _read_one(path)
+
+
+def _read_index(path: Path) -> dict[str, Tensor]:
+  try:
+    shard_of = json.loads(path.read_text())['weight_map']
+    if not isinstance(shard_of, Mapping) or not all(Path(str(name)).name == name for name in shard_of.values()):
+      raise TypeError('weight_map must have the names of files beside it')
+  except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    raise InputError(f'{path} is not an index of shards ({error}): download it again') from error
+  shards = _read_shards(path.parent, sorted(set(shard_of.values())), path.name)
+  if missing := [name for name, shard in shard_of.items() if name not in shards[shard]]:
+    raise InputError(
+      f'{path} lists tensors that their shards do not have ({len(missing)}, the first is {missing[0]} of '
+      f'{shard_of[missing[0]]}): download the files again'
+    )
+  return {name: shards[shard][name] for name, shard in shard_of.items()}
+
+
+def _read_shards(directory: Path, names: list[str], source: str) -> dict[str, dict[str, Tensor]]:
+  """Returns {name of the shard: its tensors}."""
+  if missing := [name for name in names if not (directory / name).is_file()]:
+    raise InputError(
+      f'{directory}: {source} needs {len(names)} files, of which {", ".join(missing)} '
+      f'{"is" if len(missing) == 1 else "are"} missing: copy all of them'
+    )
+  return {name: _read_one(directory / name) for name in names}
+
+
+def _read_one(path: Path) -> dict[str, Tensor]:
+  with open(path, 'rb') as file:
+    if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+      raise InputError(f'{path} is a pointer of Git LFS, not the weights: get them with `git lfs pull`')
   if path.suffix == '.safetensors':
     return _open_safetensors(path)
   if not zipfile.is_zipfile(path) and not pytorch.is_legacy(path):

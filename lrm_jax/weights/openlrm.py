@@ -1,5 +1,8 @@
 """Reads and writes OpenLRM checkpoints (1.1 and 1.0; small, base, large): `config.json` + `model.safetensors`.
 
+OpenLRM's training writes `model.safetensors` to a folder per step, such as PARENT/CHILD/001000, and no configuration:
+that is the YAML file it was started with, which has to be copied into one of these folders.
+
 The encoder is either DINO with Hugging Face's names or DINOv2 with the official names. If encoder and decoder have the
 same width, PyTorch stores the three matrices of cross-attention as one, `in_proj_weight`, with rows q, k, v.
 Source: OpenLRM's code, whose conventions are listed in tests/golden/README.md. See docs/weights.md for where to get the
@@ -13,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from lrm_jax.errors import InputError
 from lrm_jax.weights import dino, files, tables
 from lrm_jax.weights.tables import LINEAR, UPSAMPLER, Row, linear, norm
 
+ANCHOR = 'camera_embedder.mlp.0.weight'
 TENSORS = ('model.safetensors', 'pytorch_model.bin', 'model.pth')
 FOV = math.degrees(2 * math.atan(0.5 / 0.75))  # degrees; the focal length is 0.75 of the image width.
 FILL = 0.85  # Size of the object relative to the image side; from memory, not verified.
@@ -97,7 +102,10 @@ def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
   """
   path = directory / 'config.json'
   try:
-    config = json.loads(path.read_text())
+    if path.is_file():
+      config = json.loads(path.read_text())
+    else:
+      path, config = training_config(directory) or (path, {})
     heads, num_samples = config['transformer_heads'], config['rendering_samples_per_ray']
   except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
     raise InputError(
@@ -139,6 +147,41 @@ def read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict:
   if model['encoder'] == 'dino':  # Values of the transformers version that OpenLRM was trained with.
     model |= dict(encoder_interpolate_offset=0.1, encoder_norm_epsilon=1e-12)
   return {'model': model, 'data': dict(fov=FOV, fill=FILL, input_background=1.0)}
+
+
+def training_config(directory: Path) -> tuple[Path, dict] | None:
+  """Returns (YAML file of OpenLRM's training in a folder or the two above it, its values for the model), or None.
+
+  Raises InputError if a folder has several such files.
+  """
+  for folder in (directory, directory.parent, directory.parent.parent):
+    found = [(path, values) for path in sorted(folder.glob('*.y*ml')) if (values := training_values(path)) is not None]
+    if len(found) > 1:
+      raise InputError(
+        f'{folder} has several configurations of OpenLRM ({", ".join(p.name for p, _ in found)}): keep one'
+      )
+    if found:
+      return found[0]
+  return None
+
+
+def training_values(path: Path) -> dict | None:
+  """Returns the values for the model in a YAML file of OpenLRM's training, or None if it is not one."""
+  try:
+    config = yaml.safe_load(path.read_text())
+    model, dataset = config['model'], config.get('dataset') or {}
+    _ = model['transformer_heads']
+    return dict(model) | {'source_image_res': dataset.get('source_image_res')}
+  except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError, ValueError):
+    return None
+
+
+def step_folder(directory: Path) -> Path:
+  """Returns the folder of the latest step of OpenLRM's training in a directory, or the directory if it has none."""
+  if files.locate(directory, TENSORS):
+    return directory
+  steps = [path for path in directory.glob('*/') if path.name.isdigit() and files.locate(path, TENSORS)]
+  return max(steps, key=lambda path: int(path.name), default=directory)
 
 
 def write(directory: Path, config: Mapping, parameters: Mapping[str, np.ndarray]) -> None:

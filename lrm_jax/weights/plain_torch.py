@@ -15,6 +15,7 @@ from lrm_jax.weights import files, tables
 from lrm_jax.weights.tables import LINEAR, SAME, Row
 
 CONFIG, TENSORS = 'torch_lrm.json', ('torch_lrm.safetensors',)
+ANCHOR = 'decoder.tokens'
 _STACKS = ('blocks', 'hidden')
 _LEAVES = {'kernel': ('weight', LINEAR), 'scale': ('weight', SAME)}
 

@@ -18,11 +18,12 @@ from lrm_jax.errors import FailureError, InputError, must_be_mended, one_line
 from lrm_jax.models import registry
 from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.storage import checkpoint, paths
-from lrm_jax.weights import files, openlrm, plain_torch, triposr
+from lrm_jax.weights import files, openlrm, plain_torch, tables, triposr
 
 SHIPPED = Path(__file__).parents[1] / 'pretrained'
 HELP = 'a run directory, an OpenLRM or TripoSR directory, hf://owner/name, or the name of a shipped model'
 _HUB = 'hf://'
+_OF_A_TRAINING = ('optimizer.bin', 'scheduler.bin', 'random_states_0.pkl')
 _KINDS = {
   'OpenLRM': ('config.json', openlrm),
   'TripoSR': ('config.yaml', triposr),
@@ -79,11 +80,9 @@ def read(directory: Path, kind: types.ModuleType) -> tuple[ConfigDict, dict[str,
 
   Raises InputError if the files do not match the format or each other.
   """
-  path = next(directory / name for name in kind.TENSORS if (directory / name).is_file())
-  tensors = files.read(path)
-  for wrapper in ('state_dict.', 'weights.', 'model_state_dict.'):
-    if all(name.startswith(wrapper) for name in tensors):
-      tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+  path = files.locate(directory, kind.TENSORS)
+  assert path is not None  # `_kind` has found it.
+  tensors = tables.without_wrappers(files.read(path), kind.ANCHOR, str(path))
   config = ConfigDict(kind.read_config(directory, tensors))
   return config, kind.load(tensors, shapes(config), str(path))
 
@@ -110,7 +109,7 @@ def find(source: str | Path) -> Path:
     return paths.directory(source)
   for directory in (Path(source), SHIPPED / source):
     if directory.is_dir() and str(source):
-      return directory
+      return openlrm.step_folder(directory)
   names = sorted(path.name for path in SHIPPED.glob('*/')) if SHIPPED.is_dir() else []
   raise InputError(
     f'Model {source} was not found: give a run directory (the --workdir of a training run), a directory in OpenLRM or '
@@ -123,8 +122,17 @@ def _kind(directory: Path) -> types.ModuleType | None:
   if (directory / 'config.json').is_file() and (directory / 'checkpoints').is_dir():
     return None
   for file, kind in _KINDS.values():
-    if (directory / file).is_file() and any((directory / name).is_file() for name in kind.TENSORS):
+    # The configuration of OpenLRM's training may also be called config.yaml.
+    is_other = kind is triposr and openlrm.training_values(directory / file) is not None
+    if (directory / file).is_file() and files.locate(directory, kind.TENSORS) and not is_other:
       return kind
+  if files.locate(directory, openlrm.TENSORS) and openlrm.training_config(directory):
+    return openlrm
+  if files.locate(directory, openlrm.TENSORS) and any((directory / name).exists() for name in _OF_A_TRAINING):
+    raise InputError(
+      f'{directory} is a checkpoint of a training without its configuration: if it is of OpenLRM, copy the YAML file '
+      'that it was started with (--config) into it'
+    )
   expected = ['config.json + checkpoints/ (lrm_jax run)'] + [
     f'{file} + {" or ".join(kind.TENSORS)} ({name})' for name, (file, kind) in _KINDS.items()
   ]
@@ -155,7 +163,8 @@ def _from_hub(source: str) -> Path:
     raise InputError(f'{source} is not a valid Hub address: use hf://owner/name or hf://owner/name@revision')
   import huggingface_hub  # Takes half a second to import, so import it only here.
 
-  patterns = ['checkpoints/**', *(name for file, kind in _KINDS.values() for name in (file, *kind.TENSORS))]
+  patterns = ['checkpoints/**', '*.index.json', '*-of-*.safetensors', '*-of-*.bin']
+  patterns += [name for file, kind in _KINDS.values() for name in (file, *kind.TENSORS)]
   try:
     return Path(huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=patterns))
   except (OSError, huggingface_hub.errors.HFValidationError) as error:  # Also network errors are OSErrors.

@@ -14,6 +14,10 @@ from einops import EinopsError, rearrange
 import numpy as np
 
 from lrm_jax.errors import InputError
+from lrm_jax.weights.tensor import Tensor
+
+# Parts of names that PyTorch's wrappers add: DataParallel, torch.compile, FSDP, activation checkpointing.
+_WRAPPERS = ('module', '_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +103,7 @@ def load(
   Tensors are read one at a time. Tensors whose names start with one of `unused` are ignored. `where` names the source
   in error messages. Raises one InputError that lists all missing, unexpected and misshaped tensors.
   """
-  result, known, problems = {}, set(), []
+  result, known, problems, missing_names = {}, set(), [], []
   for row in rows:
     if row.ours not in shapes:
       continue  # The model has no such parameter. If the file has it, it is reported as unexpected.
@@ -108,7 +112,7 @@ def load(
     names = set(row.names(full_shape[0] if is_stacked else 1))
     known |= names
     if missing := sorted(names - tensors.keys()):
-      problems += [f'{name} is missing' for name in missing]
+      missing_names += missing
       continue
     array = np.empty(full_shape, np.float32)
     shape = full_shape[1:] if is_stacked else full_shape
@@ -122,11 +126,13 @@ def load(
         layer[...] = found
     result[row.ours] = array
   extra = sorted(name for name in tensors.keys() - known if not name.startswith(unused or ('\0',)))
+  problems = [f'{name} is missing{similar(name, extra)}' for name in missing_names] + problems
   problems += [f'{name} {tuple(tensors[name].shape)} is unexpected' for name in extra]
   if missing := sorted(shapes.keys() - result.keys() - {row.ours for row in rows}):
     problems.append(f'the name table has no entry for {", ".join(missing)} of the model')
   if problems:
-    raise InputError(f'{where} does not match the model: {"; ".join(problems)}')
+    found = f'. {names_in(tensors)}' if missing_names else ''
+    raise InputError(f'{where} does not match the model: {"; ".join(problems)}{found}')
   return result
 
 
@@ -141,10 +147,57 @@ def save(rows: Iterable[Row], parameters: Mapping[str, np.ndarray]) -> Iterator[
       yield from ((row.name(name, i), np.ascontiguousarray(part)) for name, part in zip(row.theirs, parts))
 
 
+def without_wrappers(tensors: Mapping[str, Tensor], anchor: str, where: str) -> dict[str, Tensor]:
+  """Returns the tensors of one model, without the prefixes of programs that wrapped or stored it.
+
+  Removed are parts such as `module` and `_orig_mod` (PyTorch's wrappers) anywhere, and a prefix of the name `anchor`,
+  which the model is known to have, such as `state_dict.model.`; other tensors, such as the optimiser's, are then left
+  out. If no tensor has that name, a prefix that all names share is removed. Raises InputError if there are several
+  models.
+  """
+  result = {}
+  for name, tensor in tensors.items():
+    short = '.'.join(part for part in name.split('.') if part not in _WRAPPERS)
+    if short in result:
+      raise InputError(f'{where} contains {short} twice, with and without the prefix of a wrapper: save one model')
+    result[short] = tensor
+  prefixes = sorted({name.removesuffix(anchor) for name in result if name == anchor or name.endswith(f'.{anchor}')})
+  if '' in prefixes:
+    return result
+  if len(prefixes) > 1:
+    raise InputError(
+      f'{where} contains several models, with the prefixes {", ".join(prefixes)}: save the tensors of one of them'
+    )
+  if prefixes:
+    return {name.removeprefix(prefixes[0]): x for name, x in result.items() if name.startswith(prefixes[0])}
+  while len(firsts := {name.partition('.')[0] for name in result}) == 1 and all('.' in name for name in result):
+    result = {name.removeprefix(f'{min(firsts)}.'): tensor for name, tensor in result.items()}
+  return result
+
+
+def similar(name: str, names: Iterable[str]) -> str:
+  """Returns ' (but there is X)' for the one of `names` that shares most of the last parts of a missing name, or ''."""
+  parts = name.split('.')[::-1]
+
+  def shared(other):
+    return next((i for i, (a, b) in enumerate(zip(parts, other.split('.')[::-1])) if a != b), len(parts))
+
+  best = max(sorted(names), key=shared, default='')
+  return f' (but there is {best})' if shared(best) >= min(2, len(parts)) else ''
+
+
+def names_in(tensors: Mapping[str, object], count: int = 6) -> str:
+  """Returns a sentence with the number of tensors and the names of the first."""
+  names = sorted(tensors)
+  rest = f' and {len(names) - count} more' if len(names) > count else ''
+  return f'It has {len(names)} tensors: {", ".join(names[:count])}{rest}'
+
+
 def need(tensors: Mapping[str, np.ndarray], where: str, *names: str) -> list[tuple[int, ...]]:
   """Returns the shapes of the named tensors; raises InputError that lists all missing names."""
   if missing := [name for name in names if name not in tensors]:
-    raise InputError(f'{where} does not match the model: {"; ".join(f"{name} is missing" for name in missing)}')
+    problems = '; '.join(f'{name} is missing{similar(name, tensors)}' for name in missing)
+    raise InputError(f'{where} does not match the model: {problems}. {names_in(tensors)}')
   return [tuple(tensors[name].shape) for name in names]
 
 

@@ -15,6 +15,7 @@ from lrm_jax.weights import dino, files, tables
 from lrm_jax.weights.tables import PLANES, UPSAMPLER, Row, linear, norm
 
 TENSORS = ('model.ckpt', 'model.safetensors')
+ANCHOR = 'tokenizer.embeddings'
 FILL = 0.85  # Size of the object relative to the image side.
 INPUT_BACKGROUND = 0.5  # Grey.
 FOV = 40.0  # degrees, of the turntables that TripoSR's own code renders; from memory, not verified.

@@ -11,6 +11,7 @@ import struct
 
 import numpy as np
 
+from lrm_jax.datasets.folders import files
 from lrm_jax.errors import InputError
 
 # Number of a camera model: its name and its number of parameters.
@@ -53,7 +54,9 @@ def read(directory: Path) -> list[View]:
     images = (_images_binary if binary else _images_text)(directory)
   except FileNotFoundError as error:
     raise InputError(f'{Path(error.filename).name} is missing in {directory}') from error
-  except (struct.error, IndexError, UnicodeDecodeError) as error:
+  except InputError:
+    raise
+  except (struct.error, IndexError, ValueError) as error:
     raise InputError(f'{directory} contains a damaged COLMAP model ({error}): export it again') from error
   if unknown := {number for _, _, number, _ in images} - cameras.keys():
     raise InputError(f'{directory}: images refer to camera {min(unknown)}, which is not in cameras')
@@ -107,19 +110,29 @@ def _cameras_text(directory):
 
 
 def _images_text(directory):
-  lines = _lines(directory / 'images.txt')
-  images = []
-  for line in lines[::2]:  # Every second line lists the 2D points of the image.
-    if line:
+  """Reads two lines per image: its pose and name, then its 2D points. Some programs leave the second line out."""
+  images, is_points_line = [], False
+  for line in _lines(directory / 'images.txt'):
+    if is_points_line and _is_points(line):
+      is_points_line = False
+    elif line:
       _, *pose, number, name = line.split(maxsplit=9)
       images.append((np.array(pose[:4], float), np.array(pose[4:], float), int(number), name))
+      is_points_line = True
   return images
 
 
+def _is_points(line: str) -> bool:
+  """Returns whether a line is a list of 2D points (x, y, id of the 3D point), which may be empty."""
+  words = line.split()
+  try:
+    return len(words) % 3 == 0 and bool(np.all(np.isfinite(np.array(words, float))))
+  except ValueError:
+    return False
+
+
 def _lines(path):
-  lines = [line.strip() for line in path.read_text().splitlines()]
-  first = next((i for i, line in enumerate(lines) if line and not line.startswith('#')), len(lines))
-  return lines[first:]
+  return [line.strip() for line in files.read_text(path).splitlines() if not line.startswith('#')]
 
 
 class _Reader:

@@ -2,13 +2,18 @@
 
 import dataclasses
 import io
+import logging
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from lrm_jax.datasets.folders import lens
 from lrm_jax.errors import InputError, passes
+from lrm_jax.geometry import image_files
 
+_LOGGER = logging.getLogger(__name__)
+_LARGEST_LABEL = 15  # of a mask of labels; opacities are larger
 _MIN_DIFFERENCE = 8  # of 255, in any colour channel, between a pixel of the object and the background
 
 
@@ -29,21 +34,22 @@ class Options:
   fill: float = 0.7
 
 
-def load(path: Path, options: Options) -> np.ndarray:
-  """Returns RGBA bytes [H, W, 4]; InputError, with the name of the file, if it is missing, damaged or has no alpha."""
-  try:
-    with Image.open(path) as image:
-      has_alpha = image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info
-      pixels = np.array(image.convert('RGBA'))
-  except FileNotFoundError:
-    raise InputError(f'{path.name} is missing') from None
-  except (UnidentifiedImageError, OSError, SyntaxError) as error:
-    if passes(error):
-      raise
-    raise InputError(f'{path.name} is not an image, or is truncated ({error})') from error
-  if 0 in pixels.shape:
-    raise InputError(f'{path.name} has no pixels')
-  if not has_alpha:
+def load(path: Path, options: Options, mask: Path | None = None) -> np.ndarray:
+  """Returns RGBA bytes [H, W, 4] in sRGB, whose alpha is the mask if one is given.
+
+  Raises InputError, with the name of the file, if a file is missing or damaged, if there is neither alpha nor a mask,
+  or if the mask has another size than the image.
+  """
+  pixels = _read(path)
+  if mask is not None:
+    alpha = load_mask(mask)
+    if alpha.shape != pixels.shape[:2]:
+      raise InputError(
+        f'the mask {mask.name} is {alpha.shape[1]} x {alpha.shape[0]} pixels, but {path.name} is {pixels.shape[1]} x '
+        f'{pixels.shape[0]}: they must have the same size'
+      )
+    pixels[..., 3] = alpha
+  elif not image_files.has_alpha(path):
     if options.background not in ('white', 'black'):
       raise InputError(
         f'{path.name} has no alpha channel: remove the background, or pass --background=white or '
@@ -54,23 +60,80 @@ def load(path: Path, options: Options) -> np.ndarray:
   return pixels
 
 
-def encoded(path: Path, intrinsics: np.ndarray, options: Options) -> tuple[bytes, np.ndarray]:
+def load_mask(path: Path) -> np.ndarray:
+  """Returns the opacity [H, W], 0..255, that a mask file stands for.
+
+  Masks with two values, such as 0 and 1, and masks of labels up to 15 are read as background (0) and object. If the
+  file has an alpha channel and its colours say nothing, alpha is the mask.
+  """
+  try:
+    with Image.open(path) as image:
+      if image.mode.startswith('I') or image.mode in ('F', '1'):
+        values = np.asarray(image, np.float64)
+      else:
+        rgba = np.asarray(image.convert('RGBA'), np.float64)
+        color, alpha = rgba[..., :3].max(axis=-1), rgba[..., 3]
+        values = color * alpha / 255
+        if np.ptp(alpha) and (np.ptp(color) == 0 or not values.any()):
+          values = alpha
+  except FileNotFoundError:
+    raise InputError(f'the mask {path.name} is missing') from None
+  except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    if passes(error):
+      raise
+    raise InputError(f'the mask {path.name} is not an image, or is truncated ({error})') from error
+  if not np.all(np.isfinite(values)):
+    raise InputError(f'the mask {path.name} has NaN or infinite values')
+  if values.max() <= _LARGEST_LABEL or len(np.unique(values)) <= 2:
+    values = 255.0 * (values > 0)
+  return np.round(np.clip(values * (255 / max(values.max(), 255)), 0, 255)).astype(np.uint8)
+
+
+def encoded(
+  path: Path,
+  intrinsics: np.ndarray,
+  options: Options,
+  *,
+  mask: Path | None = None,
+  distortion: np.ndarray | None = None,
+) -> tuple[bytes, np.ndarray]:
   """Returns (encoded square image with alpha, its intrinsics [4]) of an image file.
 
-  `intrinsics` [4] are (fx, fy, cx, cy) of the file, divided by its width and height. Images that are not square are
-  padded with transparent borders. A square PNG or WebP that needs no change is returned as it is.
+  `intrinsics` [4] are (fx, fy, cx, cy) of the file, divided by its width and height. `mask` is a file with its alpha,
+  and `distortion` are the coefficients of its lens (lrm_jax/datasets/folders/lens.py), which are undone. Images that
+  are not square are padded with transparent borders. A square PNG or WebP that needs no change is returned as it is.
   """
-  pixels = load(path, options)
+  pixels = load(path, options, mask)
   height, width = pixels.shape[:2]
-  unchanged = height == width and options.quality is None and options.background is None
-  if unchanged and path.suffix.lower() in ('.png', '.webp'):
+  is_bent = distortion is not None and np.any(distortion)
+  unchanged = not is_bent and height == width and options.quality is None and options.background is None
+  if unchanged and mask is None and path.suffix.lower() in ('.png', '.webp') and image_files.is_plain(path):
     return path.read_bytes(), intrinsics
+  if is_bent:
+    assert distortion is not None
+    size = np.array([width, height])
+    pixels = lens.undistort(pixels, intrinsics[:2] * size, intrinsics[2:] * size, distortion)
   side = max(height, width)
   top, left = (side - height) // 2, (side - width) // 2
   square = np.zeros((side, side, 4), np.uint8)
   square[top : top + height, left : left + width] = pixels
   scale = np.array([width, height, width, height]) / side
   return encode(square, options.quality), intrinsics * scale + np.array([0, 0, left, top]) / side
+
+
+def _read(path: Path) -> np.ndarray:
+  try:
+    pixels, notes = image_files.read(path, upright=False)  # COLMAP and nerfstudio ignore the EXIF orientation, too.
+  except InputError as error:
+    reason = str(error).removeprefix(str(path)).lstrip(': ')
+    if reason == 'no such file':
+      raise InputError(f'{path.name} is missing') from None
+    if reason.startswith('is not a readable image'):
+      raise InputError(f'{path.name} is not an image, or is truncated ({reason})') from error
+    raise InputError(f'{path.name} {reason}') from error
+  for note in notes:
+    _LOGGER.warning('%s %s', path, note)
+  return pixels
 
 
 def encode(pixels: np.ndarray, quality: int | None) -> bytes:
@@ -91,8 +154,6 @@ def array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
   except FileNotFoundError:
     raise InputError(f'{path.name} is missing') from None
   except (ValueError, OSError, EOFError) as error:
-    if passes(error):
-      raise
     raise InputError(f'{path.name} cannot be read as an array ({error})') from error
   if values.shape != shape or not np.issubdtype(values.dtype, np.number):
     raise InputError(

@@ -23,7 +23,9 @@ LAYOUTS = {
   'rendered': Layout('UID/cameras.npz + views/ (data/render.py)', rendered.holds, rendered.read),
   'openlrm': Layout('UID/intrinsics.npy + rgba/ + pose/ (OpenLRM)', openlrm.holds, openlrm.read),
   'nerf': Layout('UID/transforms.json or transforms_train.json (NeRF)', nerf.holds, nerf.read),
-  'video': Layout('UID/sparse/0/cameras.bin or .txt + images/ + masks/ (COLMAP, MVImgNet)', video.holds, video.read),
+  'video': Layout(
+    'UID/sparse/0/ or sparse/ with cameras.bin or .txt + images/ + masks/ (COLMAP, MVImgNet)', video.holds, video.read
+  ),
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrm_jax.datasets.folders import images
+from lrm_jax.datasets.folders import files, images
 from lrm_jax.errors import InputError
 
 
@@ -21,15 +21,15 @@ def read(folder: Path, options: images.Options) -> dict:
   focal, centre, size = images.array(folder / 'intrinsics.npy', (3, 2))
   if not np.all(size > 0):
     raise InputError(f'intrinsics.npy has an image size of {size[0]:g} x {size[1]:g} pixels: it must be positive')
-  files = sorted((folder / 'rgba').glob('*.png'))
-  names = {path.stem for path in files}
+  views_of = {path.stem: path for path in files.images(folder / 'rgba')}
+  names = set(views_of)
   if unpaired := names ^ {path.stem for path in (folder / 'pose').glob('*.npy')}:
     raise InputError(f'rgba/ and pose/ must have the same names: {min(unpaired)} is only in one of them')
-  files = files[: options.num_views]
+  paths = list(views_of.values())[: options.num_views]
   intrinsics = np.concatenate([focal / size, centre / size])
-  views = [images.encoded(path, intrinsics, options) for path in files]
-  poses = np.tile(np.eye(4), (len(files), 1, 1))
-  for pose, path in zip(poses, files):
+  views = [images.encoded(path, intrinsics, options) for path in paths]
+  poses = np.tile(np.eye(4), (len(paths), 1, 1))
+  for pose, path in zip(poses, paths):
     pose[:3] = images.array(folder / 'pose' / f'{path.stem}.npy', (3, 4))
   return {
     'views': [view for view, _ in views],

@@ -1,7 +1,8 @@
 """Reads videos of real objects, with COLMAP cameras and masks, as in MVImgNet.
 
 The record has the same conventions as that of a rendered object.
-Files: images/NAME, masks/NAME (or NAME.png), sparse/0/. COLMAP's world is arbitrary, so these are estimated:
+Files: images/NAME; masks/NAME.png, masks/NAME, or NAME with another suffix; sparse/0/ or sparse/. COLMAP's world is
+arbitrary, so these are estimated:
 - up: the direction perpendicular to the x axes of all cameras, because people hold cameras level; the mean of the
   cameras' y axes gives its sign;
 - the centre of the object: the point nearest to the rays through the centres of the masks, by least squares;
@@ -10,30 +11,41 @@ Then the mask removes the background, and each view is cropped to a square aroun
 not its pose. Each video keeps its own distance to the input camera: train with keep_distance. Source: LRM, section 4.1.
 """
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 
-from lrm_jax.datasets.folders import colmap, images
+from lrm_jax.datasets.folders import colmap, files, images, lens
 from lrm_jax.errors import InputError
+from lrm_jax.geometry import image_files
 
 RADIUS = 1.5 * np.sin(np.deg2rad(25))  # of the sphere around an object, in world units, as in data/render.py
 
 
 def holds(folder: Path) -> bool:
   """Returns whether the folder is an object in this layout."""
-  return (
-    any((folder / 'sparse/0' / f'cameras.{end}').is_file() for end in ('bin', 'txt')) and (folder / 'images').is_dir()
-  )
+  return _model(folder) is not None and (folder / 'images').is_dir()
+
+
+def _model(folder: Path) -> Path | None:
+  """Returns the folder of the sparse model."""
+  places = (folder / 'sparse/0', folder / 'sparse')
+  return next((place for place in places if any((place / f'cameras.{end}').is_file() for end in ('bin', 'txt'))), None)
 
 
 def read(folder: Path, options: images.Options) -> dict:
   """Returns the record of the folder, without its uid; InputError if a file is missing or damaged."""
-  views = colmap.read(folder / 'sparse/0')[: options.num_views]
+  model = _model(folder)
+  if model is None:
+    raise InputError('sparse/0/ and sparse/ have no cameras.bin or cameras.txt')
+  views = colmap.read(model)
+  paths = {view.name: _image(folder, view.name) for view in views[: options.num_views]}
+  known = _stems(folder, views)
+  views = views[: options.num_views]
   if len(views) < 2:
     raise InputError(f'the COLMAP model has {len(views)} images: at least 2 are needed')
-  cut = [_without_background(folder, view, options) for view in views]
+  cut = [_without_background(paths[view.name], _mask(folder, view.name, known), view, options) for view in views]
   boxes = [_box(pixels[..., 3], view.name) for pixels, view in zip(cut, views)]
   poses = np.stack([view.camera_to_world for view in views])
   rotation = upright(poses)
@@ -73,26 +85,52 @@ def nearest_point(origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
   return np.linalg.solve(system, np.einsum('vij,vj->i', across, origins))
 
 
-def _without_background(folder: Path, view: colmap.View, options: images.Options) -> np.ndarray:
+def _image(folder: Path, name: str) -> Path:
+  path = files.find(folder / 'images', name)
+  if path is None:
+    raise InputError(f'images/ has no {name}, which the COLMAP model names')
+  return path
+
+
+def _stems(folder: Path, views: list[colmap.View]) -> dict[str, set[str]]:
+  """Returns {stem: names without suffix of the images that have it}, of all images of the model or in images/."""
+  names = {view.name.replace('\\', '/') for view in views}
+  names |= {path.relative_to(folder / 'images').as_posix() for path in (folder / 'images').rglob('*.*')}
+  stems: dict[str, set[str]] = {}
+  for path in map(PurePosixPath, names):
+    stems.setdefault(path.stem.casefold(), set()).add(str(path.with_suffix('')).casefold())
+  return stems
+
+
+def _mask(folder: Path, name: str, stems: dict[str, set[str]]) -> Path | None:
+  """Returns the mask of an image, or None: NAME.png, as COLMAP names it, NAME, or its stem with any suffix.
+
+  The stem without its sub-folder is used only if no image of another sub-folder, so of another camera, shares it.
+  """
+  path = PurePosixPath(name.replace('\\', '/'))
+  found = files.find(folder / 'masks', str(path), ('.png', ''))
+  found = found or files.find(folder / 'masks', str(path.with_suffix('')), files.IMAGE_SUFFIXES)
+  if found is None and len(stems[path.stem.casefold()]) == 1:
+    found = files.find(folder / 'masks', f'{path.name}.png') or files.find(
+      folder / 'masks', path.stem, files.IMAGE_SUFFIXES
+    )
+  return found
+
+
+def _without_background(path: Path, mask: Path | None, view: colmap.View, options: images.Options) -> np.ndarray:
   """Returns RGBA bytes [H, W, 4], without lens distortion, with the mask as alpha."""
-  image = images.load(folder / 'images' / view.name, images.Options(background='white'))
-  names = (view.name, f'{view.name}.png', f'{Path(view.name).stem}.png')
-  mask = next((path for name in names if (path := folder / 'masks' / name).is_file()), None)
-  if mask is None and options.background is None:
-    raise InputError(f'masks/ has no mask for {view.name}: none of {", ".join(names)} exists')
-  if mask is None:
-    image = images.load(folder / 'images' / view.name, options)
-  else:
-    image[..., 3] = images.load(mask, images.Options(background='black'))[..., :3].max(axis=-1)
+  if mask is None and options.background is None and not image_files.has_alpha(path):
+    name = PurePosixPath(view.name.replace('\\', '/'))
+    raise InputError(
+      f'masks/ has no mask for {view.name}: none of {name}.png, {name}, {name.with_suffix(".png")} exists'
+    )
+  image = images.load(path, options, mask)
   height, width = image.shape[:2]
   if (width, height) != view.size:
     raise InputError(
       f'{view.name} is {width} x {height} pixels, but {view.size[0]} x {view.size[1]} in the COLMAP model'
     )
-  if np.any(view.distortion):
-    matrix = np.array([[view.focal[0], 0, view.centre[0] - 0.5], [0, view.focal[1], view.centre[1] - 0.5], [0, 0, 1]])
-    image = cv2.undistort(image, matrix, view.distortion)
-  return image
+  return lens.undistort(image, view.focal, view.centre, view.distortion) if np.any(view.distortion) else image
 
 
 def _box(alpha, name) -> np.ndarray:
