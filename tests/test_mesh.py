@@ -5,7 +5,8 @@ import pytest
 import trimesh
 
 from lrm_jax.geometry import cameras
-from lrm_jax.reconstruction import glb
+from lrm_jax.reconstruction import cleanup, glb
+from lrm_jax.reconstruction import colors as colors_lib
 from lrm_jax.reconstruction import mesh as mesh_lib
 
 
@@ -59,7 +60,7 @@ def test_vertex_colours_equal_the_field():
   def hard(points):
     return (1e4 * np.clip(0.5 - np.linalg.norm(points, axis=-1) + 0.002, 0, 1), ball()(points)[1])
 
-  mesh = extract(hard, resolution=32, threshold=20.0)
+  mesh = extract(hard, resolution=64, threshold=20.0)
   np.testing.assert_allclose(mesh.visual.vertex_colors[:, :3] / 255, mesh.vertices / 2 + 0.5, atol=0.03)
 
 
@@ -72,16 +73,67 @@ def test_haze_gets_the_colour_of_the_inside():
 
   mesh = extract(field, resolution=48, threshold=0.5)
   assert np.linalg.norm(mesh.vertices, axis=-1).min() > 0.55
-  # The haze contributes a tenth of the colour: 1 - exp(-0.1).
-  np.testing.assert_allclose(
-    mesh.visual.vertex_colors[:, :3] / 255, np.tile([0.82, 0.19, 0.28], (len(mesh.vertices), 1)), atol=0.04
-  )
+  # The haze contributes a tenth of the colour of a view along the normal, 1 - exp(-0.1), and more of oblique views.
+  colors = mesh.visual.vertex_colors[:, :3] / 255
+  np.testing.assert_allclose(colors.mean(0), [0.85, 0.33, 0.4], atol=0.05)
+  np.testing.assert_allclose(colors, np.tile(colors.mean(0), (len(colors), 1)), atol=0.3)
+
+
+def test_what_hides_a_point_does_not_change_its_colour():
+  """A hazy blue ball beside a hazy red one: where they almost touch, views pass through the other ball."""
+  balls = [(np.array([x, 0.0, 0.0]), color) for x, color in ((-0.3, [1.0, 0.0, 0.0]), (0.3, [0.0, 0.0, 1.0]))]
+
+  def field(points):
+    distances = np.stack([np.linalg.norm(points - centre, axis=-1) for centre, _ in balls])
+    colors = np.array([color for _, color in balls])[distances.argmin(0)]
+    return 8 * (distances.min(0) < 0.27), colors
+
+  mesh = extract(field, resolution=48, threshold=4.0)
+  colors, left = mesh.visual.vertex_colors[:, :3] / 255, mesh.vertices[:, 0] < 0
+  assert colors[left, 0].min() > 0.6 and colors[~left, 2].min() > 0.6
+
+
+def test_colour_is_that_of_the_views_not_only_of_the_normal():
+  """Rays into a blurred ball whose colour depends on the height see, from above and below, what lies around a point."""
+
+  def field(points):
+    return 4 * np.exp(-0.5 * np.sum((points / 0.3) ** 2, axis=-1)), np.repeat(points[:, 2:] > 0, 3, axis=1).astype(
+      float
+    )
+
+  mesh = extract(field, resolution=48)
+  grey = mesh.visual.vertex_colors[:, 0] / 255
+  border = np.abs(mesh.vertices[:, 2]) < 0.03
+  assert 0.2 < grey[border].mean() < 0.9 and grey[mesh.vertices[:, 2] > 0.3].min() > 0.8
 
 
 def test_surface_is_closed_at_the_cube():
   mesh = extract(ball(0.6, centre=(0.9, 0, 0)), resolution=32, threshold=20.0)
   assert mesh.is_watertight and mesh.volume > 0
-  assert mesh.bounds[1, 0] <= 1 + 2 / 31
+  assert mesh.bounds[1, 0] == 1  # Cut off exactly at the border.
+  flat = mesh.vertices[:, 0] == 1
+  assert np.hypot(mesh.vertices[flat, 1], mesh.vertices[flat, 2]).max() < 0.6
+
+
+@pytest.mark.parametrize('dense', [False, True])
+def test_surface_is_closed_at_the_sphere_that_the_model_fills(dense):
+  """The ball of radius 0.6 at x = 0.5 is cut off by the sphere of radius 0.85, which is met without steps."""
+  field = mesh_lib.field_of(ball(0.6, centre=(0.5, 0, 0)), radius=0.85)
+  mesh = mesh_lib.extract(field, resolution=64, threshold=20.0, dense=dense)
+  distance = np.linalg.norm(mesh.vertices, axis=-1)
+  assert mesh.is_watertight and 0.849 < distance.max() < 0.8505
+  cap = mesh.vertices[:, 0] > 0.8
+  np.testing.assert_allclose(distance[cap], 0.85, atol=5e-4)
+  np.testing.assert_allclose(mesh.vertex_normals[cap], mesh.vertices[cap] / 0.85, atol=0.05)
+
+
+def test_outline_threshold_ignores_what_lies_outside_the_sphere():
+  def field(points):  # A ball, and a shell outside of the sphere that no view shows.
+    distance = np.linalg.norm(points, axis=-1)
+    return np.where(distance > 0.9, 500.0, ball(0.5)(points)[0]), points
+
+  mesh = mesh_lib.extract(mesh_lib.field_of(field, radius=0.85), resolution=48)
+  assert np.linalg.norm(mesh.vertices, axis=-1).max() < 0.75 and mesh.metadata['threshold'] < 100
 
 
 @pytest.mark.parametrize('greatest', [4.0, 400.0])
@@ -112,9 +164,67 @@ def test_specks_are_removed():
   assert mesh.body_count == 2 and mesh.bounds[0].min() > -0.6
 
 
+@pytest.mark.parametrize('keep, parts, removed', [('all', 3, 0), ('largest', 1, 2), (0.1, 2, 1), (0.5, 1, 2)])
+def test_keep_says_which_parts_remain(keep, parts, removed):
+  balls = (ball(0.5), ball(0.3, (0.6, 0.6, 0.6)), ball(0.12, (-0.8, -0.8, -0.8)))
+
+  def field(points):
+    return np.max([part(points)[0] for part in balls], axis=0), points
+
+  mesh = extract(field, resolution=48, threshold=20.0, keep=keep, dense=True)
+  report = mesh.metadata['report']
+  assert mesh.body_count == report.parts == parts and report.removed == removed and report.watertight
+
+
+@pytest.mark.parametrize('keep', ['largest', 0.01])
+def test_largest_part_has_no_hollow(keep):
+  def shell(points):
+    distance = np.linalg.norm(points, axis=-1)
+    return np.maximum(20 + 100 * np.minimum(0.7 - distance, distance - 0.5), 0), points
+
+  mesh = extract(shell, resolution=40, threshold=20.0, keep=keep)
+  assert mesh.metadata['report'].parts == (1 if keep == 'largest' else 2) and mesh.metadata['report'].watertight
+
+
+@pytest.mark.parametrize('faces', [4000, 400, 40])
+def test_decimated_surface_keeps_its_shape_and_stays_closed(faces):
+  """A torus that touches itself almost, and two balls: decimation joins sheets, which have to be separated again."""
+
+  def field(points):
+    ring = 0.22 - np.hypot(np.hypot(points[:, 0], points[:, 1]) - 0.26, points[:, 2])
+    return np.maximum(20 + 100 * np.maximum(ring, 0.2 - np.linalg.norm(points - 0.65, axis=-1)), 0), points
+
+  whole = extract(field, resolution=48, threshold=20.0)
+  fewer = extract(field, resolution=48, threshold=20.0, faces=faces)
+  report = fewer.metadata['report']
+  assert len(whole.faces) > 4000 and 0.8 * faces <= len(fewer.faces) == report.faces <= faces
+  assert report.watertight and not report.holes
+  assert trimesh.Trimesh(fewer.vertices, fewer.faces).is_watertight  # Also if vertices at the same place are merged.
+  np.testing.assert_allclose(fewer.volume, whole.volume, rtol=0.03 if faces > 100 else 0.4)
+
+
+def test_report_counts_holes():
+  mesh = extract(ball(), resolution=24, threshold=20.0)
+  assert str(mesh.metadata['report']).endswith('faces, 1 part, watertight')
+  centres = mesh.vertices[mesh.faces].mean(axis=1)
+  open_faces = mesh.faces[np.abs(centres[:, 0]) < 0.45]  # Without the two caps.
+  report = cleanup.report(np.asarray(mesh.vertices), open_faces)
+  assert report.holes == 2 and not report.watertight and 'not watertight, 2 holes' in str(report)
+  reversed_face = mesh.faces.copy()
+  reversed_face[0] = reversed_face[0, ::-1]
+  assert not cleanup.report(np.asarray(mesh.vertices), reversed_face).watertight
+
+
+@pytest.mark.parametrize('text', ['most', '-0.1', '2', 'nan'])
+def test_unknown_keep_raises(text):
+  with pytest.raises(ValueError, match="use 'largest', 'all' or a share|must be 'largest'"):
+    cleanup.parse_keep(text)
+  assert cleanup.parse_keep('0.5') == 0.5 and cleanup.parse_keep('all') == 'all'
+
+
 def test_block_size_does_not_change_the_mesh(monkeypatch):
   whole = extract(ball(), resolution=24, threshold=20.0)
-  monkeypatch.setattr(mesh_lib, '_POINTS_PER_CALL', 1000)
+  monkeypatch.setattr(colors_lib, '_POINTS_PER_CALL', 1000)
   calls = []
 
   def counted(points):
@@ -134,7 +244,15 @@ def test_no_surface_raises_with_the_highest_density():
     extract(lambda points: (np.zeros(len(points)), points), resolution=8, threshold=1.0)
 
 
-@pytest.mark.parametrize('kwargs', [dict(resolution=4, threshold=1.0), dict(resolution=16, threshold=0.0)])
+@pytest.mark.parametrize(
+  'kwargs',
+  [
+    dict(resolution=4, threshold=1.0),
+    dict(resolution=16, threshold=0.0),
+    dict(resolution=16, faces=3),
+    dict(resolution=16, keep=1.5),
+  ],
+)
 def test_invalid_arguments_raise(kwargs):
   with pytest.raises(ValueError, match='must be'):
     extract(ball(), **kwargs)

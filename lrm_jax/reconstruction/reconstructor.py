@@ -8,6 +8,7 @@ Legend: B images, H W image, V views, P texels along a plane's side, C channels,
 from collections.abc import Callable
 import functools
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,8 @@ from lrm_jax.errors import InputError
 from lrm_jax.geometry import cameras, image_files
 from lrm_jax.geometry.volume import Pixels
 from lrm_jax.models.triplane_model import TriplaneModel
+from lrm_jax.reconstruction import cleanup, preprocess, surface, video
 from lrm_jax.reconstruction import mesh as mesh_lib
-from lrm_jax.reconstruction import preprocess, surface, video
 from lrm_jax.weights import pretrained
 
 _RAYS_PER_CALL = 2**16
@@ -194,23 +195,43 @@ class Reconstructor:
     planes: Float[Array, 'B 3 P P C'],
     *,
     resolution: int = 128,
-    threshold: float | None = None,
+    threshold: float | Literal['auto'] | None = None,
     dense: bool = False,
+    keep: str | float = cleanup.KEEP,
+    faces: int | None = None,
+    texture_size: int | None = None,
+    done: Callable[[str], object] = lambda phase: None,
   ) -> list[trimesh.Trimesh]:
-    """Returns B meshes in world units, z up, with vertex colours (sRGB, 0..255); see lrm_jax/reconstruction/mesh.py.
+    """Returns B meshes in world units, z up, with colours (sRGB, 0..255); see lrm_jax/reconstruction/mesh.py.
 
     `resolution` is the number of grid points along a side, at least 8. `threshold` is the density at the surface, in
-    the unit of `query`. For OpenLRM's and TripoSR's models the default is the value of the original code; for our own
-    models it is chosen per object, so that the outline of the mesh matches that of the rendered volume. With `dense`,
-    all grid points are evaluated instead of those near the surface. Raises InputError if `resolution` or `threshold` is
-    out of range or there is no surface.
+    the unit of `query`; with 'auto' it is chosen per object, so that the outline of the mesh matches that of the
+    rendered volume. The default is 'auto' for our own models, and the value of the original code for OpenLRM's and
+    TripoSR's models. With `dense`, all grid points are evaluated instead of those near the surface.
+
+    `keep` says which connected parts remain: 'largest', 'all', or those with at least this share of the volume of the
+    largest part. `faces` is the greatest number of triangles (None: all). The colours are at the vertices or, with
+    `texture_size`, in a texture of so many pixels along a side; such a mesh has 10,000 triangles unless `faces` is
+    given. The mesh is closed, also at the border of the cube or sphere that the model fills.
+    `mesh.metadata['report']` has the numbers (cleanup.Report), `done` is called with the name of each finished phase.
+    Raises InputError if an argument is out of range or there is no surface, and ImportError if `texture_size` is given
+    and xatlas is not installed.
     """
     threshold = self.model.surface_density if threshold is None else threshold
     meshes = [
-      mesh_lib.extract(self._field(object_planes), resolution=resolution, threshold=threshold, dense=dense)
+      mesh_lib.extract(
+        self._field(object_planes),
+        resolution=resolution,
+        threshold=threshold,
+        dense=dense,
+        keep=keep,
+        faces=faces,
+        texture_size=texture_size,
+        done=done,
+      )
       for object_planes in jnp.asarray(planes)
     ]
-    return [mesh.apply_scale(self.half_size) for mesh in meshes]
+    return [_scaled(mesh, self.half_size) for mesh in meshes]
 
   def _field(self, planes: Float[Array, '3 P P C']) -> mesh_lib.Field:
     """Returns the field of one object for `mesh_lib.extract`, in the coordinates [-1, 1]^3 of its grid."""
@@ -232,7 +253,8 @@ class Reconstructor:
 
       return evaluate
 
-    return mesh_lib.Field(query, grid)
+    radius = getattr(self.model, 'bounding_radius', None)
+    return mesh_lib.Field(query, grid, None if radius is None else radius / self.half_size)
 
 
 _encode = jax.jit(lambda model, *inputs: model.encode(*inputs))
@@ -248,6 +270,18 @@ def _block_densities(model, tables, places, count, face):
 @functools.partial(jax.jit, static_argnames=('size', 'skip', 'rays_per_chunk'))
 def _render(model, planes, camera_to_world, intrinsics, size, background, skip, rays_per_chunk):
   return model.render(planes, camera_to_world, intrinsics, size, background, skip=skip, rays_per_chunk=rays_per_chunk)
+
+
+def _scaled(mesh: trimesh.Trimesh, factor: float) -> trimesh.Trimesh:
+  """Returns the mesh scaled, with its own vertex normals."""
+  return trimesh.Trimesh(
+    mesh.vertices * factor,
+    mesh.faces,
+    vertex_normals=mesh.vertex_normals,
+    visual=mesh.visual,
+    metadata=mesh.metadata,
+    process=False,
+  )
 
 
 def _float(x) -> Array:
