@@ -15,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from lrm_jax.errors import InputError, passes
+from lrm_jax.storage import paths
 from lrm_jax.weights import pytorch
 from lrm_jax.weights.tensor import Tensor
 
@@ -36,12 +37,13 @@ _SAFETENSORS = {
 def read(path: str | Path) -> dict[str, Tensor]:
   """Returns {name: tensor} of a file. Names of nested dictionaries are joined by dots; other values are skipped.
 
-  Raises InputError if there is no file, or if its format is unknown, it is damaged, or it contains
-  objects other than tensors and plain values. Damaged tensor data raises InputError later, when the tensor is read.
+  A file on gs:// or s3:// is copied to the local cache. Raises InputError if there is no file, or if its format is
+  unknown, it is damaged, or it contains objects other than tensors and plain values. Damaged tensor data raises
+  InputError later, when the tensor is read.
   """
-  path = Path(path)
+  given, path = path, paths.local_file(path)
   if not path.is_file():
-    raise InputError(f'Weight file {path} does not exist')
+    raise InputError(f'Weight file {given} does not exist')
   if path.suffix == '.safetensors':
     return _open_safetensors(path)
   if not zipfile.is_zipfile(path) and not pytorch.is_legacy(path):
