@@ -11,6 +11,12 @@ PYTHON=${PYTHON:-.venv/bin/python}
 RESTARTS=${RESTARTS:-3}      # restarts after failures
 GRACE=${GRACE:-90}           # seconds until the other processes are killed after one has failed
 PORT=${PORT:-}               # port of process 0; empty: any free port
+# JAX reserves this share of a GPU's memory for its arrays (its default is 0.75). The rest is for NCCL, cuDNN and CUDA.
+export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}
+# XLA gathers the parameters of the next layer while the current one is computed. Only GPU programs use it.
+export XLA_FLAGS="--xla_gpu_enable_latency_hiding_scheduler=true ${XLA_FLAGS:-}"
+# Inputs and the mesh are options of the command. Each process checks them itself, since nothing else is paid for here; the
+# default mesh of the configurations shares the parameters among all devices of a machine.
 
 if ! [[ ${1:-} =~ ^[1-9][0-9]*$ ]]; then
   echo "error: launch/local.sh N OPTIONS: N, the number of processes, must be a whole number above 0, not '${1:-}'" >&2

@@ -6,6 +6,7 @@ The same command resumes a stopped run, on any number of processes and devices; 
 Writes DIR/config.json, DIR/checkpoints, DIR/metrics.jsonl, DIR/tensorboard, DIR/images; DIR may be on gs:// or s3://.
 Exit codes: 0 finished; 2 bad input that a person must correct; 75 stopped by SIGTERM, everything is saved; other codes:
 a failure, and the same command resumes from the last checkpoint.
+--check=N checks the configuration and all inputs for N devices in seconds, and stops; launch scripts do so first.
 --dry_run prints the parameters, memory and operations of a step and stops. With --topology=v5e:16x16 (h100:8,
 a100:16x8, ...) it does so for devices that are not attached, and estimates the days of the training.
 """
@@ -22,6 +23,7 @@ from lrm_jax.command_line import enable_compilation_cache, run_main, silence_rep
 from lrm_jax.distributed import processes
 from lrm_jax.errors import FailureError, InputError, one_line, out_of_memory
 from lrm_jax.storage import checkpoint
+from lrm_jax.training import inputs
 from lrm_jax.training.dry_run import dry_run
 from lrm_jax.training.loop import train
 
@@ -30,6 +32,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory (default: runs/<name of the configuration>).')
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print parameters, memory and operations of a step, then stop.')
+_CHECK = flags.DEFINE_integer(
+  'check', None, 'Check the configuration and all inputs for this number of devices, then stop. Needs no device.'
+)
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'The devices that --dry_run assumes: v5e:4x4, h100:8, a100:16x8, ...')
 _PEER_TIMEOUT = flags.DEFINE_integer(
   'peer_timeout', 60, 'Seconds of silence after which another process is considered dead.', lower_bound=5
@@ -115,11 +120,15 @@ def main() -> None:
   if _DRY_RUN.value:
     dry_run(config, _TOPOLOGY.value, _UTILISATION.value)
     return
+  file = config_flags.get_config_filename(flags.FLAGS['config'])
+  workdir = _WORKDIR.value or Path('runs') / Path(file.split(':')[0]).stem
+  if _CHECK.value is not None:
+    jax.config.update('jax_platforms', 'cpu')  # The devices may be missing or in use.
+    print(*inputs.check(config, workdir, _CHECK.value), 'the inputs are complete; nothing was written', sep='\n')
+    return
   if _TOPOLOGY.value:
     raise InputError('--topology needs --dry_run: a training runs on the attached devices')
   processes.join(peer_timeout=_PEER_TIMEOUT.value)
-  file = config_flags.get_config_filename(flags.FLAGS['config'])
-  workdir = _WORKDIR.value or Path('runs') / Path(file.split(':')[0]).stem
   try:
     result = train(config, workdir)
   except (jax.errors.JaxRuntimeError, MemoryError) as error:

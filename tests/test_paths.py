@@ -4,12 +4,15 @@ import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from conftest import make_tiny_config
 from lrm_jax import extras
 from lrm_jax.datasets.records import open_split
+from lrm_jax.errors import InputError
 from lrm_jax.storage import checkpoint, lock, paths
 from lrm_jax.training import loop, metric_writer
+from lrm_jax.weights import files, vgg
 
 
 def test_local_paths_become_absolute(monkeypatch, tmp_path):
@@ -62,11 +65,16 @@ class Store(MemoryFileSystem):
     return '/' + str(path).removeprefix('gs://').strip('/')
 
 
-def test_metrics_and_configuration_are_written_to_cloud_storage(dataset, monkeypatch):
-  """Everything except the checkpoints (written by Orbax) and TensorBoard's events (written by tensorboardX)."""
+@pytest.fixture
+def store(monkeypatch):
+  """Makes gs:// an in-memory store."""
   monkeypatch.setattr(extras, 'installed', lambda module: True)
   for name in ('gs', 'gcs'):
     fsspec.register_implementation(name, Store, clobber=True)
+
+
+def test_metrics_and_configuration_are_written_to_cloud_storage(dataset, store, monkeypatch):
+  """Everything except the checkpoints (written by Orbax) and TensorBoard's events (written by tensorboardX)."""
 
   class Board:
     def __init__(self, directory):
@@ -96,3 +104,41 @@ def test_metrics_and_configuration_are_written_to_cloud_storage(dataset, monkeyp
   assert paths.directory('gs://bucket/run/images/eval_00000003.png').exists()
   with lock.exclusive(paths.directory('gs://bucket/run')):
     pass
+
+
+def test_remote_weight_files_are_copied_once_for_each_version(store, tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  with fsspec.open('gs://bucket/weights/a.npz', 'wb') as file:
+    np.savez(file, x=np.arange(3))
+  first = paths.local_file('gs://bucket/weights/a.npz')
+  np.testing.assert_array_equal(np.load(first)['x'], np.arange(3))
+  assert paths.local_file('gs://bucket/weights/a.npz') == first
+  with fsspec.open('gs://bucket/weights/a.npz', 'wb') as file:
+    np.savez(file, x=np.arange(5))
+  assert len(np.load(paths.local_file('gs://bucket/weights/a.npz'))['x']) == 5
+  assert not paths.local_file('gs://bucket/weights/none.npz').is_file()
+  assert str(paths.local_file(f'file://{tmp_path}/a')) == f'{tmp_path}/a' == str(paths.local_file(f'{tmp_path}/a'))
+
+
+@pytest.mark.parametrize('name', ['encoder_weights', 'lpips_network'])
+def test_weights_on_gs_are_read(store, tmp_path, monkeypatch, name):
+  """A file that is missing there is bad input, and one that is there is opened."""
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  read = {'encoder_weights': files.read, 'lpips_network': vgg.load_lpips}[name]
+  with pytest.raises(InputError, match='gs://bucket/none.safetensors'):
+    read('gs://bucket/none.safetensors')
+  with fsspec.open('gs://bucket/w.safetensors', 'wb') as file:
+    file.write(safetensors.numpy.save({'w': np.ones(2, np.float32)}))
+  if name == 'encoder_weights':
+    assert files.read('gs://bucket/w.safetensors')['w'].shape == (2,)
+  else:
+    with pytest.raises(InputError, match='w.safetensors contains neither VGG16'):
+      read('gs://bucket/w.safetensors')
+
+
+def test_directories_that_cannot_be_written_are_bad_input(tmp_path):
+  paths.check_writable(tmp_path / 'new' / 'run')
+  assert not (tmp_path / 'new').exists()
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(InputError, match='file is a file: give a directory'):
+    paths.check_writable(tmp_path / 'file' / 'run')

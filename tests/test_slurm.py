@@ -12,10 +12,10 @@ import time
 import numpy as np
 import pytest
 
-from lrm_jax.configs import quickstart
 import training_processes
 
 ROOT = Path(__file__).parents[1]
+_STEPS = 400  # Long enough that the job is requeued before its end.
 _CONFIG = """
 ClusterName=tests
 SlurmctldHost=localhost(127.0.0.1)
@@ -33,11 +33,12 @@ SlurmdPidFile={root}/slurmd.pid
 SlurmctldLogFile={root}/slurmctld.log
 SlurmdLogFile={root}/slurmd.log
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin=task/affinity
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 ReturnToService=2
 KillWait=60
+SchedulerParameters=sched_interval=1,batch_sched_delay=1
 MpiDefault=none
 NodeName=localhost NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
 PartitionName=all Nodes=localhost Default=YES MaxTime=INFINITE State=UP
@@ -100,11 +101,10 @@ def cluster(root: Path):
 
 
 @pytest.mark.slow
-def test_requeued_job_ends_with_the_losses_of_one_process(tmp_path):
-  """Two tasks train the quickstart configuration and are requeued midway; the losses equal those of one process."""
-  config = quickstart.get_config()
-  config.update(dict(num_train_steps=30, log_every=1, checkpoint_every=1000, eval_every=30))
-  config.data.eval_objects = 2
+def test_requeued_job_ends_with_the_losses_of_one_process(tiny_config, tmp_path):
+  """Two tasks train a tiny model and are requeued midway; the losses equal those of one process."""
+  config = tiny_config
+  config.update(dict(num_train_steps=_STEPS, checkpoint_every=1000, eval_every=1000))
   file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
   training_processes.train(file, tmp_path / 'whole')
   slurm = tmp_path / 'slurm'
@@ -128,7 +128,9 @@ def test_requeued_job_ends_with_the_losses_of_one_process(tmp_path):
       WORKDIR=str(workdir),
       PYTHON=sys.executable,
       JAX_PLATFORMS='cpu',
-      OPTIONS='--config.mesh.data=-1 --config.mesh.fsdp=1 --peer_timeout=30',
+      GPUS='2',  # One device for each of the two tasks.
+      FSDP='1',
+      OPTIONS='--peer_timeout=30',
     )
     job = re.search(r'\d+', submitted).group()
 
@@ -148,11 +150,11 @@ def test_requeued_job_ends_with_the_losses_of_one_process(tmp_path):
     run('scontrol', 'requeue', job)
     wait_for(lambda: state() == 'PENDING', 120)
     saved = len(training_processes.steps(workdir))
-    assert 3 <= saved < 30 and f'stopped by SIGTERM; step {saved} is saved' in log()
+    assert 3 <= saved < _STEPS and f'stopped by SIGTERM; step {saved} is saved' in log()
     run('scontrol', 'update', f'JobId={job}', 'StartTime=now')  # Slurm delays a requeued job by two minutes.
     wait_for(lambda: state() == 'COMPLETED', 240)
   assert f'resuming after step {saved}' in log() and '2 x cpu of 2 processes' in log()
-  assert [line['step'] for line in training_processes.steps(workdir)] == list(range(1, 31))
+  assert [line['step'] for line in training_processes.steps(workdir)] == list(range(1, _STEPS + 1))
   np.testing.assert_allclose(
     training_processes.losses(workdir), training_processes.losses(tmp_path / 'whole'), rtol=1e-3
   )
@@ -163,7 +165,10 @@ def test_requeued_job_ends_with_the_losses_of_one_process(tmp_path):
 def test_cancelled_job_stays_cancelled_and_failed_job_is_requeued(tmp_path, command, expected):
   """A stand-in for the training exits with 75 on SIGTERM."""
   training = tmp_path / 'training'
-  training.write_text(f"#!/bin/bash\ntrap 'exit 75' TERM\necho $$ > {tmp_path}/started\nwhile :; do sleep 0.2; done\n")
+  training.write_text(
+    '#!/bin/bash\ncase $* in *--check=*) exit ;; esac\n'
+    f"trap 'exit 75' TERM\necho $$ > {tmp_path}/started\nwhile :; do sleep 0.2; done\n"
+  )
   training.chmod(0o755)
   slurm = tmp_path / 'slurm'
   slurm.mkdir()

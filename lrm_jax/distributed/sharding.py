@@ -22,14 +22,19 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
 
   Raises InputError if the product of the axes is not the number of devices.
   """
-  count = jax.device_count() if devices is None else len(devices)
+  shape = mesh_shape(data, fsdp, jax.device_count() if devices is None else len(devices))
+  return jax.make_mesh(shape, ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def mesh_shape(data: int, fsdp: int, count: int) -> tuple[int, int]:
+  """Returns (data, fsdp) for `count` devices; an axis of -1 takes the remaining ones. Raises like `make_mesh`."""
   if data == -1 and fsdp >= 1:
     data = count // fsdp
   elif fsdp == -1 and data >= 1:
     fsdp = count // data
   if data < 1 or fsdp < 1 or data * fsdp != count:
     raise InputError(f'config.mesh = {(data, fsdp)} does not match {count} devices: set one axis to -1')
-  return jax.make_mesh((data, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2, devices=devices)
+  return data, fsdp
 
 
 def shardings(mesh: jax.sharding.Mesh, tree):

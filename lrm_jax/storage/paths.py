@@ -1,8 +1,10 @@
 """Directories, local or in cloud storage (gs://bucket/..., s3://bucket/...), accessed through etils and Orbax."""
 
+import hashlib
 import importlib.resources
 import os
 from pathlib import Path
+import shutil
 
 from etils import epath
 
@@ -49,6 +51,44 @@ def dataset(path: str | os.PathLike) -> epath.Path:
   if os.fspath(path).startswith('s3://'):
     raise InputError(f'{path}: ArrayRecord cannot read s3://; copy the dataset to a local directory or to gs://')
   return directory(path)
+
+
+def local_file(path: str | os.PathLike) -> Path:
+  """Returns a local path of a file: the file itself, or a copy of a gs:// or s3:// file in the user's cache.
+
+  The copy is made once for each version of the file. If there is no such file, returns a path that does not exist.
+  """
+  where = directory(path)
+  if is_local(where) or not where.is_file():
+    return Path(os.fspath(path).removeprefix(_LOCAL)) if is_local(where) else Path(os.fspath(path))
+  stat = where.stat()
+  version = hashlib.sha256(f'{where} {stat.length} {stat.mtime}'.encode()).hexdigest()[:16]
+  cache = Path(os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache')) / 'lrm_jax' / 'inputs'
+  copy = cache / version / where.name
+  if not copy.is_file():
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    fresh = copy.with_name(f'.{copy.name}.{os.getpid()}.partial')
+    try:
+      with where.open('rb') as source, open(fresh, 'wb') as target:
+        shutil.copyfileobj(source, target, 2**24)
+      fresh.replace(copy)
+    finally:
+      fresh.unlink(missing_ok=True)
+  return copy
+
+
+def check_writable(path: str | os.PathLike) -> None:
+  """Raises InputError if a directory, which need not exist yet, cannot be written. Cloud storage is not tried."""
+  where = directory(path)
+  if not is_local(where):
+    return
+  place = Path(os.fspath(where))
+  while not place.exists():
+    place = place.parent
+  if not place.is_dir():
+    raise InputError(f'{place} is a file: give a directory')
+  if os.statvfs(place).f_flag & os.ST_RDONLY or not os.access(place, os.W_OK):
+    raise InputError(f'{place} cannot be written: give another directory, or change its permissions')
 
 
 def is_local(path: epath.Path) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from lrm_jax.errors import InputError, passes
+from lrm_jax.storage import paths
 from lrm_jax.weights import pytorch
 from lrm_jax.weights.tensor import Tensor
 
@@ -55,16 +56,20 @@ def locate(directory: Path, names: Iterable[str]) -> Path | None:
 def read(path: str | Path) -> dict[str, Tensor]:
   """Returns {name: tensor} of a file, or of all shards of an index or of the model that a shard belongs to.
 
-  Names of nested dictionaries are joined by dots; other values are skipped. Raises InputError if there is no file, or
-  if its format is unknown, it is damaged, a shard is missing, or it contains objects other than tensors and plain
-  values. Damaged tensor data raises InputError later, when the tensor is read.
+  Names of nested dictionaries are joined by dots; other values are skipped. A file on gs:// or s3:// is copied to the
+  local cache; shards have to be local. Raises InputError if there is no file, or if its format is unknown, it is
+  damaged, a shard is missing, or it contains objects other than tensors and plain values. Damaged tensor data raises
+  InputError later, when the tensor is read.
   """
-  path = Path(path)
+  given, path = path, paths.local_file(path)
   if not path.is_file():
-    raise InputError(f'Weight file {path} does not exist')
+    raise InputError(f'Weight file {given} does not exist')
+  shard = _SHARD.fullmatch(path.name)
+  if '://' in str(given) and (shard or path.name.endswith(_INDEX)):
+    raise InputError(f'{given} is one of several files: copy all of them to a local directory, and give this one there')
   if path.name.endswith(_INDEX):
     return _read_index(path)
-  if shard := _SHARD.fullmatch(path.name):
+  if shard:
     count = int(shard['count'])
     names = [f'{shard["start"]}-{i:05d}-of-{count:05d}{shard["suffix"]}' for i in range(1, count + 1)]
     shards = _read_shards(path.parent, names, path.name)

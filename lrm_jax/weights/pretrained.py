@@ -60,19 +60,35 @@ def load_parameters(
   Arrays of an lrm_jax run are restored directly with the shardings of `target`; third-party arrays stay on the host.
   Raises InputError if the model differs from `target`.
   """
-  directory = find(source)
-  kind = _kind(directory)
-  if kind is None:
-    found = shapes(checkpoint.read_config(directory))
-  else:
-    arrays = read(directory, kind)[1]
-    found = {path: array.shape for path, array in arrays.items()}
-  if differences := checkpoint.differences(found, {path: x.shape for path, x in target.items()}):
-    raise InputError(f'{source} does not match config.model: {"; ".join(differences)}')
-  if kind is not None:
+  directory, arrays = _matching(source, {path: x.shape for path, x in target.items()})
+  if arrays is not None:
     return arrays
   params, _ = checkpoint.restore_parameters(directory, traverse_util.unflatten_dict(target, sep='/'))
   return traverse_util.flatten_dict(params, sep='/')
+
+
+def check(source: str | Path, expected: Mapping[str, tuple[int, ...]]) -> None:
+  """Raises InputError if there is no model at `source`, or if its parameters do not have the `expected` shapes."""
+  directory, arrays = _matching(source, expected)
+  if arrays is None and not checkpoint.saved_steps(directory):
+    raise InputError(f'{source} has no checkpoint')
+
+
+def _matching(source: str | Path, expected: Mapping[str, tuple[int, ...]]) -> tuple[Path, dict[str, np.ndarray] | None]:
+  """Returns (directory, arrays) of a model whose parameters have these shapes; the arrays of a run are not read: None.
+
+  Raises InputError if it differs.
+  """
+  directory = find(source)
+  kind = _kind(directory)
+  arrays = None if kind is None else read(directory, kind)[1]
+  if arrays is None:
+    found = shapes(checkpoint.read_config(directory))
+  else:
+    found = {path: array.shape for path, array in arrays.items()}
+  if differences := checkpoint.differences(found, expected):
+    raise InputError(f'{source} does not match config.model: {"; ".join(differences)}')
+  return directory, arrays
 
 
 def read(directory: Path, kind: types.ModuleType) -> tuple[ConfigDict, dict[str, np.ndarray]]:

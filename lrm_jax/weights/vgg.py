@@ -22,6 +22,7 @@ import numpy as np
 
 from lrm_jax.errors import InputError, passes
 from lrm_jax.models import lpips
+from lrm_jax.storage import paths
 from lrm_jax.weights import files, tables
 from lrm_jax.weights.tables import SAME, Layout, Row
 
@@ -94,39 +95,40 @@ HEADS = Family('LPIPS heads', tuple(Row(name, (name,)) for name in lpips.shapes(
 TRUNKS = (TORCHVISION, LPIPS_PACKAGE, *KERAS, *CAFFE)
 
 
-def load_lpips(paths: str | Path) -> lpips.LPIPS:
+def load_lpips(source: str | Path) -> lpips.LPIPS:
   """Returns the LPIPS network from one file, or from several joined by commas (e.g. convolutions and heads).
 
-  Accepts .npz, .safetensors and PyTorch files. An .npz file may contain `input_mean` [3] (red, green, blue, in 0..1),
-  which replaces the default mean of its naming scheme, and `source`, a description of the network. Raises InputError
-  if a file or a part of the network is missing, or if tensors have the wrong shape.
+  Accepts .npz, .safetensors and PyTorch files, local or on gs:// or s3://. An .npz file may contain `input_mean` [3]
+  (red, green, blue, in 0..1), which replaces the default mean of its naming scheme, and `source`, a description of the
+  network. Raises InputError if a file or a part of the network is missing, or if tensors have the wrong shape.
   """
-  names = [str(paths)] if Path(paths).is_file() else [name.strip() for name in str(paths).split(',')]
-  if missing := [name for name in names if not Path(name).is_file()]:
+  names = [str(source)] if Path(source).is_file() else [name.strip() for name in str(source).split(',')]
+  local = {name: paths.local_file(name) for name in names if name}
+  if missing := [name for name in names if not name or not local[name].is_file()]:
     raise InputError(
       f'LPIPS needs VGG16 weights, but these files do not exist: {", ".join(map(repr, missing))}. docs/weights.md '
       'lists where to get them: pass the path (--config.loss.lpips_network=FILE in training) or disable LPIPS '
       '(--config.loss.lpips_weight=0)'
     )
   weights, mean, sources, origin = {}, lpips.MEAN, [], {}
-  for path in map(Path, names):
-    tensors, own_mean, source = read(path)
+  for name in names:
+    path = local[name]
+    tensors, own_mean, description = read(path)
     parts = recognise(tensors, str(path))
     found = load(tensors, str(path))
     if duplicates := sorted(found.keys() & weights.keys()):
-      name = duplicates[0]
-      raise InputError(f'{path} and {origin[name]} both contain {name}: pass only one of them')
+      raise InputError(f'{path} and {origin[duplicates[0]]} both contain {duplicates[0]}: pass only one of them')
     weights |= found
     origin |= dict.fromkeys(found, path)
     for family, _ in parts:
       if family is not HEADS:
         mean = family.mean if own_mean is None else own_mean
     schemes = [family.name if family is HEADS else f'{family.name} names' for family, _ in parts]
-    sources.append(f'{path.name}: {source or " and ".join(schemes)}')
-  for part, name in (('VGG16 convolutions', 'features.0.weight'), ('LPIPS heads', 'lin0.model.1.weight')):
-    if name not in weights:
+    sources.append(f'{path.name}: {description or " and ".join(schemes)}')
+  for part, tensor in (('VGG16 convolutions', 'features.0.weight'), ('LPIPS heads', 'lin0.model.1.weight')):
+    if tensor not in weights:
       raise InputError(
-        f'{", ".join(names)} has no {part} (such as {name}): also pass the file with them, joined by a comma; '
+        f'{", ".join(names)} has no {part} (such as {tensor}): also pass the file with them, joined by a comma; '
         'docs/weights.md lists where to get it'
       )
   return lpips.LPIPS(weights, mean=mean, source='; '.join(sources))

@@ -1,0 +1,71 @@
+"""Checks what a training needs before its devices are paid for: configuration, mesh, dataset, weights, directory."""
+
+from pathlib import Path
+
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from lrm_jax.datasets import pipeline
+from lrm_jax.datasets.records import open_split
+from lrm_jax.distributed import sharding
+from lrm_jax.errors import InputError
+from lrm_jax.models import registry
+from lrm_jax.storage import checkpoint, paths
+from lrm_jax.training.trainer import check as check_config
+from lrm_jax.weights import dino, pretrained
+from lrm_jax.weights.vgg import load_lpips
+
+
+def check(config: ConfigDict, workdir: str | Path, num_devices: int) -> list[str]:
+  """Returns lines that describe the inputs of a training on `num_devices` devices, which need not be attached.
+
+  Reads the files of weights and the first record of each dataset, and writes nothing. Raises InputError for the first
+  problem found. The memory is not checked: --dry_run --topology=... compiles the step, which takes minutes.
+  """
+  if num_devices < 1:
+    raise InputError(f'--check={num_devices} must be the number of devices, at least 1')
+  check_config(config, num_devices)
+  data, fsdp = sharding.mesh_shape(**config.mesh, count=num_devices)
+  lines = [
+    f'{num_devices} devices: batch of {config.batch_size} sharded over {num_devices}, parameters over {fsdp} '
+    f'(mesh {data} x {fsdp})'
+  ]
+  model = registry.abstract_model(config.model.to_dict())
+  sources = pipeline.training_sources(
+    config.data.to_dict(), image_size=config.model.image_size, input_position=model.input_position
+  )
+  if not config.data.path:
+    raise InputError(
+      'config.data.path is empty: give the directory of a dataset, --config.data.path=DIR, or the shipped dataset, '
+      '--config.data.path=embedded'
+    )
+  for path, split in [(x.path, x.split) for x in sources] + [(config.data.path, config.data.eval_split)]:
+    records = open_split(path, split)
+    if not len(records):
+      raise InputError(f'{path}: the split {split!r} has no objects')
+    _ = records[0]['uid']
+    lines.append(f'{path}, split {split}: {len(records):,} objects')
+  if config.loss.lpips_weight > 0:
+    lines.append(f'LPIPS network: {load_lpips(config.loss.lpips_network).source}')
+  steps = checkpoint.saved_steps(workdir)
+  if not steps:
+    lines += _check_weights(config, pretrained.shapes(config))
+  paths.check_writable(workdir)
+  lines.append(f'{workdir}: ' + (f'resumes after step {steps[-1]}' if steps else 'a new run'))
+  return lines
+
+
+def _check_weights(config: ConfigDict, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+  """Checks the initial parameters of a new run against those of the model, {path: shape}; returns lines."""
+  lines = []
+  if config.init_from:
+    try:
+      pretrained.check(config.init_from, shapes)
+    except InputError as error:
+      raise InputError(f'config.init_from = {error}') from error
+    lines.append(f'initial parameters: {config.init_from}')
+  if config.encoder_weights:
+    tree = traverse_util.unflatten_dict(shapes, sep='/')
+    dino.load(config.encoder_weights, traverse_util.flatten_dict(tree['encoder'], sep='/'))
+    lines.append(f'initial encoder: {config.encoder_weights}')
+  return lines
