@@ -17,6 +17,7 @@ def abstract_batch(config: ConfigDict, placement) -> dict:
   """Returns the shapes of a global batch of lrm_jax.datasets.pipeline.make_dataset, with the sharding `placement`."""
   objects, views = config.batch_size, 1 + config.data.num_side_views
   size, window = config.model.image_size, config.data.window
+  images = ('image', 'target_color', 'target_opacity')
   shapes = {
     'image': (size, size, 3),
     'camera_to_world': (4, 4),
@@ -28,7 +29,8 @@ def abstract_batch(config: ConfigDict, placement) -> dict:
     'background': (views, 3),
   }
   return {
-    name: jax.ShapeDtypeStruct((objects, *shape), jnp.float32, sharding=placement) for name, shape in shapes.items()
+    name: jax.ShapeDtypeStruct((objects, *shape), jnp.uint8 if name in images else jnp.float32, sharding=placement)
+    for name, shape in shapes.items()
   }
 
 

@@ -132,7 +132,7 @@ class Trainer:
       batch_size=config.batch_size,
       rows=sharding.batch_rows(self.mesh, config.batch_size),
       seed=config.seed,
-      start_step=start_step,
+      start=start_step * config.batch_size,
       num_workers=config.data.num_workers,
       max_broken_share=config.data.max_broken_share,
     )
