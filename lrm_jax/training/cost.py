@@ -163,7 +163,7 @@ def compiled_report(config: ConfigDict, num_devices: int, step) -> str:
   return '\n'.join(
     [
       f'memory of a step on each of {num_devices} x {step.kind}, for {config.batch_size // num_devices} objects in '
-      f'{config.gradient_accumulation} micro-batches: {gib(step.input_bytes + step.temporary_bytes)} (parameters and '
+      f'{step.accumulation} micro-batches: {gib(step.input_bytes + step.temporary_bytes)} (parameters and '
       f'optimizer {gib(step.state_bytes)}, batch and frozen networks {gib(step.input_bytes - step.state_bytes)}, '
       f'temporary {gib(step.temporary_bytes)}); compiled in {step.seconds:.0f} s',
       f'communication between devices per step: {traffic or "none"}',
