@@ -3,11 +3,15 @@
 DIR is a dataset (data/build.py). First, one process makes examples for the configuration, as a worker would, and the
 time of each part is printed. Then the whole pipeline runs with 1 and 2 workers. For comparison, the rate at which an
 accelerator consumes examples is computed from the operations of a training step and an assumed utilisation.
+With --memory, only the peak memory of the pipeline is measured, of this process, all workers and shared memory:
+python bench/input.py --data=DIR --memory --batch_size=128 --workers 8
 """
 
 import argparse
 import importlib
+import os
 from pathlib import Path
+import threading
 import time
 
 import numpy as np
@@ -28,15 +32,25 @@ def main() -> None:
   parser.add_argument('--config', type=Path, default=Path('base'), help='name of a configuration (default: base)')
   parser.add_argument('--seconds', type=float, default=10, help='seconds per measurement (default: 10)')
   parser.add_argument('--workers', type=int, nargs='*', default=[1, 2], help='numbers of workers (default: 1 2)')
+  parser.add_argument('--batch_size', type=int, default=8, help='objects per batch (default: 8)')
+  parser.add_argument('--memory', action='store_true', help='measure only the peak memory, while reading 4 batches')
   args = parser.parse_args()
   config = importlib.import_module(f'lrm_jax.configs.{args.config.stem}').get_config()
   config.data.path, config.data.train_split = args.data, args.split
   source = pipeline.training_sources(
     config.data.to_dict(), image_size=config.model.image_size, input_position=(0.0, -2.0, 0.0)
   )[0]
+  if args.memory:
+    for workers in args.workers:
+      peak, before = peak_memory(source, workers, args.batch_size)
+      print(
+        f'{workers} workers, batches of {args.batch_size}: peak {peak / 1e9:.2f} GB, of which '
+        f'{before / 1e9:.2f} GB before the pipeline started'
+      )
+    return
   print(f'{args.data}: {parts(source, args.seconds)}')
   for workers in args.workers:
-    rate = throughput(source, workers, args.seconds)
+    rate = throughput(source, workers, args.seconds, args.batch_size)
     name = '1 worker' if workers == 1 else f'{workers} workers'
     print(f'pipeline, {name}: {rate:.1f} objects/s, {rate / workers:.1f} per worker')
   operations = cost.step_operations(config) / config.batch_size
@@ -69,23 +83,23 @@ def parts(source, seconds: float) -> str:
   rng, count, size = np.random.default_rng(0), 0, 0
   try:
     source.make(records[0], rng)  # Warm-up.
-    began, spent = time.perf_counter(), dict.fromkeys(spent, 0.0)
+    began, cpu, spent = time.perf_counter(), time.process_time(), dict.fromkeys(spent, 0.0)
     while time.perf_counter() - began < seconds:
       record = read(int(rng.integers(len(records))))
       source.make(record, rng)
       count, size = count + 1, size + sum(map(len, record['views']))
-    total = time.perf_counter() - began
+    total, cpu = time.perf_counter() - began, time.process_time() - cpu
   finally:
     images.decode, images.resize, images.over = originals
   spent['other'] = total - sum(spent.values())
   times = ', '.join(f'{name} {1e3 * value / count:.1f}' for name, value in spent.items())
   return (
-    f'{count / total:.1f} objects/s in one process with one thread; ms per object: {times}; '
-    f'{size / count / 1e6:.2f} MB per record'
+    f'{count / total:.1f} objects/s in one process with one thread, {count / cpu:.1f} per CPU second; ms per '
+    f'object: {times}; {size / count / 1e6:.2f} MB per record'
   )
 
 
-def throughput(source, workers: int, seconds: float, batch_size: int = 8) -> float:
+def throughput(source, workers: int, seconds: float, batch_size: int) -> float:
   """Returns the objects per second of the whole pipeline with this many workers."""
   batches = pipeline.make_dataset([source], batch_size=batch_size, num_workers=workers)
   try:
@@ -98,6 +112,52 @@ def throughput(source, workers: int, seconds: float, batch_size: int = 8) -> flo
     return count / (time.perf_counter() - began)
   finally:
     batches.close()
+
+
+def peak_memory(source, workers: int, batch_size: int, batches: int = 4) -> tuple[float, float]:
+  """Returns the bytes in use (at the peak, before the pipeline starts), while a slow reader takes some batches."""
+  used = [_memory()]
+  stopped = threading.Event()
+
+  def watch():
+    while not stopped.wait(0.2):
+      used.append(_memory())
+
+  before, watcher = used[0], threading.Thread(target=watch)
+  watcher.start()
+  dataset = pipeline.make_dataset([source], batch_size=batch_size, num_workers=workers)
+  try:
+    for _ in range(batches):
+      batch = next(dataset)  # One batch is in use while the next is made.
+      time.sleep(2)
+    del batch
+  finally:
+    stopped.set()
+    watcher.join()
+    dataset.close()
+  return max(used), before
+
+
+def _memory() -> float:
+  """Returns the bytes of this process and its descendants (each shared page once), and of all shared memory."""
+  children: dict[int, list[int]] = {}
+  for stat in Path('/proc').glob('[0-9]*/stat'):
+    try:
+      parent = int(stat.read_text().rpartition(')')[2].split()[1])
+    except OSError:  # It has ended.
+      continue
+    children.setdefault(parent, []).append(int(stat.parent.name))
+  total, left = 0.0, [os.getpid()]
+  while left:
+    pid = left.pop()
+    left += children.get(pid, [])
+    try:
+      lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()
+    except OSError:
+      continue
+    total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith(('Pss_Anon', 'Pss_File')))
+  shared = os.statvfs('/dev/shm')
+  return total + (shared.f_blocks - shared.f_bfree) * shared.f_frsize
 
 
 if __name__ == '__main__':

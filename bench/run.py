@@ -154,7 +154,12 @@ def train_step(config, repeats: int, smoke: bool) -> dict:
   trainer = trainer_lib.Trainer(config, lpips=None)
   shapes = cost.abstract_batch(config, sharding.batch_sharding(trainer.mesh))
   rng = np.random.default_rng(0)
-  batch = {name: rng.uniform(size=x.shape).astype(np.float32) for name, x in shapes.items()}
+  batch = {
+    name: rng.integers(0, 256, x.shape, np.uint8)
+    if x.dtype == np.uint8
+    else rng.uniform(size=x.shape).astype(np.float32)
+    for name, x in shapes.items()
+  }
 
   def look(*shape):
     return cameras.look_at(rng.normal(size=shape + (3,)) * [1, 1, 0.4] + [0, -2, 0]).astype(np.float32)

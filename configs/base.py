@@ -5,7 +5,7 @@
 
 Hardware: the paper used 128 A100 of 40 GB for about 3 days. It trained for 30 epochs with 1,024 objects per step. An
 epoch has about 1.39 million objects: 730,648 rendered objects, and 220,219 videos, each seen three times. On fewer
-devices, set --config.gradient_accumulation, which keeps the batch size, and allow more days.
+devices, a step has more micro-batches, as many as the memory needs; allow more days.
 `python -m lrm_jax.train --config=base --dry_run` prints the parameters, memory and operations of a step.
 Expected: 451 million parameters (the paper says about 500). No loss curve has been published, and we have none yet.
 
@@ -22,7 +22,9 @@ def get_config() -> ConfigDict:
 
   config.num_train_steps = 40_730  # steps: 30 epochs of 1.39 million objects [P] in batches of 1,024
   config.batch_size = 1024  # objects per step, over all devices [P]
-  config.gradient_accumulation = 1  # micro-batches per step [ours]
+  # Objects that a device computes at once, in as many micro-batches as that takes; 0: as many as its memory holds.
+  config.objects_per_device = 0  # [ours]
+  config.gradient_accumulation = 0  # micro-batches per step; 0: derived from objects_per_device [ours]
   config.rays_per_chunk = 0  # rays of each object rendered at once; 0: as many as fit a fifth of the memory [ours]
   config.seed = 0  # seed of the initial parameters, the order of the data and the samples along rays
   config.log_every = 10  # steps between lines of metrics.jsonl [ours]
@@ -34,6 +36,8 @@ def get_config() -> ConfigDict:
   config.loss_spike = 5.0  # multiple of the loss's running mean above which a loss is a spike; 0: never [ours]
   # Decay per step of a moving average of the parameters, which is evaluated and exported in their place; 0: no average.
   config.ema_decay = 0.0  # such as 0.999 for 10,000 steps, 0.9999 for 100,000; costs 4 bytes per parameter [ours]
+  # True: resumes with other datasets or another seed, whose examples do not continue those of the checkpoint.
+  config.allow_other_data = False
   # Initial weights of the whole model: a run, OpenLRM or TripoSR directory, or hf://owner/name; '': random.
   config.init_from = ''
   config.encoder_weights = ''  # file with the initial weights of the encoder, DINO ViT-B/16 [P]; '': random

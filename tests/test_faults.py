@@ -339,8 +339,9 @@ def poison(monkeypatch):
   return lambda change: monkeypatch.setattr(
     train_lib.pipeline,
     'make_dataset',
-    lambda *args, start_step, **kwargs: Changed(
-      make(*args, start_step=start_step, **kwargs), lambda number, batch: change(start_step + number, batch)
+    lambda *args, start, batch_size, **kwargs: Changed(
+      make(*args, start=start, batch_size=batch_size, **kwargs),
+      lambda number, batch: change(start // batch_size + number, batch),
     ),
   )
 
@@ -355,7 +356,7 @@ def test_bad_step_is_skipped_and_its_objects_are_logged(config, tmp_path, poison
   def change(step, batch):
     taken[step] = batch['record'].copy()
     if step == 5:
-      batch['target_color'][0] = 100.0 if spike else np.nan
+      batch['background'][0] = 100.0 if spike else np.nan
 
   poison(change)
   train_lib.train(config, tmp_path / 'run')
@@ -378,7 +379,7 @@ def test_bad_step_is_skipped_and_its_objects_are_logged(config, tmp_path, poison
 def test_skipped_steps_leave_the_parameters_unchanged(config, tmp_path, poison):
   def change(step, batch):
     if step > 3:
-      batch['target_color'][:] = np.nan
+      batch['background'][:] = np.nan
 
   poison(change)
   config.max_skipped_steps = 2

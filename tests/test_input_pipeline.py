@@ -62,6 +62,7 @@ def assert_same(x, y):
 
 def centroid(opacity):
   """Returns the centroid (column, row) of a dot, divided by the image size, or None if the window cuts it."""
+  opacity = opacity / 255
   border = max(opacity[0].max(), opacity[-1].max(), opacity[:, 0].max(), opacity[:, -1].max())
   if opacity.sum() < 0.5 or border > 0.004:
     return None
@@ -105,7 +106,7 @@ def test_input_view_is_the_first_target_and_is_normalised(dataset):
     np.testing.assert_allclose(batch['camera_to_world'], [cameras.input_camera()] * 4, atol=1e-5)
     np.testing.assert_array_equal(batch['target_camera_to_world'][:, 0], batch['camera_to_world'])
     # A window of the size of the view is the whole view, here at the size of the input image.
-    np.testing.assert_allclose(batch['target_color'][:, 0], batch['image'], atol=1e-6)
+    np.testing.assert_array_equal(batch['target_color'][:, 0], batch['image'])
     np.testing.assert_allclose(batch['target_intrinsics'][:, 0], batch['intrinsics'], atol=1e-6)
     # Cameras still look at the origin, and the views of an object are all different.
     forward = -batch['target_camera_to_world'][..., :3, 2]
@@ -129,12 +130,14 @@ def test_keys_shapes_and_dtypes_of_a_batch(dataset):
     'record': (4,),
   }
   assert {name: value.shape for name, value in batch.items()} == shapes
-  assert {name for name, value in batch.items() if value.dtype != np.float32} == {'record'}
+  images = {'image', 'target_color', 'target_opacity'}
+  assert {name for name, value in batch.items() if value.dtype == np.uint8} == images
+  assert {name for name, value in batch.items() if value.dtype == np.float32} == shapes.keys() - images - {'record'}
   assert batch['record'].dtype == np.int32
-  assert batch['target_color'].min() >= 0 and batch['target_color'].max() <= 1 + 1e-6
-  np.testing.assert_array_equal(batch['background'], 0.25)
+  # 0.25 is not a multiple of 1/255: the background is rounded like the pixels that it is compared with.
+  np.testing.assert_array_equal(batch['background'], np.float32(64) / np.float32(255))
   outside = batch['target_opacity'] == 0
-  np.testing.assert_allclose(batch['target_color'][outside], 0.25)
+  np.testing.assert_array_equal(batch['target_color'][outside], 64)
 
 
 def test_processes_together_read_the_batch_of_one_process(dataset):
@@ -147,8 +150,39 @@ def test_processes_together_read_the_batch_of_one_process(dataset):
 def test_starting_at_a_step_equals_uninterrupted_iteration(dataset):
   batches = take(dataset, 6, batch_size=3)  # There are 4 objects, so batches span epochs.
   for start in (1, 4):
-    for late, expected in zip(take(dataset, 2, batch_size=3, start_step=start), batches[start:]):
+    for late, expected in zip(take(dataset, 2, batch_size=3, start=3 * start), batches[start:]):
       assert_same(late, expected)
+
+
+def test_another_batch_size_continues_with_the_next_example(dataset):
+  """Two batches of 3 and then batches of 4 see the same examples, in the same order, as batches of 2."""
+  parts = take(dataset, 2, batch_size=3) + take(dataset, 2, batch_size=4, start=6)
+  whole = take(dataset, 7, batch_size=2)
+  assert_same(*({name: np.concatenate([batch[name] for batch in x]) for name in x[0]} for x in (parts, whole)))
+
+
+def test_images_are_rounded_to_bytes_at_the_end(dots, monkeypatch):
+  make = dataclasses.replace(MAKE, mirror=True, permute_colors=True, background=(0.0, 0.6, 1.0))
+  for seed in range(5):
+    example = make(dots, np.random.default_rng(seed))
+    with monkeypatch.context() as patch:
+      patch.setattr(examples, '_to_bytes', lambda pixels: pixels)
+      exact = make(dots, np.random.default_rng(seed))
+    assert example.keys() == exact.keys()
+    for name, value in exact.items():
+      if example[name].dtype == np.uint8:
+        assert value.dtype == np.float32
+        np.testing.assert_array_equal(example[name], images.to_bytes(value))
+      else:
+        np.testing.assert_array_equal(example[name], value)
+
+
+@pytest.mark.parametrize('workers', [0, 1, 3])
+def test_batches_larger_than_a_chunk_are_put_together_in_order(dataset, workers, monkeypatch):
+  whole = take(dataset, 3, batch_size=12)
+  monkeypatch.setattr(pipeline, '_CHUNK', 5)
+  for batch, expected in zip(take(dataset, 3, batch_size=12, num_workers=workers), whole):
+    assert_same(batch, expected)
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(dataset):
@@ -198,7 +232,7 @@ def test_colours_are_permuted_equally_in_all_views(dots):
   channels = set()
   for seed in range(20):
     example = make(dots, np.random.default_rng(seed))
-    light = np.stack([example['image'].sum((0, 1)), *example['target_color'].sum((1, 2))])
+    light = np.stack([example['image'].sum((0, 1)), *example['target_color'].sum((1, 2))]).astype(int)
     assert np.all((light > 0).sum(axis=1) == 1)  # The dot is pure red in the file.
     in_view = set(np.argmax(light, axis=1))
     assert len(in_view) == 1
@@ -211,7 +245,7 @@ def test_foreground_bias_centres_windows_on_the_object(dots):
     make = dataclasses.replace(MAKE, foreground_bias=bias, resize_min=30)
     rng = np.random.default_rng(0)
     examples = [make(dots, rng) for _ in range(20)]
-    return np.mean([opacity.max() > 0.5 for example in examples for opacity in example['target_opacity']])
+    return np.mean([opacity.max() > 127 for example in examples for opacity in example['target_opacity']])
 
   assert share(1.0) == 1
   assert share(0.0) < 0.9
@@ -220,7 +254,7 @@ def test_foreground_bias_centres_windows_on_the_object(dots):
 def test_foreground_bias_accepts_blank_views(dots):
   blank = dots | {'views': [encode_png(np.zeros((32, 32, 4), np.uint8))] * 7}
   example = dataclasses.replace(MAKE, foreground_bias=1.0)(blank, np.random.default_rng(0))
-  np.testing.assert_array_equal(example['target_color'], 1)
+  np.testing.assert_array_equal(example['target_color'], 255)
 
 
 def test_small_views_are_upsampled(dots):
@@ -308,7 +342,7 @@ def test_mixture_is_sharded_and_resumed_like_a_single_dataset(dataset, workers):
   whole = mixture(dataset, dataset, batch_size=4)
   halves = [0, 1], [2, 3]
   parts = [mixture(dataset, dataset, batch_size=4, rows=rows, num_workers=workers) for rows in halves]
-  late = mixture(dataset, dataset, batch_size=4, start_step=3, num_workers=workers)
+  late = mixture(dataset, dataset, batch_size=4, start=12, num_workers=workers)
   assert_same(late[0], whole[3])
   for step, batch in enumerate(whole):
     for part, rows in zip(parts, halves):

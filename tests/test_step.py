@@ -112,12 +112,27 @@ def test_moving_average_is_saved_read_and_resumed(monkeypatch, batch, tmp_path):
   exported, _ = checkpoint.restore_parameters(tmp_path, abstract(state['params']))
   assert_equal_trees(exported, state['ema'])
   assert np.any(exported['encoder']['bias'] != state['params']['encoder']['bias'])
-  assert_equal_trees(checkpoint.restore_state(checkpoints, abstract(state)), state)
+  assert_equal_trees(checkpoint.restore_state(checkpoints, abstract(state))[0], state)
   # A run without it ignores it. A checkpoint without it starts it from the parameters, in other memory.
   without = {name: tree for name, tree in state.items() if name != 'ema'}
-  assert_equal_trees(checkpoint.restore_state(checkpoints, abstract(without)), without)
+  assert_equal_trees(checkpoint.restore_state(checkpoints, abstract(without))[0], without)
   shutil.rmtree(tmp_path / 'checkpoints' / '2' / 'ema')
-  resumed = checkpoint.restore_state(checkpoints, abstract(state))
+  resumed, _ = checkpoint.restore_state(checkpoints, abstract(state))
   checkpoints.close()
   assert_equal_trees(resumed['ema'], state['params'])
   step(resumed, batch, np.float32(2))  # Parameters and average are both donated.
+
+
+@pytest.mark.parametrize('accumulation', [1, 2])
+def test_images_as_bytes_give_the_losses_of_images_as_floats(monkeypatch, batch, rng, accumulation):
+  names = {'image', 'target_color', 'target_opacity'}
+  batch |= {name: jnp.asarray(rng.integers(0, 256, batch[name].shape), jnp.uint8) for name in names}
+  floats = {name: np.asarray(x, np.float32) / 255 if name in names else x for name, x in batch.items()}
+  results = []
+  for inputs in (batch, floats):
+    state, step = make_step(monkeypatch, accumulation=accumulation)
+    results.append([])
+    for number in range(3):
+      state, metrics = step(state, inputs, np.float32(number))
+      results[-1].append([metrics['loss'], metrics['grad_norm']])
+  np.testing.assert_allclose(*results, rtol=1e-6)

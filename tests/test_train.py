@@ -134,7 +134,7 @@ def test_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(config, tmp_p
     def __iter__(self):
       for number, batch in enumerate(self.batches, 1):
         if number == 5:
-          batch['target_color'][0, 0, 0, 0, 0] = np.nan
+          batch['background'][0, 0, 0] = np.nan
         yield batch
 
     def close(self):

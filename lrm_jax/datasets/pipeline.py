@@ -1,7 +1,7 @@
 """The input pipeline: random access, shuffling, mixing of datasets, making examples, batching; sharded and resumable.
 
-Batches are NumPy. The batch of a step is a function of the seed and the step alone, whatever the number of workers or
-processes. Examples are made in lrm_jax/datasets/examples.py.
+Batches are NumPy. A batch is a function of the seed and of the number of examples before it, whatever the number of
+workers or processes. Examples are made in lrm_jax/datasets/examples.py.
 Legend: B objects, V = 1 + side views (view 0 is the input view), H W input image, h w window.
 """
 
@@ -19,6 +19,8 @@ from lrm_jax.datasets.records import BrokenRecordError, open_split, uid
 from lrm_jax.errors import FailureError, InputError
 
 _TRIES = 8  # Consecutive records that are tried in place of a broken one.
+_CHUNK = 8  # At most so many examples at once come from a worker: few enough for its memory, more than one for speed.
+_BATCHES_AHEAD = 2  # Batches that workers make ahead.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,19 +72,19 @@ def make_dataset(
   batch_size: int,
   rows: Sequence[int] | None = None,
   seed: int = 0,
-  start_step: int = 0,
+  start: int = 0,
   num_workers: int = 0,
   max_broken_share: float = 0.0,
 ) -> 'Batches':
-  """Returns an endless iterator over batches, which starts with the batch of `start_step`.
+  """Returns an endless iterator over batches, which starts after the first `start` examples of the training.
 
   An epoch has `times` examples of each record (exactly, if the `times` are whole numbers), with the datasets evenly
   mixed. `batch_size` is the global batch size; this process reads only the rows `rows` of each batch (None: all), so a
   batch does not depend on which process reads which rows. Reading ahead is done by `num_workers` processes, or by a
-  thread if it is 0.
-  Keys: image [B, H, W, 3], camera_to_world [B, 4, 4], intrinsics [B, 4]; target_color [B, V, h, w, 3],
-  target_opacity [B, V, h, w], target_camera_to_world [B, V, 4, 4], target_intrinsics [B, V, 4], background [B, V, 3];
-  record [B] int32, the index of the object in the concatenation of the splits.
+  thread if it is 0; they pass on chunks of a few examples, and batches are put together in this process.
+  Keys: image [B, H, W, 3] uint8, camera_to_world [B, 4, 4], intrinsics [B, 4]; target_color [B, V, h, w, 3] uint8,
+  target_opacity [B, V, h, w] uint8, target_camera_to_world [B, V, 4, 4], target_intrinsics [B, V, 4],
+  background [B, V, 3]; record [B] int32, the index of the object in the concatenation of the splits.
   Broken records are logged and replaced by the next one of their split. The iterator raises InputError if they exceed
   `max_broken_share` of the examples read so far, or of one epoch if that is more.
   """
@@ -102,30 +104,38 @@ def make_dataset(
     examples.append(source.times * len(records))
     first += len(records)
   dataset = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, examples)
-  dataset = _Rows(dataset, batch_size, rows).batch(len(rows))[start_step:]
-  dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0 if num_workers else 1, prefetch_buffer_size=16))
-  if num_workers:
-    dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-  return Batches(
-    iter(dataset), copy=num_workers > 0, epoch=sum(examples) * len(rows) / batch_size, max_broken_share=max_broken_share
+  chunk = max(size for size in range(1, _CHUNK + 1) if len(rows) % size == 0)
+  chunks = len(rows) // chunk
+  dataset = (
+    _Rows(dataset, batch_size, rows, start)
+    .batch(chunk)
+    .to_iter_dataset(
+      grain.ReadOptions(num_threads=0 if num_workers else 1, prefetch_buffer_size=_BATCHES_AHEAD * chunks)
+    )
   )
+  if num_workers:
+    # Grain has this buffer twice, in the queue of each worker and in the process that reads the queues.
+    buffer = -(-_BATCHES_AHEAD * chunks // (2 * num_workers))
+    dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=buffer))
+  epoch = sum(examples) * len(rows) / batch_size
+  return Batches(iter(dataset), chunks=chunks, epoch=epoch, max_broken_share=max_broken_share)
 
 
 class _Rows(grain.MapDataset):
-  """Keeps the given rows of each group of `batch_size` consecutive elements."""
+  """Keeps the given rows of each group of `batch_size` consecutive elements, after the first `start` elements."""
 
-  def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int]):
+  def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int], start: int):
     super().__init__(parent)
-    self._batch_size, self._rows = batch_size, list(rows)
+    self._batch_size, self._rows, self._start = batch_size, list(rows), start
 
   def __len__(self):
-    return len(self._parent) // self._batch_size * len(self._rows)
+    return (len(self._parent) - self._start) // self._batch_size * len(self._rows)
 
   def __getitem__(self, index):
     if isinstance(index, slice):
       return self.slice(index)
     step, place = divmod(index, len(self._rows))
-    return self._parent[step * self._batch_size + self._rows[place]]
+    return self._parent[self._start + step * self._batch_size + self._rows[place]]
 
 
 class _ReadExample(grain.transforms.RandomMap):
@@ -153,17 +163,17 @@ class _ReadExample(grain.transforms.RandomMap):
 class Batches(Iterator[dict[str, np.ndarray]]):
   """An iterator over batches that stops its workers when it is closed, and raises if too many records are broken.
 
-  With `copy`, batches are copied out of the memory shared with the workers, which is then freed at once. `epoch` is
-  the number of examples of an epoch that this process reads.
+  A batch is the concatenation of `chunks` elements of `iterator`. This copies them out of the memory shared with the
+  workers, which is then freed at once. `epoch` is the number of examples of an epoch that this process reads.
   """
 
-  def __init__(self, iterator, *, copy: bool = False, epoch: float = 0.0, max_broken_share: float = 0.0):
-    self._iterator, self._copy, self._epoch, self._max_broken_share = iterator, copy, epoch, max_broken_share
+  def __init__(self, iterator, *, chunks: int, epoch: float = 0.0, max_broken_share: float = 0.0):
+    self._iterator, self._chunks, self._epoch, self._max_broken_share = iterator, chunks, epoch, max_broken_share
     self.seen = self.broken = 0
 
   def __next__(self) -> dict[str, np.ndarray]:
     try:
-      batch = next(self._iterator)
+      chunks = [next(self._iterator) for _ in range(self._chunks)]
     except RuntimeError as error:
       if 'exit code' not in str(error):
         raise
@@ -171,8 +181,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         f'a data worker exited unexpectedly ({" ".join(str(error).split()[:9])}). If the machine ran out of memory, '
         'lower config.data.num_workers. The same command resumes from the last checkpoint'
       ) from error
-    if self._copy:
-      batch = {name: np.array(value) for name, value in batch.items()}
+    batch = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
     self.seen += len(batch['record'])
     self.broken += int(batch.pop('broken').sum())
     if self.broken > self._max_broken_share * max(self.seen, self._epoch):

@@ -7,7 +7,7 @@
 
 A run directory may be on gs:// or s3:// (lrm_jax/storage/paths.py).
 
-The data position is not stored: it is the step times the batch size, for any number of workers or processes.
+The position in the data is stored as a number of examples, for any number of workers or processes.
 Models that ship with the package have the same layout, with only the parameters, in bfloat16.
 """
 
@@ -68,8 +68,8 @@ def read_config(workdir: str | Path) -> ConfigDict:
   return ConfigDict(json.loads(path.read_text()))
 
 
-def save(checkpoints: ocp.CheckpointManager, state: dict) -> None:
-  """Saves a state asynchronously and atomically.
+def save(checkpoints: ocp.CheckpointManager, state: dict, position: Mapping | None = None) -> None:
+  """Saves a state asynchronously and atomically, with `position`, which is kept as JSON in `progress`.
 
   If this checkpoint, or the previous one, cannot be written, raises InputError if a person must act (a full disk), and
   otherwise the error of Orbax or its storage backend.
@@ -77,7 +77,12 @@ def save(checkpoints: ocp.CheckpointManager, state: dict) -> None:
   names = [name for name in _TREES if name in state]
   step, guard = int(state['step']), {name: value.item() for name, value in state['guard'].items()}
   guard = {name: None if math.isnan(value) else value for name, value in guard.items()}
-  progress = {'step': step, 'guard': guard, 'sums': {name: int(checksum.checksum(state[name])) for name in names}}
+  progress = {
+    'step': step,
+    'guard': guard,
+    'position': dict(position or {}),
+    'sums': {name: int(checksum.checksum(state[name])) for name in names},
+  }
   with _explained(checkpoints.directory, 'a checkpoint cannot be written'):
     checkpoints.save(
       step,
@@ -93,10 +98,11 @@ def finish(checkpoints: ocp.CheckpointManager) -> None:
     checkpoints.wait_until_finished()
 
 
-def restore_state(checkpoints: ocp.CheckpointManager, abstract_state: dict) -> dict | None:
-  """Returns the state of the latest checkpoint with the shardings of `abstract_state`, or None without a checkpoint.
+def restore_state(checkpoints: ocp.CheckpointManager, abstract_state: dict) -> tuple[dict, dict] | None:
+  """Returns (state, progress) of the latest checkpoint, or None without a checkpoint.
 
-  If `abstract_state` has a moving average of the parameters and the checkpoint has none, it starts from the parameters.
+  The state has the shardings of `abstract_state`. If that has a moving average of the parameters and the checkpoint has
+  none, it starts from the parameters.
   Raises InputError if the checkpoint is damaged or belongs to another model or optimizer.
   """
   step = checkpoints.latest_step()
@@ -124,7 +130,7 @@ def restore_state(checkpoints: ocp.CheckpointManager, abstract_state: dict) -> d
   if 'ema' in abstract_state and 'ema' not in state:
     state['ema'] = jax.tree.map(jnp.copy, state['params'])  # The step donates both: they must not share memory.
   guard = {name: put(guard[name], abstract_state['guard'][name]) for name in guard}
-  return {'step': put(step, abstract_state['step']), 'guard': guard} | state
+  return {'step': put(step, abstract_state['step']), 'guard': guard} | state, items['progress']
 
 
 def restore(directory: str | Path, step: int | None = None) -> tuple[TriplaneModel, ConfigDict, int]:

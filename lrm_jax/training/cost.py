@@ -17,6 +17,7 @@ def abstract_batch(config: ConfigDict, placement) -> dict:
   """Returns the shapes of a global batch of lrm_jax.datasets.pipeline.make_dataset, with the sharding `placement`."""
   objects, views = config.batch_size, 1 + config.data.num_side_views
   size, window = config.model.image_size, config.data.window
+  images = ('image', 'target_color', 'target_opacity')
   shapes = {
     'image': (size, size, 3),
     'camera_to_world': (4, 4),
@@ -28,7 +29,8 @@ def abstract_batch(config: ConfigDict, placement) -> dict:
     'background': (views, 3),
   }
   return {
-    name: jax.ShapeDtypeStruct((objects, *shape), jnp.float32, sharding=placement) for name, shape in shapes.items()
+    name: jax.ShapeDtypeStruct((objects, *shape), jnp.uint8 if name in images else jnp.float32, sharding=placement)
+    for name, shape in shapes.items()
   }
 
 
@@ -161,7 +163,7 @@ def compiled_report(config: ConfigDict, num_devices: int, step) -> str:
   return '\n'.join(
     [
       f'memory of a step on each of {num_devices} x {step.kind}, for {config.batch_size // num_devices} objects in '
-      f'{config.gradient_accumulation} micro-batches: {gib(step.input_bytes + step.temporary_bytes)} (parameters and '
+      f'{step.accumulation} micro-batches: {gib(step.input_bytes + step.temporary_bytes)} (parameters and '
       f'optimizer {gib(step.state_bytes)}, batch and frozen networks {gib(step.input_bytes - step.state_bytes)}, '
       f'temporary {gib(step.temporary_bytes)}); compiled in {step.seconds:.0f} s',
       f'communication between devices per step: {traffic or "none"}',

@@ -23,6 +23,7 @@ class CompiledStep:
   state_bytes: int  # Parameters and optimizer.
   input_bytes: int  # The state, the batch and the LPIPS network.
   temporary_bytes: int  # Gradients and activations.
+  accumulation: int  # Micro-batches per step.
   seconds: float  # Time to trace and compile.
   collectives: dict[str, tuple[int, int]]  # {kind: (count, bytes)}, see lrm_jax/distributed/collectives.py.
 
@@ -41,6 +42,7 @@ def compile_step(config: ConfigDict, devices: Sequence[jax.Device] | None = None
     state_bytes,
     memory.argument_size_in_bytes,
     memory.temp_size_in_bytes,
+    trainer.accumulation,
     time.monotonic() - began,
     collectives.collectives(text),
   )

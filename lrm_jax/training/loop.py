@@ -25,7 +25,9 @@ from lrm_jax.errors import InputError, Interrupted
 from lrm_jax.evaluation import novel_views
 from lrm_jax.models import registry
 from lrm_jax.storage import checkpoint, lock, paths
+from lrm_jax.training import resume
 from lrm_jax.training.metric_writer import MetricWriter
+from lrm_jax.training.optimizer import make_optimizer
 from lrm_jax.training.progress import Progress
 from lrm_jax.training.step import averaged
 from lrm_jax.training.trainer import Trainer
@@ -59,15 +61,31 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
   with lock.exclusive(workdir) if first else contextlib.nullcontext(), processes.StopRequest() as stop:
     checkpoints = checkpoint.manager(workdir, keep_every=config.keep_every)
     with _closing(checkpoints), jax.set_mesh(trainer.mesh):
-      state = trainer.last_state(checkpoints)
-      status = 'a new run' if state is None else f'resuming after step {int(state["step"])}'
-      state = trainer.first_state(given) if state is None else state
+      last = trainer.last_state(checkpoints)
+      if last is None:
+        state, position, status = trainer.first_state(given), resume.Position(), 'a new run'
+      else:
+        state, position, status = last[0], *_resume(trainer, last[1], checkpoint.read_config(workdir))
       step = trainer.compile()
       if first:
         network = f'; LPIPS network: {lpips.source}' if lpips else ''
         print(f'{workdir}: {status}{network}\n{describe_devices(trainer, step)}', file=sys.stderr)
         checkpoint.write_config(workdir, config)
-      return _loop(trainer, step, state, workdir, checkpoints, stop, time_limit_seconds)
+      return _loop(trainer, step, state, position, workdir, checkpoints, stop, time_limit_seconds)
+
+
+def _resume(trainer: Trainer, progress: dict, old: ConfigDict) -> tuple[resume.Position, str]:
+  """Returns (position, what to tell) of a checkpoint with this `progress`, saved with the configuration `old`.
+
+  Raises InputError if the data differ and config.allow_other_data is False.
+  """
+  config, position = trainer.config, resume.read_position(progress, old)
+  changes = resume.differences(old, config)
+  resume.check(position, changes, trainer.sources, config.allow_other_data)
+  _, schedule = make_optimizer(num_train_steps=old.num_train_steps, **old.optimizer)
+  rates = float(schedule(position.schedule)), float(trainer.schedule(position.schedule))
+  notes = resume.describe(position, changes, rates, config.num_train_steps)
+  return position, f'resuming after step {position.step}' + (f'\n{notes}\n' if notes else '')
 
 
 @contextlib.contextmanager
@@ -109,20 +127,22 @@ def _loop(
   trainer: Trainer,
   compiled: jax.stages.Compiled,
   state: dict,
+  start: resume.Position,
   workdir: epath.Path,
   checkpoints,
   stop: processes.StopRequest,
   time_limit: float | None,
 ) -> dict[str, float]:
   """Runs the remaining steps. `time_limit` is in seconds."""
-  config = trainer.config
-  first = int(state['step'])
+  config, first = trainer.config, start.step
+  data = resume.identity(trainer.sources)
   writer = MetricWriter(workdir, active=jax.process_index() == 0)
   writer.truncate_after(first)
   progress = Progress(first, config.num_train_steps, objects_per_step=config.batch_size, active=writer.active)
   evaluator = Evaluator(trainer, writer)
-  batches = trainer.batches(first)
-  began, position, step, pending, result = time.monotonic(), float(first), first, None, {}
+  batches = trainer.batches(start.examples)
+  began, step, pending, result = time.monotonic(), first, None, {}
+  position = start.schedule if time_limit is None else 0.0  # With a time limit, each run has the whole time.
   try:
     while position < config.num_train_steps:
       batch, records = next(batches)
@@ -130,7 +150,7 @@ def _loop(
       # Handles the metrics of the previous step while this one runs, so that the device never waits for the host.
       _finish_step(pending, trainer, writer, progress)
       step += 1
-      position = float(step)
+      position = start.schedule + step - first
       if time_limit is not None:
         position = (time.monotonic() - began) / time_limit * config.num_train_steps
       last = position >= config.num_train_steps
@@ -143,7 +163,8 @@ def _loop(
         _finish_step(pending, trainer, writer, progress)  # Before saving, so that a diverged state is never saved.
         pending = None
         writer.flush()
-        checkpoint.save(checkpoints, state)
+        examples = start.examples + (step - first) * config.batch_size
+        checkpoint.save(checkpoints, state, dataclasses.asdict(resume.Position(step, examples, position, data)))
       if stops:
         checkpoint.finish(checkpoints)
         raise Interrupted(f'{workdir}: stopped by SIGTERM; step {step} is saved, and the same command resumes from it')

@@ -28,6 +28,11 @@ def averaged(state: dict) -> dict:
   return state.get('ema', state['params'])
 
 
+def to_float(batch: dict) -> dict:
+  """Returns a batch with its images, which are uint8 in 0..255, as float32 in 0..1."""
+  return {name: x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x for name, x in batch.items()}
+
+
 def state_init(
   model_kwargs: dict, transform: optax.GradientTransformation, seed: int, *, ema: bool = False
 ) -> Callable[[], dict]:
@@ -71,6 +76,7 @@ def make_train_step(
   """
 
   def loss_fn(params, batch, key, lpips):
+    batch = to_float(batch)  # Here, so that only one micro-batch at a time is float32.
     trained = registry.with_parameters(model, params)
     planes = trained.encode(batch['image'], batch['camera_to_world'], batch['intrinsics'])
     pixels = trained.render(

@@ -9,12 +9,12 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from lrm_jax.datasets import pipeline
-from lrm_jax.distributed import accelerators, sharding
+from lrm_jax.distributed import accelerators, backend, sharding
 from lrm_jax.errors import InputError
 from lrm_jax.models import registry
 from lrm_jax.models.lpips import LPIPS
 from lrm_jax.storage import checkpoint
-from lrm_jax.training import cost
+from lrm_jax.training import cost, micro_batches
 from lrm_jax.training import step as step_lib
 from lrm_jax.training.optimizer import make_optimizer
 from lrm_jax.weights import dino, pretrained
@@ -38,22 +38,30 @@ class Trainer:
     self.sources = pipeline.training_sources(
       config.data.to_dict(), image_size=config.model.image_size, input_position=self.model.input_position
     )
-    transform, schedule = make_optimizer(num_train_steps=config.num_train_steps, **config.optimizer)
+    transform, self.schedule = make_optimizer(num_train_steps=config.num_train_steps, **config.optimizer)
     self.init = step_lib.state_init(model_kwargs, transform, config.seed, ema=config.ema_decay > 0)
     self.abstract_state = jax.eval_shape(self.init)
     self.shardings = sharding.shardings(self.mesh, self.abstract_state)
+    memory = accelerators.mesh_memory(self.mesh)
     with jax.set_mesh(self.mesh):
+      self.accumulation = micro_batches.number(
+        config,
+        self.mesh.size,
+        sharding.bytes_per_device(self.abstract_state, self.shardings),
+        memory,
+        backend.platform(),
+      )
       rays_per_chunk = config.rays_per_chunk or self.model.rays_that_fit(
-        accelerators.mesh_memory(self.mesh), -(-config.batch_size // config.gradient_accumulation // self.mesh.size)
+        memory, config.batch_size // self.accumulation // self.mesh.size
       )
     step = step_lib.make_train_step(
       self.model,
       transform,
-      schedule,
+      self.schedule,
       window=config.data.window,
       rays_per_chunk=rays_per_chunk,
       loss_weights={name: value for name, value in config.loss.items() if name.endswith('_weight')},
-      accumulation=config.gradient_accumulation,
+      accumulation=self.accumulation,
       loss_spike=config.loss_spike,
       ema_decay=config.ema_decay,
       seed=config.seed,
@@ -117,12 +125,12 @@ class Trainer:
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), self.abstract_state, self.shardings
     )
 
-  def last_state(self, checkpoints) -> dict | None:
-    """Returns the state of the latest checkpoint, or None if there is none."""
+  def last_state(self, checkpoints) -> tuple[dict, dict] | None:
+    """Returns (state, progress) of the latest checkpoint, or None if there is none."""
     return checkpoint.restore_state(checkpoints, self.abstract_on_devices)
 
-  def batches(self, start_step: int) -> Generator[tuple[dict, np.ndarray]]:
-    """Yields (global batch, record numbers) of each step after `start_step` steps.
+  def batches(self, start: int) -> Generator[tuple[dict, np.ndarray]]:
+    """Yields (global batch, record numbers) of each step after the first `start` examples.
 
     Batches are sharded over the mesh. The record numbers are those of the records that this process read.
     """
@@ -132,7 +140,7 @@ class Trainer:
       batch_size=config.batch_size,
       rows=sharding.batch_rows(self.mesh, config.batch_size),
       seed=config.seed,
-      start_step=start_step,
+      start=start,
       num_workers=config.data.num_workers,
       max_broken_share=config.data.max_broken_share,
     )
@@ -155,16 +163,11 @@ def check(config: ConfigDict, num_devices: int) -> None:
     raise InputError(
       f'config.loss_spike = {config.loss_spike} must be above 1 (it is a multiple of the mean loss), or 0 to disable it'
     )
-  positive = ['num_train_steps', 'batch_size', 'gradient_accumulation', 'log_every', 'checkpoint_every', 'eval_every']
+  positive = ['num_train_steps', 'batch_size', 'log_every', 'checkpoint_every', 'eval_every']
   for name in positive:
     if config[name] < 1:
       raise InputError(f'config.{name} = {config[name]} must be at least 1')
-  share = config.gradient_accumulation * num_devices
-  if config.batch_size % share:
-    raise InputError(
-      f'config.batch_size = {config.batch_size} must be a multiple of config.gradient_accumulation x devices = '
-      f'{config.gradient_accumulation} x {num_devices}'
-    )
+  micro_batches.check(config, num_devices)
   if not 0 <= config.ema_decay < 1:
     raise InputError(
       f'config.ema_decay = {config.ema_decay} must be at least 0 (no average) and below 1, such as 0.999'
