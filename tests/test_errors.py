@@ -236,7 +236,8 @@ def items(change=0.0):
 
 def test_wrong_checksum_is_read_again_and_reported_if_it_stays_wrong(tmp_path, readable, capsys):
   """A network file system may return wrong bytes once; a damaged file returns them again."""
-  assert checkpoint.restore_state(Manager(tmp_path, results=[items(1.0), items()]), readable)['params']['w'][1] == 1
+  state, _ = checkpoint.restore_state(Manager(tmp_path, results=[items(1.0), items()]), readable)
+  assert state['params']['w'][1] == 1
   twice = Manager(tmp_path, results=[items(1.0), items(1.0)])
   code, err, sentence = outcome(lambda: checkpoint.restore_state(twice, readable) and None, capsys)
   assert (code, sentence) == (2, True) and re.search(r'3 is damaged \(the checksum of params .*rm -r ', err)
