@@ -260,6 +260,11 @@ def damaged(kind: str, path) -> None:
     primitive['material'] = 5
   elif kind == 'count':
     primitive['attributes']['NORMAL'] = file.accessor(np.zeros((5, 3), np.float32))
+  elif kind == 'negative index':
+    primitive['material'] = -1
+  elif kind == 'sampler':
+    document['samplers'] = [{'wrapS': 5126}]
+    document['textures'][0]['sampler'] = 0
   elif kind == 'version':
     document['asset']['version'] = '1.0'
   elif kind == 'points only':
@@ -288,6 +293,8 @@ def damaged(kind: str, path) -> None:
     ('buffer view', 'buffer view 0 of the file ends after its buffer'),
     ('accessor', 'an accessor of the file ends after its buffer view'),
     ('reference', 'not valid glTF 2.0'),
+    ('negative index', 'the index -1 is negative'),
+    ('sampler', 'a sampler of the file has wrapS 5126, which glTF does not define'),
     ('count', 'NORMAL of the file has 5 values for 24 vertices'),
     ('version', 'glTF 1.0: convert it'),
     ('points only', 'no mesh'),

@@ -85,6 +85,15 @@ def _chunks(data: bytes) -> tuple[dict, bytes]:
   return json.loads(chunks[_JSON].decode('utf-8-sig')), chunks.get(_BINARY, b'')
 
 
+class _Items(list):
+  """A list whose indices must not be negative, as Python's may."""
+
+  def __getitem__(self, index):
+    if isinstance(index, int) and index < 0:
+      raise IndexError(f'the index {index} is negative')
+    return super().__getitem__(index)
+
+
 class GltfFile:
   """A glTF 2.0 file: its JSON `document`, and functions that return its accessors and the content of its images.
 
@@ -101,7 +110,7 @@ class GltfFile:
 
   def items(self, name: str) -> list:
     """Returns a list of the document, such as 'nodes'; [] if it is absent."""
-    return self.document.get(name) or []
+    return _Items(self.document.get(name) or [])
 
   def resource(self, uri: str) -> Path | bytes:
     """Returns the path of a file beside this one, or the bytes of a data URI; ValueError if it does not exist."""

@@ -79,6 +79,9 @@ class Materials:
       return None
     texture = self._file.items('textures')[info['index']]
     sampler = self._file.items('samplers')[texture['sampler']] if 'sampler' in texture else {}
+    for name in ('wrapS', 'wrapT', 'minFilter', 'magFilter'):
+      if sampler.get(name, surfaces.REPEAT) not in surfaces.SAMPLER_VALUES:
+        raise ValueError(f'a sampler of the file has {name} {sampler[name]}, which glTF does not define')
     transform = info.get('extensions', {}).get('KHR_texture_transform', {})
     image = self._source(info['index'])
     return Texture(

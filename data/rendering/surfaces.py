@@ -17,6 +17,7 @@ from PIL import Image
 # Codes of OpenGL, which glTF uses for the wrap modes and filters of samplers.
 REPEAT, CLAMP, MIRROR = 10497, 33071, 33648
 NEAREST, LINEAR, LINEAR_MIPMAP_LINEAR = 9728, 9729, 9987
+SAMPLER_VALUES = {REPEAT, CLAMP, MIRROR, NEAREST, LINEAR, 9984, 9985, 9986, LINEAR_MIPMAP_LINEAR}
 
 
 @dataclasses.dataclass(frozen=True)
