@@ -9,7 +9,7 @@ os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 os.environ.setdefault('OPENCV_FOR_THREADS_NUM', '1')  # The same holds for OpenCV.
 
 __version__ = '0.1.0'
-__all__ = ['Reconstructor', 'from_pretrained']
+__all__ = ['Reconstruction', 'Reconstructor', 'from_pretrained']
 
 
 def __getattr__(name):

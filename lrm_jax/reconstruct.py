@@ -1,25 +1,27 @@
 """Reconstructs objects from images: python -m lrm_jax.reconstruct IMAGE... [--checkpoint=quickstart] [--out=out]
 
-Writes for each image NAME: OUT/NAME.glb (mesh with vertex colours), OUT/NAME.mp4 (turntable), OUT/NAME_depth.mp4 and
-OUT/NAME_planes.npz (the triplane, for further use: planes [3, P, P, C]).
+Writes for each image NAME: OUT/NAME.glb (the mesh, see docs/meshes.md), OUT/NAME.mp4 (turntable), OUT/NAME_depth.mp4
+and OUT/NAME_planes.npz (the triplane, for further use: planes [3, P, P, C]).
 """
 
 import argparse
-import os
+from collections.abc import Callable, Sequence
+import functools
 from pathlib import Path
 import sys
-import tempfile
 
 import jax
+from jax import Array
 import numpy as np
 from tqdm import tqdm
 
 from lrm_jax.command_line import Phases, enable_compilation_cache, run_main
 from lrm_jax.errors import InputError
 from lrm_jax.geometry import image_files
-from lrm_jax.reconstruction import glb, video
+from lrm_jax.reconstruction import cleanup, inputs, mesh_files, texture
 from lrm_jax.reconstruction.preprocess import Prepared
 from lrm_jax.reconstruction.reconstructor import Reconstructor, from_pretrained
+from lrm_jax.reconstruction.result import Reconstruction
 from lrm_jax.weights import pretrained
 
 _ENDS = ('', '_depth', '_planes')  # of the names of the files that are written for an image
@@ -31,39 +33,30 @@ def reconstruct(
   out: Path,
   name: str,
   *,
-  resolution: int = 128,
-  threshold: float | None = None,
-  dense: bool = False,
+  planes: Array | None = None,
+  formats: Sequence[str] = ('glb',),
   size: int = 128,
   num_frames: int = 48,
   phases: Phases | None = None,
+  log: Callable[[str], object] = lambda text: None,
+  **mesh_options,
 ) -> dict[str, Path]:
   """Writes mesh, videos and planes of an image [S, S, 3] in 0..1 to `out`; returns {kind: file}.
 
-  Either all files are written or none. `resolution` is that of the mesh in grid points, `size` that of the videos in
-  pixels. The time of each phase is added to `phases`. Raises InputError if there is no surface.
+  Either all files are written or none. `planes` [3, P, P, C] are those of the image if they are known. `size` is that
+  of the videos in pixels, `mesh_options` are those of Reconstructor.mesh, such as `resolution`. The time of each phase
+  is added to `phases`, and `log` is called with the numbers of the mesh. Raises InputError if there is no surface.
   """
   done = phases.done if phases else lambda name: None
-  planes = jax.block_until_ready(model.encode(image[None]))
+  planes = model.encode(image[None])[0] if planes is None else planes
+  result = Reconstruction(model, jax.block_until_ready(planes), image, name=name)
   done('image to planes')
-  mesh = model.mesh(planes, resolution=resolution, threshold=threshold, dense=dense)[0]
-  done('mesh')
+  mesh = result.mesh(done=done, **mesh_options)
+  log(f'{mesh.metadata["report"]}, threshold {mesh.metadata["threshold"]:.3g}')
   with tqdm(total=num_frames, desc='turntable', unit='frame', leave=False, disable=not sys.stderr.isatty()) as bar:
-    pixels = model.render(planes, *model.turntable(num_frames), size, skip=True, progress=bar.update)
-  done('turntable')
-  files = {'mesh': f'{name}.glb', 'video': f'{name}.mp4', 'depth': f'{name}_depth.mp4', 'planes': f'{name}_planes.npz'}
-  out.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(prefix=f'.{name}.', dir=out) as folder:
-    fresh = {kind: Path(folder) / file for kind, file in files.items()}
-    glb.write(mesh, fresh['mesh'], model.input_position)
-    video.write_video(pixels.color[0], fresh['video'])
-    distance = float(np.linalg.norm(model.input_position))
-    video.write_video(video.depth_frames(pixels.depth[0], pixels.opacity[0], distance), fresh['depth'])
-    np.savez_compressed(fresh['planes'], planes=np.asarray(planes[0]))
-    for kind, path in fresh.items():
-      os.replace(path, out / files[kind])
-  done('files')
-  return {kind: out / file for kind, file in files.items()}
+    return result.save(
+      out, formats=formats, mesh=mesh, size=size, num_frames=num_frames, done=done, progress=bar.update
+    )
 
 
 def names_of(paths: list[Path]) -> list[str]:
@@ -94,9 +87,18 @@ def prepare_all(model: Reconstructor, paths: list[Path], **options) -> tuple[dic
   return prepared, problems
 
 
+def _number(name: str, text: str) -> float:
+  try:
+    return float(text)
+  except ValueError:
+    raise InputError(f"--{name}={text}: use a number or 'auto'") from None
+
+
 def main() -> int | None:
   parser = argparse.ArgumentParser(prog='lrm_jax.reconstruct', description=__doc__.splitlines()[0])
-  parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE', help='PNG, JPEG, WebP, ...')
+  parser.add_argument(
+    'images', nargs='+', type=Path, metavar='IMAGE', help='PNG, JPEG, WebP, ..., a folder, or a quoted pattern'
+  )
   parser.add_argument('--checkpoint', default='quickstart', help=pretrained.HELP)
   parser.add_argument('--out', type=Path, default=Path('out'), help='directory for the results (default: out)')
   parser.add_argument(
@@ -112,15 +114,38 @@ def main() -> int | None:
     '--resolution', type=int, default=128, help='grid points along a side for the mesh (default: 128)'
   )
   parser.add_argument(
-    '--threshold', type=float, help='density of the surface, per world unit (default: matches the outline)'
+    '--threshold',
+    help='density of the surface, per world unit, or auto: matches the outline (default: that of the imported model, '
+    'otherwise auto)',
+  )
+  parser.add_argument(
+    '--keep',
+    default=str(cleanup.KEEP),
+    help=f'parts of the mesh: largest, all, or at least this share of the largest one (default: {cleanup.KEEP})',
+  )
+  parser.add_argument('--faces', type=int, help='greatest number of triangles (default: all; textured: 10000)')
+  parser.add_argument(
+    '--texture', type=int, metavar='SIZE', help='a texture of so many pixels along a side, in place of vertex colours'
+  )
+  parser.add_argument(
+    '--formats', default='glb', help=f'of the mesh, with commas: {", ".join(mesh_files.FORMATS)} (default: glb)'
+  )
+  parser.add_argument(
+    '--batch_size', type=int, help='images that are encoded at once (default: 1 on a CPU, otherwise 8)'
   )
   parser.add_argument('--dense', action='store_true', help='evaluate all grid points: many times slower')
   parser.add_argument('--size', type=int, default=128, help='pixels along a side of the video (default: 128)')
   parser.add_argument('--num_frames', type=int, default=48, help='frames of the turntable (default: 48)')
   args = parser.parse_args()
-  for name in ('size', 'num_frames', 'max_pixels'):
-    if getattr(args, name) < 1:
+  args.images = inputs.find_images(args.images)
+  for name in ('size', 'num_frames', 'max_pixels', 'batch_size'):
+    if getattr(args, name) is not None and getattr(args, name) < 1:
       raise InputError(f'--{name}={getattr(args, name)} must be at least 1')
+  formats, keep, threshold = mesh_files.parse_formats(args.formats), cleanup.parse_keep(args.keep), args.threshold
+  if threshold not in (None, 'auto'):
+    threshold = _number('threshold', threshold)
+  if args.texture is not None:
+    texture.check(args.texture)
   phases = Phases()
   phases.done('imports')
   enable_compilation_cache()
@@ -133,10 +158,10 @@ def main() -> int | None:
   if len(args.images) > 1:
     for problem in problems.values():
       print(f'skipped: {problem}', file=sys.stderr)
-  for number, name in enumerate(names_of(args.images)):
-    if number in problems:
-      continue
-    path, image = args.images[number], prepared[number]
+  names = names_of(args.images)
+  encoded = model.encode_each([image.image for image in prepared.values()], args.batch_size)
+  for (number, image), planes in zip(prepared.items(), encoded):
+    path, name = args.images[number], names[number]
     for note in image.notes:
       print(f'note: {note}', file=sys.stderr)
     if not image.has_mask:
@@ -150,12 +175,18 @@ def main() -> int | None:
         image.image,
         args.out,
         name,
+        planes=planes,
         resolution=args.resolution,
-        threshold=args.threshold,
+        threshold=threshold,
         dense=args.dense,
+        keep=keep,
+        faces=args.faces,
+        texture_size=args.texture,
+        formats=formats,
         size=args.size,
         num_frames=args.num_frames,
         phases=phases,
+        log=functools.partial(print, f'{path}:'),
       )
       print(f'{path}: ' + ', '.join(map(str, files.values())))
     except InputError as error:

@@ -55,6 +55,28 @@ TINY_MODEL = dict(
 DATA = {'fov': 50.0, 'fill': 0.58, 'input_background': 1.0}
 
 
+@pytest.fixture(scope='session')
+def run_directory(tmp_path_factory):
+  """A run directory with an untrained model of the tiny configuration, at step 7."""
+  from flax import nnx
+  import jax
+  from ml_collections import ConfigDict
+
+  from lrm_jax.models import registry
+  from lrm_jax.models.lrm import LRM
+  from lrm_jax.storage import checkpoint
+
+  directory = tmp_path_factory.mktemp('run')
+  rng = np.random.default_rng(0)
+  # An untrained model ignores the camera, so all parameters are perturbed a little.
+  params = jax.tree.map(
+    lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
+    registry.parameters(LRM(**TINY_MODEL, rngs=nnx.Rngs(0))),
+  )
+  checkpoint.write_model(directory, params, ConfigDict({'model': TINY_MODEL, 'data': DATA}), step=7)
+  return directory
+
+
 def load_torch_lrm(directory):
   """Returns the model that `export --format=torch` wrote to a directory, loaded with the directory's torch_lrm.py."""
   spec = importlib.util.spec_from_file_location('torch_lrm', directory / 'torch_lrm.py')

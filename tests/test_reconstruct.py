@@ -5,44 +5,22 @@ from pathlib import Path
 import subprocess
 import sys
 
-from flax import nnx
 import imageio.v3 as imageio
-import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 import pytest
 import trimesh
 
-from conftest import DATA, TINY_MODEL
 import lrm_jax
 from lrm_jax import reconstruct
 from lrm_jax.command_line import run_main
 from lrm_jax.errors import InputError
 from lrm_jax.geometry import cameras
-from lrm_jax.models import registry
-from lrm_jax.models.lrm import LRM
 from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.reconstruction import glb, preprocess, reconstructor, video
-from lrm_jax.storage import checkpoint
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope='module')
-def run_directory(tmp_path_factory):
-  """A run directory with an untrained model."""
-  directory = tmp_path_factory.mktemp('run')
-  config = ConfigDict({'model': TINY_MODEL, 'data': DATA})
-  rng = np.random.default_rng(0)
-  # An untrained model ignores the camera, so all parameters are perturbed a little.
-  params = jax.tree.map(
-    lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
-    registry.parameters(LRM(**TINY_MODEL, rngs=nnx.Rngs(0))),
-  )
-  checkpoint.write_model(directory, params, config, step=7)
-  return directory
 
 
 @pytest.fixture(scope='module')

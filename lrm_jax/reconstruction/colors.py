@@ -50,6 +50,11 @@ def surface_color(query: Query, points: np.ndarray, normals: np.ndarray, thresho
   return color
 
 
+def inward_color(query: Query, points: np.ndarray, normals: np.ndarray, threshold: float) -> np.ndarray:
+  """Returns the colours [K, 3] of rays along the inward normals only: the first step of `surface_color`."""
+  return _ray_color(query, points, normals, threshold, in_front=False)[0]
+
+
 def in_pieces(query: Query, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Queries a field at [Q, 3] points in calls of one fixed size, so that one program serves all calls."""
   densities, colors = [np.zeros(0, np.float32)], [np.zeros((0, 3), np.float32)]

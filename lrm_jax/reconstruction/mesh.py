@@ -122,13 +122,18 @@ def extract(
   normals = cleanup.vertex_normals(vertices, triangles)
   done('clean-up')
 
-  def color(points, normals):
-    return colors.surface_color(field.query_inside, points, normals, threshold)
-
+  color = colors.surface_color(field.query_inside, vertices, normals, threshold)
   if texture_size is not None:
-    mesh = texture.bake(color, vertices, triangles, normals, texture_size)
+
+    def inward(points, normals):
+      return colors.inward_color(field.query_inside, points, normals, threshold)
+
+    # What the other views of a hazy volume add varies slowly over the surface, so that it is computed at the vertices:
+    # this takes a seventh of the samples, and the result is as close to rendered views.
+    added = color - inward(vertices, normals)
+    mesh = texture.bake(inward, vertices, triangles, normals, texture_size, added)
   else:
-    values = colors.to_bytes(color(vertices, normals))
+    values = colors.to_bytes(color)
     values = np.concatenate([values, np.full((len(values), 1), 255, np.uint8)], axis=-1)
     mesh = trimesh.Trimesh(vertices, triangles, vertex_normals=normals, vertex_colors=values, process=False)
   mesh.metadata |= {'threshold': threshold, 'report': report}

@@ -5,7 +5,7 @@ arrays, except planes, which stay on the device.
 Legend: B images, H W image, V views, P texels along a plane's side, C channels, Q points.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 import functools
 from pathlib import Path
 from typing import Literal
@@ -21,8 +21,9 @@ from lrm_jax.errors import InputError
 from lrm_jax.geometry import cameras, image_files
 from lrm_jax.geometry.volume import Pixels
 from lrm_jax.models.triplane_model import TriplaneModel
-from lrm_jax.reconstruction import cleanup, preprocess, surface, video
+from lrm_jax.reconstruction import cleanup, inputs, preprocess, surface, video
 from lrm_jax.reconstruction import mesh as mesh_lib
+from lrm_jax.reconstruction.result import Reconstruction, load_planes
 from lrm_jax.weights import pretrained
 
 _RAYS_PER_CALL = 2**16
@@ -49,8 +50,10 @@ def from_pretrained(source: str | Path) -> 'Reconstructor':
 class Reconstructor:
   """A trained model for inference; `lrm_jax.from_pretrained` returns one.
 
-  `prepare` reads an image file and `encode` turns images into planes. `render`, `query` and `mesh` compute views,
-  densities and colours at points, and meshes from the planes. Each method is compiled once per shape of its arguments.
+  `reconstruct` turns an image into a Reconstruction, which has methods for everything else. The steps are here too, for
+  many objects at once: `prepare` reads an image file and `encode` turns images into planes. `render`, `query` and
+  `mesh` compute views, densities and colours at points, and meshes from the planes. Each method is compiled once per
+  shape of its arguments.
   Rendering and mesh extraction run in parts, so that their memory is bounded.
 
   World coordinates are right-handed with z up. The object lies inside the cube [-half_size, half_size]^3.
@@ -108,6 +111,72 @@ class Reconstructor:
       background=self.input_background,
       max_pixels=max_pixels,
     )
+
+  def reconstruct(
+    self,
+    images: inputs.ImageLike | Sequence[inputs.ImageLike],
+    *,
+    remove_background: bool = False,
+    batch_size: int | None = None,
+  ) -> Reconstruction | list[Reconstruction]:
+    """Returns the reconstruction of an image, or a list of those of a list of images.
+
+    An image is a path, a PIL image, or an array [H, W, 3 or 4] of bytes or floats in 0..1; it is prepared as by
+    `prepare`. `batch_size` images are encoded at once (default: 1 on a CPU, which gains nothing, otherwise 8). Raises
+    InputError if an image cannot be read or shows no object.
+    """
+    several = isinstance(images, (list, tuple))
+    prepared, names = [], []
+    for image in images if several else [images]:  # type: ignore[union-attr]
+      with inputs.as_file(image) as path:  # type: ignore[arg-type]
+        prepared.append(self.prepare(path, remove_background=remove_background))
+        names.append(path.stem)
+    planes = self.encode_each([one.image for one in prepared], batch_size)
+    results = [
+      Reconstruction(self, features, one.image, one.has_mask, name)
+      for features, one, name in zip(planes, prepared, names)
+    ]
+    return results if several else results[0]
+
+  def from_planes(
+    self, planes: str | Path | np.ndarray | Array, image: np.ndarray | None = None, name: str | None = None
+  ) -> Reconstruction:
+    """Returns the reconstruction with these planes: an array [3, P, P, C] or the path of a NAME_planes.npz.
+
+    Raises InputError if the file cannot be read or the planes are not those of this model.
+    """
+    stem = 'image'
+    if isinstance(planes, (str, Path)):
+      stem = Path(planes).stem.removesuffix('_planes')
+      planes, stored = load_planes(planes)
+      image = stored if image is None else image
+    wanted = self._planes_shape
+    if np.shape(planes) != wanted:
+      raise InputError(f'planes have shape {np.shape(planes)}, those of this model have {wanted}')
+    return Reconstruction(self, _float(planes), image, True, name or stem)
+
+  @functools.cached_property
+  def _planes_shape(self) -> tuple[int, ...]:
+    size = self.image_size
+    shapes = (1, size, size, 3), (1, 4, 4), (1, 4)
+    planes = jax.eval_shape(_encode, self.model, *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
+    return planes.shape[1:]
+
+  def encode_each(
+    self, images: Sequence[np.ndarray], batch_size: int | None = None
+  ) -> Iterator[Float[Array, '3 P P C']]:
+    """Yields the planes of each image [S, S, 3] in order; `batch_size` are encoded at once, by one compiled program.
+
+    The default is 1 on a CPU and 8 on accelerators: on a CPU the products of one image keep all cores busy.
+    """
+    batch_size = batch_size or (1 if jax.default_backend() == 'cpu' else 8)
+    if batch_size < 1:
+      raise InputError(f'{batch_size=} must be at least 1')
+    batch_size = min(batch_size, max(1, len(images)))
+    for first in range(0, len(images), batch_size):
+      part = list(images[first : first + batch_size])
+      planes = self.encode(np.stack(part + part[-1:] * (batch_size - len(part))))
+      yield from planes[: len(part)]
 
   def encode(
     self,

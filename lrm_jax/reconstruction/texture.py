@@ -34,10 +34,18 @@ def check(size: int) -> None:
   extras.require('texture', 'xatlas', purpose='a texture')
 
 
-def bake(color: Color, vertices: np.ndarray, triangles: np.ndarray, normals: np.ndarray, size: int) -> trimesh.Trimesh:
+def bake(
+  color: Color,
+  vertices: np.ndarray,
+  triangles: np.ndarray,
+  normals: np.ndarray,
+  size: int,
+  added: np.ndarray | None = None,
+) -> trimesh.Trimesh:
   """Returns the mesh with texture coordinates and an image [S, S] of its colours, S = `size`.
 
-  Vertices [K, 3] are repeated at the edges of charts. `normals` [K, 3] are kept, so that these edges are not visible.
+  The colours are `color` at each texel plus `added` [K, 3], which is interpolated between the vertices. Vertices
+  [K, 3] are repeated at the edges of charts. `normals` [K, 3] are kept, so that these edges are not visible.
   """
   source, triangles, uv = unfold(vertices, triangles, size)
   points, normals = vertices[source], normals[source]
@@ -51,7 +59,10 @@ def bake(color: Color, vertices: np.ndarray, triangles: np.ndarray, normals: np.
   facing = at(normals)
   facing /= np.maximum(np.linalg.norm(facing, axis=-1, keepdims=True), 1e-9)
   pixels = np.zeros((size * size, 3), np.uint8)
-  pixels[covered] = colors.to_bytes(color(at(points), facing))
+  values = color(at(points), facing)
+  if added is not None:
+    values = values + at(added[source])
+  pixels[covered] = colors.to_bytes(values)
   image = Image.fromarray(_filled(pixels.reshape(size, size, 3), owner >= 0))
   material = trimesh.visual.material.SimpleMaterial(image=image, diffuse=[255] * 4, ambient=[0, 0, 0, 255])
   visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
