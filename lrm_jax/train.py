@@ -23,6 +23,7 @@ from lrm_jax.distributed import processes
 from lrm_jax.errors import FailureError, InputError
 from lrm_jax.training.dry_run import dry_run
 from lrm_jax.training.loop import train
+from lrm_jax.training.timing import parse_steps
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The configuration: a name or a Python file.', lock_config=True
@@ -30,6 +31,12 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory (default: runs/<name of the configuration>).')
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print parameters, memory and operations of a step, then stop.')
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'The devices that --dry_run assumes: v5e:4x4, h100:8, a100:16x8, ...')
+_PROFILE_STEPS = flags.DEFINE_string(
+  'profile_steps', None, 'Steps to profile, FIRST:LAST, written to DIR/profile for TensorBoard and Perfetto.'
+)
+_SYNTHETIC_DATA = flags.DEFINE_bool(
+  'synthetic_data', False, 'Train on random batches, without evaluation and checkpoints: the speed without the input.'
+)
 _PEER_TIMEOUT = flags.DEFINE_integer(
   'peer_timeout', 60, 'Seconds of silence after which another process is considered dead.', lower_bound=5
 )
@@ -92,7 +99,9 @@ def main() -> None:
   file = config_flags.get_config_filename(flags.FLAGS['config'])
   workdir = _WORKDIR.value or Path('runs') / Path(file.split(':')[0]).stem
   try:
-    result = train(config, workdir)
+    result = train(
+      config, workdir, profile_steps=parse_steps(_PROFILE_STEPS.value), synthetic_data=_SYNTHETIC_DATA.value
+    )
   except jax.errors.JaxRuntimeError as error:
     if not processes.several():
       raise
