@@ -26,6 +26,7 @@ from lrm_jax.storage import checkpoint
 from lrm_jax.training import inputs
 from lrm_jax.training.dry_run import dry_run
 from lrm_jax.training.loop import train
+from lrm_jax.training.timing import parse_steps
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The configuration: a name or a Python file.', lock_config=True
@@ -36,6 +37,12 @@ _CHECK = flags.DEFINE_integer(
   'check', None, 'Check the configuration and all inputs for this number of devices, then stop. Needs no device.'
 )
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'The devices that --dry_run assumes: v5e:4x4, h100:8, a100:16x8, ...')
+_PROFILE_STEPS = flags.DEFINE_string(
+  'profile_steps', None, 'Steps to profile, FIRST:LAST, written to DIR/profile for TensorBoard and Perfetto.'
+)
+_SYNTHETIC_DATA = flags.DEFINE_bool(
+  'synthetic_data', False, 'Train on random batches, without evaluation and checkpoints: the speed without the input.'
+)
 _PEER_TIMEOUT = flags.DEFINE_integer(
   'peer_timeout', 60, 'Seconds of silence after which another process is considered dead.', lower_bound=5
 )
@@ -130,7 +137,9 @@ def main() -> None:
     raise InputError('--topology needs --dry_run: a training runs on the attached devices')
   processes.join(peer_timeout=_PEER_TIMEOUT.value)
   try:
-    result = train(config, workdir)
+    result = train(
+      config, workdir, profile_steps=parse_steps(_PROFILE_STEPS.value), synthetic_data=_SYNTHETIC_DATA.value
+    )
   except (jax.errors.JaxRuntimeError, MemoryError) as error:
     if (explained := explain(error, workdir)) is None:
       raise

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lrm_jax.errors import InputError
 from lrm_jax.geometry.volume import Pixels
 from lrm_jax.models import registry
 from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.storage import checkpoint
+from lrm_jax.training import optimizer as optimizer_lib
 from lrm_jax.training import step as step_lib
 from lrm_jax.training.optimizer import make_optimizer
 
@@ -136,3 +138,44 @@ def test_images_as_bytes_give_the_losses_of_images_as_floats(monkeypatch, batch,
       state, metrics = step(state, inputs, np.float32(number))
       results[-1].append([metrics['loss'], metrics['grad_norm']])
   np.testing.assert_allclose(*results, rtol=1e-6)
+
+
+def test_frozen_parameters_stay_have_no_optimizer_state_and_no_part_in_the_gradient_norm(monkeypatch, batch):
+  plain, step = make_step(monkeypatch, optimizer=SETTINGS | {'clip_norm': 1e9})
+  _, plain_metrics = step(plain, batch, np.float32(1))
+  state, step = make_step(
+    monkeypatch, optimizer=SETTINGS | {'clip_norm': 1e9, 'freeze': ['encoder/*']}, freeze=['encoder/*']
+  )
+  before = jax.tree.map(np.array, state['params'])
+  assert not [path for path, _ in jax.tree_util.tree_leaves_with_path(state['opt_state']) if 'encoder' in str(path)]
+  state, metrics = step(state, batch, np.float32(1))
+  assert_equal_trees(state['params']['encoder'], before['encoder'])
+  assert np.all(state['params']['decoder']['kernel'] != before['decoder']['kernel'])
+  assert metrics['loss'] == plain_metrics['loss'] and metrics['grad_norm'] < plain_metrics['grad_norm']
+
+
+def test_multipliers_scale_the_learning_rate_of_matching_parameters(monkeypatch, batch):
+  changes = []
+  for multipliers in ((), ('*=0.5', 'encoder/*=0.1')):
+    state, step = make_step(monkeypatch, optimizer=SETTINGS | {'multipliers': multipliers})
+    before = jax.tree.map(np.array, state['params'])
+    state, _ = step(state, batch, np.float32(1))
+    changes.append(jax.tree.map(lambda p, q: np.asarray(p) - q, state['params'], before))
+  for part, factor in (('encoder', 0.1), ('decoder', 0.5)):
+    for full, scaled in zip(*(jax.tree.leaves(change[part]) for change in changes)):
+      np.testing.assert_allclose(scaled, factor * full, rtol=2e-3, atol=1e-7)
+
+
+def test_patterns_that_match_nothing_or_everything_are_refused():
+  params = {'encoder': {'kernel': 0}, 'decoder': {'kernel': 0}}
+  optimizer_lib.check_patterns(params, ['encoder/*'], ['*/kernel=0.5'])
+  for freeze, multipliers, message in (
+    (['encodr/*'], [], "'encodr/\\*' matches no parameter"),
+    ([], ['head*=2'], "'head\\*' matches no parameter"),
+    (['*'], [], 'no parameter to train'),
+  ):
+    with pytest.raises(InputError, match=message):
+      optimizer_lib.check_patterns(params, freeze, multipliers)
+  for text in ('encoder/*', 'encoder/*=fast', '=0.1', 'encoder/*=-1'):
+    with pytest.raises(InputError, match='write PATTERN=FACTOR'):
+      optimizer_lib.parse_multipliers([text])

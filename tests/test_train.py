@@ -63,6 +63,7 @@ def test_run_directory_holds_model_configuration_metrics_and_images(config, tmp_
     checkpoint.restore(tmp_path, step=5)
   last = read(tmp_path)[-1]
   assert {'step', 'loss', 'eval_psnr', 'eval_ssim'} <= last.keys()
+  assert last['data_seconds'] > 0 and last['step_seconds'] > 0 and 0 < last['goodput'] < 1
   assert all({'step', 'loss'} <= line.keys() for line in read(tmp_path))
   assert list((tmp_path / 'images').glob('eval_*.png')) and list((tmp_path / 'tensorboard').iterdir())
   # A run with another model or optimizer cannot resume from the checkpoint, and leaves the directory unchanged.
@@ -226,6 +227,25 @@ def test_loss_includes_lpips_on_two_processes(config, tmp_path):
   for line in lines:
     np.testing.assert_allclose(line['loss'], line['mse'] + 2 * line['lpips'] + 0.1 * line['mask'], rtol=1e-5)
   assert 'eval_lpips' in read(tmp_path / 'run')[-1]
+
+
+@pytest.mark.slow
+def test_mixture_shows_the_error_of_each_dataset_and_steps_are_profiled(config, tmp_path):
+  config.data.mixture.more = dict(path=config.data.path, train_split='test')
+  config.update(dict(num_train_steps=4, log_every=2, gradient_accumulation=2))
+  train_lib.train(config, tmp_path, profile_steps=(2, 3))
+  lines = [line for line in read(tmp_path) if line['step'] in (2, 4)]
+  for line in lines:  # Each epoch has 4 objects of the one dataset and 2 of the other.
+    assert min(line['mse_main'], line['mse_more']) < line['mse'] * 1.5 and line['mse_main'] > 0
+  assert list((tmp_path / 'profile').rglob('*.xplane.pb')) and list((tmp_path / 'profile').rglob('perfetto*'))
+
+
+@pytest.mark.slow
+def test_synthetic_data_need_no_dataset_and_leave_no_checkpoint(config, tmp_path):
+  config.data.path = ''
+  config.num_train_steps = 3
+  assert train_lib.train(config, tmp_path / 'speed', synthetic_data=True) == {}
+  assert len(losses(tmp_path / 'speed')) == 3 and not checkpoint.saved_steps(tmp_path / 'speed')
 
 
 @pytest.mark.slow

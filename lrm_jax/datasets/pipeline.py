@@ -200,10 +200,15 @@ class Batches(Iterator[dict[str, np.ndarray]]):
       iterator.close()
 
 
+def sizes(sources: Sequence[Source]) -> list[int]:
+  """Returns the number of records of each dataset."""
+  return [len(open_split(source.path, source.split)) for source in sources]
+
+
 def uids(sources: Sequence[Source], records: Iterable[int]) -> list[str]:
   """Returns the uids of objects, given their indices in the concatenation of the splits (`record` of a batch)."""
   splits = [open_split(source.path, source.split) for source in sources]
-  ends = np.cumsum([len(split) for split in splits])
+  ends = np.cumsum(sizes(sources))
   names = []
   for record in records:
     number = int(np.searchsorted(ends, record, side='right'))

@@ -11,6 +11,7 @@ Legend: B batch, H W image, P texels along a plane's side, C channels, S samples
 from collections.abc import Sequence
 
 from flax import nnx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
@@ -129,8 +130,10 @@ class LRM(TriplaneModel):
     self, image: Float[Array, 'B H W 3'], camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4']
   ) -> Float[Array, 'B 3 P P C']:
     """Returns the planes of images with values in 0..1, `image_size` pixels wide and high, taken by these cameras."""
-    tokens = shard_by_batch(self.encoder(image))
-    return shard_by_batch(self.decoder(tokens, camera_to_world, intrinsics))
+    with jax.named_scope('encode'):
+      tokens = shard_by_batch(self.encoder(image))
+    with jax.named_scope('decode'):
+      return shard_by_batch(self.decoder(tokens, camera_to_world, intrinsics))
 
   def samples(
     self, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key[Array, 'R'] | None

@@ -109,19 +109,20 @@ class TriplaneModel(nnx.Module):
     def flat(x):
       return shard_by_batch(rearrange(x, 'b v h w c -> b (v h w) c'))
 
-    if skip and self.longest_ray is not None:
-      inputs = planes, self.nerf.fold(planes), flat(origins), flat(directions)
-      pixels = jax.lax.map(lambda one_object: self._render_skipping(*one_object), inputs)
-    else:
-      pixels = render_rays(
-        self.nerf.fold(planes),
-        self.trace,
-        flat(origins),
-        flat(directions),
-        key,
-        rays_per_chunk=rays_per_chunk,
-        num_samples=self.num_samples,
-      )
+    with jax.named_scope('render'):
+      if skip and self.longest_ray is not None:
+        inputs = planes, self.nerf.fold(planes), flat(origins), flat(directions)
+        pixels = jax.lax.map(lambda one_object: self._render_skipping(*one_object), inputs)
+      else:
+        pixels = render_rays(
+          self.nerf.fold(planes),
+          self.trace,
+          flat(origins),
+          flat(directions),
+          key,
+          rays_per_chunk=rays_per_chunk,
+          num_samples=self.num_samples,
+        )
     pixels = jax.tree.map(lambda x: x.reshape(origins.shape[:4] + x.shape[2:]), pixels)
     return volume.over(pixels, background if jnp.ndim(background) == 0 else background[:, :, None, None, :])  # type: ignore[index]
 

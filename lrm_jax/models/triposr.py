@@ -184,7 +184,10 @@ class TripoSR(TriplaneModel):
     intrinsics: Float[Array, 'B 4'] | None = None,
   ) -> Float[Array, 'B 3 P P C']:
     """Returns the planes of images with values in 0..1. The camera is ignored."""
-    return shard_by_batch(self.decoder(shard_by_batch(self.encoder(image))))
+    with jax.named_scope('encode'):
+      tokens = shard_by_batch(self.encoder(image))
+    with jax.named_scope('decode'):
+      return shard_by_batch(self.decoder(tokens))
 
   def samples(
     self, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key[Array, 'R'] | None

@@ -13,8 +13,11 @@ from ml_collections import ConfigDict
 from lrm_jax.models import layers, lpips
 
 
-def abstract_batch(config: ConfigDict, placement) -> dict:
-  """Returns the shapes of a global batch of lrm_jax.datasets.pipeline.make_dataset, with the sharding `placement`."""
+def abstract_batch(config: ConfigDict, placement, *, num_datasets: int = 1) -> dict:
+  """Returns the shapes of a global batch of lrm_jax.datasets.pipeline.make_dataset, with the sharding `placement`.
+
+  With several datasets, it has the number of each object's `dataset`, which lrm_jax/training/trainer.py adds.
+  """
   objects, views = config.batch_size, 1 + config.data.num_side_views
   size, window = config.model.image_size, config.data.window
   images = ('image', 'target_color', 'target_opacity')
@@ -28,10 +31,13 @@ def abstract_batch(config: ConfigDict, placement) -> dict:
     'target_intrinsics': (views, 4),
     'background': (views, 3),
   }
-  return {
+  batch = {
     name: jax.ShapeDtypeStruct((objects, *shape), jnp.uint8 if name in images else jnp.float32, sharding=placement)
     for name, shape in shapes.items()
   }
+  if num_datasets > 1:
+    batch['dataset'] = jax.ShapeDtypeStruct((objects,), jnp.int32, sharding=placement)
+  return batch
 
 
 def count(params) -> int:

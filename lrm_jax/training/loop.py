@@ -27,9 +27,11 @@ from lrm_jax.models import registry
 from lrm_jax.storage import checkpoint, lock, paths
 from lrm_jax.training import resume
 from lrm_jax.training.metric_writer import MetricWriter
+from lrm_jax.training.mixture import DatasetErrors
 from lrm_jax.training.optimizer import make_optimizer
 from lrm_jax.training.progress import Progress
 from lrm_jax.training.step import averaged
+from lrm_jax.training.timing import Profile, Timing
 from lrm_jax.training.trainer import Trainer
 from lrm_jax.weights.vgg import load_lpips
 
@@ -38,24 +40,36 @@ class DivergedError(InputError):
   """More than config.max_skipped_steps consecutive steps were skipped. The last checkpoint is kept."""
 
 
-def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float | None = None) -> dict[str, float]:
+def train(
+  config: ConfigDict,
+  workdir: str | Path,
+  *,
+  time_limit_seconds: float | None = None,
+  profile_steps: tuple[int, int] | None = None,
+  synthetic_data: bool = False,
+) -> dict[str, float]:
   """Trains until config.num_train_steps, and returns the metrics of the last evaluation on held-out objects.
 
   Resumes if `workdir` has a checkpoint. With `time_limit_seconds`, the schedule follows the clock and the learning rate
-  reaches zero at the time limit. Raises DivergedError if too many consecutive steps were skipped. If any process of the
-  training gets SIGTERM, saves a checkpoint and raises Interrupted.
+  reaches zero at the time limit. The steps `profile_steps` (first, last) are profiled. With `synthetic_data`, batches
+  are random, and nothing is evaluated or saved; this measures the speed.
+  Raises DivergedError if too many consecutive steps were skipped. If any process of the training gets SIGTERM, saves a
+  checkpoint and raises Interrupted.
   """
-  if not config.data.path:
+  if not config.data.path and not synthetic_data:
     raise InputError(
       'config.data.path is empty: give the directory of a dataset, --config.data.path=DIR, or the shipped dataset, '
       '--config.data.path=embedded'
     )
   workdir = paths.directory(workdir)
   lpips = load_lpips(config.loss.lpips_network) if config.loss.lpips_weight > 0 else None
-  trainer = Trainer(config, lpips=lpips)
+  trainer = Trainer(config, lpips=lpips, synthetic_data=synthetic_data)
   # Check all inputs before writing anything.
-  for path, split in [(x.path, x.split) for x in trainer.sources] + [(config.data.path, config.data.eval_split)]:
+  splits = [(x.path, x.split) for x in trainer.sources] + [(config.data.path, config.data.eval_split)]
+  for path, split in [] if synthetic_data else splits:
     open_split(path, split)
+  if synthetic_data and checkpoint.saved_steps(workdir):
+    raise InputError(f'--synthetic_data measures the speed, and {workdir} is a training: give another --workdir')
   given = {} if checkpoint.saved_steps(workdir) else trainer.read_weights()
   first = jax.process_index() == 0
   with lock.exclusive(workdir) if first else contextlib.nullcontext(), processes.StopRequest() as stop:
@@ -71,7 +85,8 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
         network = f'; LPIPS network: {lpips.source}' if lpips else ''
         print(f'{workdir}: {status}{network}\n{describe_devices(trainer, step)}', file=sys.stderr)
         checkpoint.write_config(workdir, config)
-      return _loop(trainer, step, state, position, workdir, checkpoints, stop, time_limit_seconds)
+      profile = Profile(workdir, profile_steps)
+      return _loop(trainer, step, state, position, workdir, checkpoints, stop, time_limit_seconds, profile)
 
 
 def _resume(trainer: Trainer, progress: dict, old: ConfigDict) -> tuple[resume.Position, str]:
@@ -132,6 +147,7 @@ def _loop(
   checkpoints,
   stop: processes.StopRequest,
   time_limit: float | None,
+  profile: Profile,
 ) -> dict[str, float]:
   """Runs the remaining steps. `time_limit` is in seconds."""
   config, first = trainer.config, start.step
@@ -140,36 +156,46 @@ def _loop(
   writer.truncate_after(first)
   progress = Progress(first, config.num_train_steps, objects_per_step=config.batch_size, active=writer.active)
   evaluator = Evaluator(trainer, writer)
+  timing, datasets = Timing(config, trainer.mesh, start), DatasetErrors([source.name for source in trainer.sources])
   batches = trainer.batches(start.examples)
   began, step, pending, result = time.monotonic(), first, None, {}
   position = start.schedule if time_limit is None else 0.0  # With a time limit, each run has the whole time.
   try:
     while position < config.num_train_steps:
-      batch, records = next(batches)
+      with timing.waiting_for_data():
+        batch, records = next(batches)
+      profile.before(step + 1)
       state, metrics = compiled(state, batch, np.float32(position), trainer.lpips)
       # Handles the metrics of the previous step while this one runs, so that the device never waits for the host.
-      _finish_step(pending, trainer, writer, progress)
+      _finish_step(pending, trainer, writer, progress, timing, datasets)
       step += 1
+      profile.after(step, metrics)
       position = start.schedule + step - first
       if time_limit is not None:
         position = (time.monotonic() - began) / time_limit * config.num_train_steps
       last = position >= config.num_train_steps
       stops = stop.at(step) and not last
       pending = _Pending(step, min(position, config.num_train_steps), metrics, records)
-      if last or (step % config.eval_every == 0 and not stops):
-        result = pending.scores = evaluator(state, step)
+      if (last or (step % config.eval_every == 0 and not stops)) and not trainer.synthetic_data:
+        with timing.paused():
+          result = pending.scores = evaluator(state, step)
         progress.note(result)
       if last or stops or step % config.checkpoint_every == 0:
-        _finish_step(pending, trainer, writer, progress)  # Before saving, so that a diverged state is never saved.
+        # Before saving, so that a diverged state is never saved.
+        _finish_step(pending, trainer, writer, progress, timing, datasets)
         pending = None
         writer.flush()
-        examples = start.examples + (step - first) * config.batch_size
-        checkpoint.save(checkpoints, state, dataclasses.asdict(resume.Position(step, examples, position, data)))
+        if not trainer.synthetic_data:
+          examples = start.examples + (step - first) * config.batch_size
+          now = resume.Position(step, examples, position, data, timing.began, timing.training_seconds)
+          with timing.paused():
+            checkpoint.save(checkpoints, state, dataclasses.asdict(now))
       if stops:
         checkpoint.finish(checkpoints)
         raise Interrupted(f'{workdir}: stopped by SIGTERM; step {step} is saved, and the same command resumes from it')
   finally:
     batches.close()
+    profile.close()
     progress.close()
     writer.close()
   checkpoint.finish(checkpoints)
@@ -187,7 +213,14 @@ class _Pending:
   scores: dict = dataclasses.field(default_factory=dict)
 
 
-def _finish_step(pending: _Pending | None, trainer: Trainer, writer: MetricWriter, progress: Progress) -> None:
+def _finish_step(
+  pending: _Pending | None,
+  trainer: Trainer,
+  writer: MetricWriter,
+  progress: Progress,
+  timing: Timing,
+  datasets: DatasetErrors,
+) -> None:
   """Waits for the metrics of a step, shows them and writes them.
 
   Raises DivergedError if more than config.max_skipped_steps consecutive steps were skipped.
@@ -195,6 +228,7 @@ def _finish_step(pending: _Pending | None, trainer: Trainer, writer: MetricWrite
   if pending is None:
     return
   config = trainer.config
+  errors = pending.metrics.pop('datasets', None)
   step, values = pending.step, {name: float(value) for name, value in pending.metrics.items()}
   if skipped := round(values['skipped']):
     _report_skipped(pending, values, trainer, writer)
@@ -205,9 +239,12 @@ def _finish_step(pending: _Pending | None, trainer: Trainer, writer: MetricWrite
         f'kept: inspect the objects of these steps in {writer.skipped_path}, or resume with a lower '
         'config.optimizer.learning_rate'
       )
+  elif errors is not None:
+    datasets.add(np.asarray(errors) * trainer.accumulation)  # It is a mean over micro-batches.
   progress.update(step, values, pending.position)
   if step % config.log_every == 0 or step == 1 or pending.scores or skipped:
-    writer.write(step, {**values, 'images_per_second': progress.images_per_second, **pending.scores})
+    values |= datasets.values() | {'images_per_second': progress.images_per_second}
+    writer.write(step, values | timing.values(progress.step_seconds) | pending.scores)
 
 
 def _report_skipped(pending: _Pending, values: dict[str, float], trainer: Trainer, writer: MetricWriter) -> None:

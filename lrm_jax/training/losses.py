@@ -8,6 +8,7 @@ Legend: B batch, V views, h w window, P texels along a plane's side, C channels.
 from collections.abc import Callable
 
 from einops import rearrange
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -42,7 +43,8 @@ def reconstruction(
     def stack(x):
       return rearrange(x, 'b v h w c -> (b v) h w c')
 
-    parts['lpips'] = jnp.mean(lpips(stack(pixels.color), stack(target_color)))
+    with jax.named_scope('lpips'):
+      parts['lpips'] = jnp.mean(lpips(stack(pixels.color), stack(target_color)))
     loss += lpips_weight * parts['lpips']
   if mask_weight > 0:
     parts['mask'] = jnp.mean(jnp.square(pixels.opacity - target_opacity))

@@ -4,6 +4,9 @@ Sources: LRM (arXiv 2311.04400), section 4.1 (configs/base.py tags the source of
 with the scale of updates of Liu et al. 2025 (arXiv 2502.16982).
 """
 
+from collections.abc import Callable, Sequence
+import fnmatch
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -22,23 +25,84 @@ def make_optimizer(
   clip_norm: float,
   num_train_steps: int,
   muon: bool = False,
+  freeze: Sequence[str] = (),
+  multipliers: Sequence[str] = (),
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Returns (transformation, schedule). A step changes the parameters by -schedule(position) * transformed gradient.
 
   The schedule is separate because its position may be driven by the step or by elapsed time. With `muon`, the kernels
-  of transformer layers use Muon's orthogonalised momentum, and all other parameters use Adam. Raises InputError unless
-  the warm-up is shorter than the training.
+  of transformer layers use Muon's orthogonalised momentum, and all other parameters use Adam.
+  Parameters whose path matches a pattern of `freeze` do not change and have no optimizer state. `multipliers` are texts
+  PATTERN=FACTOR; a factor multiplies the learning rate of the parameters that match its pattern, weight decay included,
+  and the last pattern that matches counts. Patterns are those of shells: '*' also matches '/'. Raises InputError unless
+  the warm-up is shorter than the training and the multipliers are well-formed.
   """
   if not 0 <= warmup_steps < num_train_steps:
     raise InputError(f'config.optimizer.{warmup_steps=} must be at least 0 and less than config.{num_train_steps=}')
   adam = optax.scale_by_adam(beta1, beta2)
-  transform = optax.chain(
+  scale = parse_multipliers(multipliers)
+  parts = [
     optax.clip_by_global_norm(clip_norm),
     optax.partition({'muon': _scale_by_muon(), 'adam': adam}, _optimizer_names) if muon else adam,
     optax.add_decayed_weights(weight_decay, mask=decayed),
-  )
+  ]
+  if multipliers:
+    parts.append(
+      optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map_with_path(lambda path, x: x * scale(name(path)), updates)
+      )
+    )
+  transform = optax.chain(*parts)
+  if freeze:
+
+    def labels(params):
+      return jax.tree.map(lambda frozen: 'frozen' if frozen else 'trained', frozen_parameters(params, freeze))
+
+    transform = optax.partition({'trained': transform, 'frozen': optax.set_to_zero()}, labels)
   schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, num_train_steps, end_value=0.0)
   return transform, schedule
+
+
+def name(path) -> str:
+  """Returns the name of a parameter, such as 'encoder/blocks/mlp/expand/kernel', given its path in a tree."""
+  return '/'.join(str(entry.key) for entry in path)
+
+
+def frozen_parameters(params, freeze: Sequence[str]):
+  """Returns a tree of booleans that is True for parameters whose name matches one of the patterns `freeze`."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: any(fnmatch.fnmatchcase(name(path), pattern) for pattern in freeze), params
+  )
+
+
+def parse_multipliers(multipliers: Sequence[str]) -> Callable[[str], float]:
+  """Returns a function from the name of a parameter to its multiplier. Raises InputError for a malformed text."""
+  pairs = []
+  for text in multipliers:
+    pattern, _, factor = text.rpartition('=')
+    try:
+      pairs.append((pattern, float(factor)))
+    except ValueError:
+      pairs.append(('', -1.0))
+    if not pairs[-1][0] or not pairs[-1][1] >= 0:
+      raise InputError(
+        f'config.optimizer.multipliers has {text!r}: write PATTERN=FACTOR with a factor of at least 0, such as '
+        "'encoder/*=0.1'"
+      )
+  return lambda parameter: next((f for pattern, f in reversed(pairs) if fnmatch.fnmatchcase(parameter, pattern)), 1.0)
+
+
+def check_patterns(params, freeze: Sequence[str], multipliers: Sequence[str]) -> None:
+  """Raises InputError if a pattern matches no parameter, or if all parameters are frozen."""
+  names = [name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+  for pattern in [*freeze, *(text.rpartition('=')[0] for text in multipliers)]:
+    if not any(fnmatch.fnmatchcase(parameter, pattern) for parameter in names):
+      raise InputError(
+        f'config.optimizer: the pattern {pattern!r} matches no parameter; their names are like {names[0]!r} and '
+        f'{names[-1]!r}'
+      )
+  if freeze and all(jax.tree.leaves(frozen_parameters(params, freeze))):
+    raise InputError(f'config.optimizer.freeze = {tuple(freeze)} leaves no parameter to train')
 
 
 def decayed(params):

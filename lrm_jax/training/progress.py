@@ -30,9 +30,13 @@ class Progress:
     self._note = ''
 
   @property
-  def images_per_second(self) -> float:
+  def step_seconds(self) -> float:
     # The median ignores steps that waited for compilation, an evaluation or a checkpoint.
-    return self._objects / statistics.median(self._seconds) if self._seconds else 0.0
+    return statistics.median(self._seconds) if self._seconds else 0.0
+
+  @property
+  def images_per_second(self) -> float:
+    return self._objects / self.step_seconds if self._seconds else 0.0
 
   def update(self, step: int, values: dict[str, float], position: float) -> None:
     """Reports that `step` is done. `position` is its position in the schedule, in steps."""

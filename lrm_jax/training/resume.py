@@ -21,13 +21,16 @@ class Position:
   """How far a training is.
 
   `step` steps are done, which took `examples` examples. `schedule` is the position in the learning rate schedule, in
-  steps. `data` identifies the datasets.
+  steps. `data` identifies the datasets. `began` is the time of the first step in seconds since 1970 (0: unknown), and
+  `training_seconds` the time spent on steps (lrm_jax/training/timing.py).
   """
 
   step: int = 0
   examples: int = 0
   schedule: float = 0.0
   data: dict = dataclasses.field(default_factory=dict)
+  began: float = 0.0
+  training_seconds: float = 0.0
 
 
 def identity(sources: Sequence[Source]) -> dict[str, list]:

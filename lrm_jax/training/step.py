@@ -6,7 +6,7 @@ steps. With a moving average of the parameters, state['ema'] has the same tree a
 Random keys are derived from the seed and the step, so that a step depends only on the state and its batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from einops import rearrange
 from flax import nnx
@@ -18,7 +18,8 @@ from lrm_jax.distributed import sharding
 from lrm_jax.models import registry
 from lrm_jax.models.lpips import LPIPS
 from lrm_jax.models.triplane_model import TriplaneModel
-from lrm_jax.training import losses
+from lrm_jax.training import losses, mixture
+from lrm_jax.training.optimizer import frozen_parameters
 
 _LOSS_MEMORY = 100  # Time constant of the running mean of the loss, in steps.
 
@@ -61,6 +62,8 @@ def make_train_step(
   accumulation: int = 1,
   loss_spike: float = 0.0,
   ema_decay: float = 0.0,
+  num_datasets: int = 1,
+  freeze: Sequence[str] = (),
   seed: int = 0,
 ) -> Callable[[dict, dict, jax.Array, LPIPS | None], tuple[dict, dict]]:
   """Returns step(state, batch, position, lpips) -> (state, metrics), to be jitted.
@@ -71,11 +74,17 @@ def make_train_step(
   A step is skipped if its loss or its gradient is NaN or infinite, or if its loss exceeds `loss_spike` times the
   running mean of the loss (0: no limit). Parameters and optimizer then stay unchanged. The metric `skipped` is the
   number of consecutive skipped steps.
+  With several datasets, the metric `datasets` has the errors of each (see lrm_jax/training/mixture.py); the batch then
+  has the number of each object's `dataset` [B].
+  No gradients are computed for parameters that match the patterns `freeze` (see lrm_jax/training/optimizer.py).
   If `ema_decay` is positive, the state has a moving average of the parameters: m <- d m + (1 - d) p with
   d = min(ema_decay, (1 + t) / (10 + t)) after t steps, so that the random initial parameters are soon forgotten.
   """
 
   def loss_fn(params, batch, key, lpips):
+    if freeze:
+      frozen = frozen_parameters(params, freeze)
+      params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
     batch = to_float(batch)  # Here, so that only one micro-batch at a time is float32.
     trained = registry.with_parameters(model, params)
     planes = trained.encode(batch['image'], batch['camera_to_world'], batch['intrinsics'])
@@ -88,9 +97,12 @@ def make_train_step(
       key,
       rays_per_chunk=rays_per_chunk,
     )
-    return losses.reconstruction(
+    loss, parts = losses.reconstruction(
       pixels, batch['target_color'], batch['target_opacity'], planes, lpips=lpips, **loss_weights
     )
+    if num_datasets > 1:
+      parts['datasets'] = mixture.errors(pixels.color, batch['target_color'], batch['dataset'], num_datasets)
+    return loss, parts
 
   def gradients(params, batch, key, lpips):
     return jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key, lpips)
@@ -112,9 +124,10 @@ def make_train_step(
   def step(state, batch, position, lpips=None):
     key = jax.random.fold_in(jax.random.key(seed), state['step'])
     (loss, parts), grads = (gradients if accumulation == 1 else accumulated)(state['params'], batch, key, lpips)
-    updates, opt_state = transform.update(grads, state['opt_state'], state['params'])
-    rate, norm, guard = schedule(position), optax.tree.norm(grads), state['guard']
-    params = jax.tree.map(lambda p, u: p - rate * u, state['params'], updates)
+    with jax.named_scope('optimizer'):
+      updates, opt_state = transform.update(grads, state['opt_state'], state['params'])
+      rate, norm, guard = schedule(position), optax.tree.norm(grads), state['guard']
+      params = jax.tree.map(lambda p, u: p - rate * u, state['params'], updates)
     bad = ~(jnp.isfinite(loss) & jnp.isfinite(norm))
     if loss_spike:
       bad |= loss > loss_spike * guard['loss']

@@ -14,9 +14,9 @@ from lrm_jax.errors import InputError
 from lrm_jax.models import registry
 from lrm_jax.models.lpips import LPIPS
 from lrm_jax.storage import checkpoint
-from lrm_jax.training import cost, micro_batches
+from lrm_jax.training import cost, micro_batches, synthetic
 from lrm_jax.training import step as step_lib
-from lrm_jax.training.optimizer import make_optimizer
+from lrm_jax.training.optimizer import check_patterns, make_optimizer
 from lrm_jax.weights import dino, pretrained
 
 
@@ -25,22 +25,32 @@ class Trainer:
 
   `lpips` is the perceptual network, or None if its weight is 0. `devices` (default: all) need not be attached, see
   lrm_jax/distributed/accelerators.py; for such devices the step can be compiled but not run. Raises InputError if
-  values of the configuration do not fit together.
+  values of the configuration do not fit together. With `synthetic_data`, batches are random and no data are read.
   """
 
-  def __init__(self, config: ConfigDict, *, lpips: LPIPS | None, devices: Sequence[jax.Device] | None = None):
+  def __init__(
+    self,
+    config: ConfigDict,
+    *,
+    lpips: LPIPS | None,
+    devices: Sequence[jax.Device] | None = None,
+    synthetic_data: bool = False,
+  ):
     check(config, jax.device_count() if devices is None else len(devices))
-    self.config = config
+    self.config, self.synthetic_data = config, synthetic_data
     self.mesh = sharding.make_mesh(**config.mesh, devices=devices)
     self.lpips = sharding.place_replicated(self.mesh, lpips)
     model_kwargs = config.model.to_dict()
     self.model = registry.abstract_model(model_kwargs)
-    self.sources = pipeline.training_sources(
-      config.data.to_dict(), image_size=config.model.image_size, input_position=self.model.input_position
-    )
+    self.sources = []
+    if not synthetic_data:
+      self.sources = pipeline.training_sources(
+        config.data.to_dict(), image_size=config.model.image_size, input_position=self.model.input_position
+      )
     transform, self.schedule = make_optimizer(num_train_steps=config.num_train_steps, **config.optimizer)
     self.init = step_lib.state_init(model_kwargs, transform, config.seed, ema=config.ema_decay > 0)
     self.abstract_state = jax.eval_shape(self.init)
+    check_patterns(self.abstract_state['params'], config.optimizer.freeze, config.optimizer.multipliers)
     self.shardings = sharding.shardings(self.mesh, self.abstract_state)
     memory = accelerators.mesh_memory(self.mesh)
     with jax.set_mesh(self.mesh):
@@ -64,6 +74,8 @@ class Trainer:
       accumulation=self.accumulation,
       loss_spike=config.loss_spike,
       ema_decay=config.ema_decay,
+      num_datasets=len(self.sources),
+      freeze=tuple(config.optimizer.freeze),
       seed=config.seed,
     )
     self._step = step_lib.compile_step(step, self.mesh, self.shardings)
@@ -75,7 +87,7 @@ class Trainer:
     def shapes_on_mesh(tree):
       return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), tree)
 
-    batch = cost.abstract_batch(self.config, sharding.batch_sharding(self.mesh))
+    batch = cost.abstract_batch(self.config, sharding.batch_sharding(self.mesh), num_datasets=len(self.sources))
     position = shapes_on_mesh(jax.ShapeDtypeStruct((), np.float32))
     with jax.set_mesh(self.mesh):
       return self._step.lower(self.abstract_on_devices, batch, position, shapes_on_mesh(self.lpips)).compile()  # type: ignore[attr-defined]
@@ -134,20 +146,28 @@ class Trainer:
 
     Batches are sharded over the mesh. The record numbers are those of the records that this process read.
     """
-    config = self.config
+    config, rows = self.config, sharding.batch_rows(self.mesh, self.config.batch_size)
+    placement = sharding.batch_sharding(self.mesh)
+    if self.synthetic_data:
+      batch = synthetic.batch(config, len(rows))
+      records = batch.pop('record')
+      while True:  # Each step copies the batch to the devices, as with real data.
+        yield {name: jax.make_array_from_process_local_data(placement, x) for name, x in batch.items()}, records
     numpy_batches = pipeline.make_dataset(
       self.sources,
       batch_size=config.batch_size,
-      rows=sharding.batch_rows(self.mesh, config.batch_size),
+      rows=rows,
       seed=config.seed,
       start=start,
       num_workers=config.data.num_workers,
       max_broken_share=config.data.max_broken_share,
     )
-    placement = sharding.batch_sharding(self.mesh)
+    ends = np.cumsum(pipeline.sizes(self.sources))
     try:
       for batch in numpy_batches:
         records = batch.pop('record')
+        if len(self.sources) > 1:
+          batch['dataset'] = np.searchsorted(ends, records, side='right').astype(np.int32)
         yield {name: jax.make_array_from_process_local_data(placement, x) for name, x in batch.items()}, records
     finally:
       numpy_batches.close()
