@@ -45,7 +45,7 @@ class LPIPS(nnx.Module):
     def array(x):
       return nnx.Variable(jnp.asarray(x, jnp.float32))
 
-    self.source = source
+    self.source, self.smallest = source, _MIN_SIZE
     self.mean = array(mean)
     self.kernels = nnx.List([nnx.List([array(kernel(i)) for i in stage]) for stage in STAGES])
     self.biases = nnx.List([nnx.List([array(weights[f'features.{i}.bias']) for i in stage]) for stage in STAGES])

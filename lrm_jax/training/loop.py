@@ -19,12 +19,10 @@ import numpy as np
 
 from lrm_jax.datasets import pipeline
 from lrm_jax.datasets.records import open_split
-from lrm_jax.datasets.views import load_views
 from lrm_jax.distributed import processes, sharding
 from lrm_jax.errors import InputError, Interrupted
-from lrm_jax.evaluation import novel_views
-from lrm_jax.models import registry
 from lrm_jax.storage import checkpoint, lock, paths
+from lrm_jax.training.evaluator import Evaluator
 from lrm_jax.training.metric_writer import MetricWriter
 from lrm_jax.training.progress import Progress
 from lrm_jax.training.trainer import Trainer
@@ -51,8 +49,9 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
   lpips = load_lpips(config.loss.lpips_network) if config.loss.lpips_weight > 0 else None
   trainer = Trainer(config, lpips=lpips)
   # Check all inputs before writing anything.
-  for path, split in [(x.path, x.split) for x in trainer.sources] + [(config.data.path, config.data.eval_split)]:
-    open_split(path, split)
+  for source in trainer.sources:
+    open_split(source.path, source.split)
+  evaluator = Evaluator(trainer)
   given = {} if checkpoint.saved_steps(workdir) else trainer.read_weights()
   first = jax.process_index() == 0
   with lock.exclusive(workdir) if first else contextlib.nullcontext(), processes.StopRequest() as stop:
@@ -66,7 +65,7 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
         network = f'; LPIPS network: {lpips.source}' if lpips else ''
         print(f'{workdir}: {status}{network}\n{describe_devices(trainer, step)}', file=sys.stderr)
         checkpoint.write_config(workdir, config)
-      return _loop(trainer, step, state, workdir, checkpoints, stop, time_limit_seconds)
+      return _loop(trainer, evaluator, step, state, workdir, checkpoints, stop, time_limit_seconds)
 
 
 @contextlib.contextmanager
@@ -105,6 +104,7 @@ def describe_devices(trainer: Trainer, step: jax.stages.Compiled) -> str:
 
 def _loop(
   trainer: Trainer,
+  evaluator: Evaluator,
   compiled: jax.stages.Compiled,
   state: dict,
   workdir: epath.Path,
@@ -118,7 +118,6 @@ def _loop(
   writer = MetricWriter(workdir, active=jax.process_index() == 0)
   writer.truncate_after(first)
   progress = Progress(first, config.num_train_steps, objects_per_step=config.batch_size, active=writer.active)
-  evaluator = Evaluator(trainer, writer)
   batches = trainer.batches(first)
   began, position, step, pending, result = time.monotonic(), float(first), first, None, {}
   try:
@@ -135,7 +134,7 @@ def _loop(
       stops = stop.at(step) and not last
       pending = _Pending(step, min(position, config.num_train_steps), metrics, records)
       if last or (step % config.eval_every == 0 and not stops):
-        result = pending.scores = evaluator(state, step)
+        result = pending.scores = evaluator(state, step, writer)
         progress.note(result)
       if last or stops or step % config.checkpoint_every == 0:
         _finish_step(pending, trainer, writer, progress)  # Before saving, so that a diverged state is never saved.
@@ -200,31 +199,3 @@ def _report_skipped(pending: _Pending, values: dict[str, float], trainer: Traine
       f'objects are listed in {writer.skipped_path}',
       file=sys.stderr,
     )
-
-
-class Evaluator:
-  """Evaluates the model on held-out objects during training. Their views are read once."""
-
-  def __init__(self, trainer: Trainer, writer: MetricWriter):
-    self.trainer, self.writer = trainer, writer
-    self.views: dict | None = None
-
-  def __call__(self, state: dict, step: int) -> dict[str, float]:
-    """Writes an image of some renders at this step; returns {eval_<metric>: value}, means over the novel views."""
-    model, config, data = self.trainer.model, self.trainer.config, self.trainer.config.data
-    if self.views is None:
-      self.views = load_views(
-        data.path,
-        data.eval_split,
-        image_size=config.model.image_size,
-        size=data.eval_size,
-        indices=range(data.eval_objects),
-        input_background=data.input_background,
-        input_position=model.input_position,
-        keep_distance=data.keep_distance,
-      )
-    pixels = novel_views.predict(registry.with_parameters(model, state['params']), self.views)
-    scores = novel_views.score(pixels, self.views, self.trainer.lpips)
-    scores = {f'eval_{name}': value for name, value in scores.items() if name != 'per_object'}
-    self.writer.write_image(step, 'eval', novel_views.comparison(pixels, self.views))
-    return scores
