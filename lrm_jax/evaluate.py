@@ -11,6 +11,7 @@ them. --out writes results.json, results.md and report.html.
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
 import hashlib
 from pathlib import Path
 
@@ -63,13 +64,16 @@ def main() -> None:
     )
   held_out = HeldOut(args.data, args.split, rules, _indices(args))
   protocols = _protocols(args, held_out)
+  nearest = functools.cache(
+    lambda: baselines.Nearest(args.data, args.train_split, rules, num_objects=args.baseline_objects)
+  )
   mesh = sharding.make_mesh()
   with jax.set_mesh(mesh):  # Shards the objects over all devices of this machine.
     replicated = sharding.replicated(mesh)
     network = jax.device_put(lpips, replicated)
     model = None if reconstructor is None else jax.device_put(reconstructor.model, replicated)
-    sections = _evaluate_views(args, held_out, protocols, model, network)
-  sections += _evaluate_surfaces(args, held_out, protocols, reconstructor)
+    sections = _evaluate_views(args, held_out, protocols, nearest, model, network)
+  sections += _evaluate_surfaces(args, held_out, protocols, nearest, reconstructor)
   about = {
     'system': str(args.predictions or args.checkpoint),
     'hash': _hash(args, reconstructor),
@@ -86,7 +90,7 @@ def main() -> None:
     print(f'{args.out}: results.json, results.md, report.html')
 
 
-def _evaluate_views(args, held_out: HeldOut, protocols: Sequence[str], model, network) -> list[Section]:
+def _evaluate_views(args, held_out: HeldOut, protocols: Sequence[str], nearest, model, network) -> list[Section]:
   """Returns the sections of the protocols that compare views."""
   names = [name for name in protocols if name in view_protocols.VERSIONS]
   if not names:
@@ -103,8 +107,7 @@ def _evaluate_views(args, held_out: HeldOut, protocols: Sequence[str], model, ne
   settings: dict = {}
   if not args.no_baselines:
     mean_view = baselines.mean_training_view(args.data, args.train_split, args.size, num_views=args.baseline_views)
-    nearest = _nearest(args, held_out.rules)
-    systems |= view_protocols.trivial_systems(held_out, mean_view, nearest, network)
+    systems |= view_protocols.trivial_systems(held_out, mean_view, nearest(), network)
     settings['baselines'] = (
       f'mean view of {args.baseline_views} views and nearest object among {args.baseline_objects} objects, at most, of '
       f'the split {args.train_split}; seed 0'
@@ -114,7 +117,7 @@ def _evaluate_views(args, held_out: HeldOut, protocols: Sequence[str], model, ne
 
 
 def _evaluate_surfaces(
-  args, held_out: HeldOut, protocols: Sequence[str], reconstructor: Reconstructor | None
+  args, held_out: HeldOut, protocols: Sequence[str], nearest, reconstructor: Reconstructor | None
 ) -> list[Section]:
   """Returns the sections of the protocols that compare surfaces."""
   chosen = [PROTOCOLS[name] for name in protocols if name in PROTOCOLS]
@@ -125,8 +128,7 @@ def _evaluate_surfaces(
   else:
     systems = {'model': _model_surface(reconstructor, held_out, args.resolution)}
   if not args.no_baselines and args.nearest_surface:
-    nearest = _nearest(args, held_out.rules)
-    systems['nearest_training_object'] = geometry_runs.nearest_system(held_out, nearest, args.meshes)
+    systems['nearest_training_object'] = geometry_runs.nearest_system(held_out, nearest(), args.meshes)
   return geometry_runs.run(
     chosen, held_out, systems, args.meshes, baselines=not args.no_baselines, progress=_progress('surfaces')
   )
@@ -157,10 +159,6 @@ def _renders(args, held_out: HeldOut, reconstructor: Reconstructor | None) -> re
     return report.from_folder(args.predictions / held_out.uids[place], views, held_out.rules)
 
   return renders
-
-
-def _nearest(args, rules: ViewRules) -> baselines.Nearest:
-  return baselines.Nearest(args.data, args.train_split, rules, num_objects=args.baseline_objects)
 
 
 def _indices(args) -> Sequence[int] | None:

@@ -71,7 +71,12 @@ def nearest_system(held_out: HeldOut, nearest: Nearest, meshes: Path | None) -> 
     views = held_out.load([place])
     found = nearest.of({'rgba': views['rgba'][0]})
     move = np.linalg.inv(held_out.similarity(place)) @ nearest.similarity(found)
-    return true_surface(nearest.record(found), meshes).transformed(move)
+    try:
+      return true_surface(nearest.record(found), meshes).transformed(move)
+    except InputError as error:
+      raise InputError(
+        f'the nearest training object: {error}; --no_nearest_surface leaves this baseline out'
+      ) from error
 
   return surface
 

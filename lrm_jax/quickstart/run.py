@@ -9,6 +9,7 @@ from PIL import Image
 
 from lrm_jax.command_line import Phases
 from lrm_jax.configs import quickstart as quickstart_config
+from lrm_jax.datasets.records import split_sizes
 from lrm_jax.datasets.views import HeldOut, ViewRules, color
 from lrm_jax.evaluate import table
 from lrm_jax.evaluation import baselines, novel_views, page
@@ -48,6 +49,8 @@ def train_fresh(workdir: Path, minutes: float, data_path: str) -> reconstructor.
   """Trains the configuration `quickstart` from scratch for some minutes; returns the model."""
   config = quickstart_config.get_config()
   config.data.path = data_path
+  if 'validation' not in split_sizes(data_path):
+    config.data.eval_split = 'test'
   config.eval_every = 200  # steps: the first evaluation comes after a minute or two
   config.checkpoint_every = 10**9  # Keep only the last state.
   shutil.rmtree(workdir, ignore_errors=True)  # An existing run would be resumed.
