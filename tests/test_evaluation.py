@@ -16,6 +16,7 @@ from skimage import metrics as reference
 from conftest import DATA, TINY_MODEL, encode_png
 from lrm_jax import evaluate
 from lrm_jax.command_line import run_main
+from lrm_jax.datasets import views as views_lib
 from lrm_jax.datasets.records import open_split
 from lrm_jax.datasets.views import HeldOut, ViewRules, color, evaluated, load_views, pad
 from lrm_jax.evaluation import baselines, image_metrics, novel_views, results, statistics
@@ -122,6 +123,24 @@ def test_mask_iou_and_depth_error():
   # The depth is weighted by the opacity. Only the four pixels that are opaque in both count.
   assert image_metrics.depth_error(1.5 * seen, seen, 2.0 * true) == pytest.approx(0.5)
   assert np.isnan(image_metrics.depth_error(0 * seen, 0 * seen, true))
+
+
+def deeper(state, batch, rays_per_chunk):
+  """Predicts the true views, but `state` too far away."""
+  del rays_per_chunk
+  opacity = batch['opacity']
+  return Prediction(batch['color'], (batch['depth'] + state) * opacity, opacity)
+
+
+def test_depth_error_is_in_normalised_world_units(dataset, monkeypatch):
+  record = dict(open_split(dataset, 'test')[0])
+  record['depth'] = [encode_png(np.full((32, 32), round(3 / 8 * 65535), np.uint16))] * 5
+  monkeypatch.setattr(views_lib, 'open_split', lambda path, split: [record])
+  # The input camera of the record is at distance 2; it is moved to 1.
+  held_out = HeldOut(dataset, 'test', ViewRules(image_size=16, size=16, input_position=(0.0, -1.0, 0.0)))
+  np.testing.assert_allclose(held_out.load([0])['depth'], 1.5, atol=1e-4)
+  scores, _ = novel_views.evaluate(Batches(held_out), deeper, np.float32(0.25))
+  np.testing.assert_allclose(scores.values['depth_error'], 0.25, atol=1e-5)
 
 
 def test_baselines_have_the_scores_of_their_images(held_out, views):
