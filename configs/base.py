@@ -76,7 +76,7 @@ def get_config() -> ConfigDict:
   data.times = 1.0  # times that each object is seen per epoch
   data.train_split = 'train'  # split to train on
   data.eval_split = 'test'  # split to evaluate on during training
-  data.eval_objects = 100  # held-out objects [P: 50 + 50]
+  data.eval_objects = 100  # held-out objects of each dataset; 0: it is not evaluated [P: 50 + 50]
   data.eval_size = 128  # px, side of the evaluated views [ours]
   data.num_side_views = 3  # supervised views besides the input view [P]
   data.window = 128  # px, side of the random window of each view that is rendered and supervised [B]

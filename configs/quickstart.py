@@ -53,6 +53,7 @@ def get_config() -> ConfigDict:
 
   data = config.data
   data.path = 'embedded'
+  data.eval_split = 'validation'  # Models and settings are chosen on it; `python -m lrm_jax.evaluate` reports test.
   data.eval_objects = 16  # during training; `python -m lrm_jax.evaluate` uses all
   data.eval_size = 64  # px
   data.num_side_views = 1

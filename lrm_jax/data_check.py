@@ -24,7 +24,7 @@ from lrm_jax.command_line import run_main
 from lrm_jax.datasets import contact_sheet, folders
 from lrm_jax.datasets.folders.images import Options
 from lrm_jax.datasets.inspection import Findings, inspect
-from lrm_jax.datasets.records import BrokenRecordError, open_split
+from lrm_jax.datasets.records import BrokenRecordError, open_split, split_sizes
 from lrm_jax.errors import InputError
 from lrm_jax.storage import paths
 
@@ -80,7 +80,7 @@ def _open(directory: str | Path, split: str, layout: str | None, options: Option
   if (path / 'dataset_info.json').is_file():
     records = open_split(directory, split)
     info = json.loads((path / 'dataset_info.json').read_text())
-    splits = ', '.join(f'{sum(map(int, s["shardLengths"]))} {s["name"]}' for s in info['splits'])
+    splits = ', '.join(f'{count} {name}' for name, count in split_sizes(directory).items())
     header = f'{"dataset":14}{info["name"]} {info["version"]} in {path}: {splits}'
     return header, [f'record {i} of {split}' for i in range(len(records))], records.__getitem__
   layout, found = folders.find(directory, layout)

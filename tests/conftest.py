@@ -142,7 +142,9 @@ def make_tiny_config(dataset):
   config = quickstart.get_config()
   config.model.update(TINY_MODEL)
   config.rays_per_chunk = 48
-  config.data.update(dict(path=dataset, window=8, resize_min=8, resize_max=12, eval_objects=2, eval_size=16))
+  config.data.update(
+    dict(path=dataset, eval_split='test', window=8, resize_min=8, resize_max=12, eval_objects=2, eval_size=16)
+  )
   config.update(dict(num_train_steps=6, batch_size=4, log_every=1, checkpoint_every=3, eval_every=6))
   config.optimizer.update(dict(warmup_steps=2, muon=False))  # AdamW compiles in half the time; Muon has its own test.
   return config

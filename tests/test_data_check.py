@@ -123,8 +123,8 @@ def test_command_prints_statistics_and_exits_with_0(tmp_path):
   result = run('embedded', '--objects=5', '--sheet', tmp_path / 'sheet.png')
   assert result.returncode == 0, result.stdout + result.stderr
   for text in (
-    '425 train, 36 test',
-    '5 of 425 checked',
+    '390 train, 36 test, 35 validation',
+    '5 of 390 checked',
     '14 per object, 128 px, WEBP',
     'field of view 50.0 degrees',
     'no problems found',

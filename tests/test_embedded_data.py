@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+import pickle
 
 import numpy as np
 from PIL import Image
@@ -9,20 +10,21 @@ import pytest
 import trimesh
 
 from lrm_jax.data.build import read_list
-from lrm_jax.datasets.records import open_split
+from lrm_jax.datasets.records import open_split, split_sizes
 from lrm_jax.geometry import cameras
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASET = ROOT / 'data/embedded/object_views/1.0.0'
 SPLITS = ROOT / 'data/splits'
 OBJECTS = sorted((ROOT / 'tests/objects').glob('*.glb'))
+SPLIT_NAMES = ('train', 'validation', 'test')
 RADIUS = 1.5 * np.sin(np.deg2rad(25))
 
 
 @pytest.fixture(scope='module')
 def records():
   """{split: {uid: record}} of the whole dataset."""
-  return {split: {_uid(record): record for record in open_split(DATASET, split)} for split in ('train', 'test')}
+  return {split: {_uid(record): record for record in open_split(DATASET, split)} for split in SPLIT_NAMES}
 
 
 def test_dataset_is_small_enough_to_be_committed():
@@ -32,22 +34,44 @@ def test_dataset_is_small_enough_to_be_committed():
 def test_test_split_equals_the_list(records):
   held_out = read_list(SPLITS / 'embedded_test.txt')
   assert set(records['test']) == held_out
-  assert not set(records['train']) & held_out
-  assert not (set(records['train']) | set(records['test'])) & read_list(SPLITS / 'embedded_excluded.txt')
+  assert not (set(records['train']) | set(records['validation'])) & held_out
+  assert not set(_merged(records)) & read_list(SPLITS / 'embedded_excluded.txt')
 
 
 def test_near_duplicates_are_in_the_same_split(records):
   groups = [line.split() for line in (SPLITS / 'embedded_twins.txt').read_text().splitlines() if line[:1] != '#']
   assert len(groups) > 40
   for group in groups:
-    assert set(group) <= set(records['train']) or set(group) <= set(records['test']), group
+    assert any(set(group) <= set(records[split]) for split in SPLIT_NAMES), group
+
+
+def test_validation_split_is_taken_from_the_training_split(records):
+  sizes = split_sizes(DATASET)
+  assert sizes == {name: len(records[name]) for name in SPLIT_NAMES} and sizes['validation'] == 35
+  assert not set(records['train']) & set(records['validation'])
+  assert len({uid.split('__')[0] for uid in records['validation']}) >= 8  # Many sources.
+  assert len(pickle.dumps(open_split(DATASET, 'train'))) < 1e5  # Data workers get a copy.
+
+
+def test_wrong_lists_of_the_validation_split_raise(tmp_path):
+  for path in DATASET.iterdir():
+    (tmp_path / path.name).symlink_to(path)
+  (tmp_path / 'validation.txt').unlink()
+  (tmp_path / 'validation.txt').write_text('# A comment.\n0 another\n')
+  with pytest.raises(ValueError, match='record 0 of the split train is not another'):
+    open_split(tmp_path, 'validation')
+  (tmp_path / 'validation.txt').write_text('aws__Bed_01\n')
+  with pytest.raises(ValueError, match="'aws__Bed_01' must be an index and a uid"):
+    open_split(tmp_path, 'train')
+  with pytest.raises(ValueError, match='no slices'):
+    open_split(DATASET, 'train[:10]')
 
 
 def test_every_object_is_attributed(records):
   lines = (ROOT / 'data/embedded/ATTRIBUTION.tsv').read_text().splitlines()
   header, *rows = (line.split('\t') for line in lines)
   rows = {row[0]: dict(zip(header, row)) for row in rows}
-  assert set(rows) == set(records['train']) | set(records['test'])
+  assert set(rows) == set(_merged(records))
   assert all(row['licence'] and row['attribution'] for row in rows.values())
 
 
@@ -76,7 +100,7 @@ def test_every_view_shows_the_whole_object(records):
 
 @pytest.mark.parametrize('path', OBJECTS, ids=lambda path: path.stem)
 def test_vertices_project_onto_the_masks(records, path):
-  record = (records['train'] | records['test'])[path.stem]
+  record = _merged(records)[path.stem]
   vertices = trimesh.load(path, force='mesh', process=False).vertices
   points = vertices @ record['object_to_world'][:3, :3].T + record['object_to_world'][:3, 3]
   np.testing.assert_allclose(points.min(0) + points.max(0), 0, atol=1e-4)
@@ -117,6 +141,10 @@ def assert_on_mask(pixels: np.ndarray, alpha: np.ndarray) -> None:
   low, high = (pixels * size).min(0), (pixels * size).max(0)
   np.testing.assert_allclose(low, [columns.min(), rows.min()], atol=1.5)
   np.testing.assert_allclose(high, [columns.max() + 1, rows.max() + 1], atol=1.5)
+
+
+def _merged(records):
+  return {uid: record for split in records.values() for uid, record in split.items()}
 
 
 def _all(records):

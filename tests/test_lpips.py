@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lrm_jax import evaluate
+from lrm_jax.evaluation import novel_views
 from lrm_jax.geometry import cameras
-from lrm_jax.geometry.volume import Pixels
 from lrm_jax.models import lpips
 from lrm_jax.weights import vgg
 
@@ -157,13 +157,18 @@ def test_abstract_network_has_the_shapes_of_a_loaded_one(weights):
   assert shapes(lpips.abstract_lpips()) == shapes(lpips.LPIPS(weights))
 
 
+def true_views(state, batch, rays_per_chunk):
+  del state, rays_per_chunk
+  return novel_views.Prediction(batch['color'])
+
+
 def test_evaluate_reports_which_lpips_network_was_used(dataset, tmp_path, capsys, monkeypatch):
   def network(x, y):
     return jnp.mean(jnp.square(x - y), axis=(1, 2, 3))
 
-  def predict(model, views):
+  def evaluate_model(batches, model, lpips):
     del model
-    return Pixels(views['color'], views['opacity'], views['opacity'])  # The depth is not used.
+    return novel_views.evaluate(batches, true_views, None, lpips)
 
   network = jax.tree_util.Partial(network)
   network.source = 'some.npz: a network'
@@ -175,13 +180,16 @@ def test_evaluate_reports_which_lpips_network_was_used(dataset, tmp_path, capsys
       image_size=16, model=None, input_position=cameras.INPUT_POSITION, input_background=1.0
     ),
   )
-  monkeypatch.setattr(evaluate.novel_views, 'predict', predict)
+  monkeypatch.setattr(evaluate.novel_views, 'evaluate_model', evaluate_model)
+  monkeypatch.setattr(evaluate, '_hash', lambda args, reconstructor: '')
+  monkeypatch.setattr(evaluate, '_renders', lambda *args: lambda views, place: None)
   monkeypatch.setattr(
     sys,
     'argv',
-    ['evaluate', f'--data={dataset}', '--size=16', '--lpips_network=some.npz', f'--json={tmp_path / "figures.json"}'],
+    ['evaluate', f'--data={dataset}', '--size=16', '--lpips_network=some.npz', f'--out={tmp_path}', '--no_baselines'],
   )
   evaluate.main()
   assert 'LPIPS network: some.npz: a network\n' in capsys.readouterr().out
-  figures = json.loads((tmp_path / 'figures.json').read_text())
-  assert figures['lpips_network'] == 'some.npz: a network' and figures['rows']['model']['lpips'] == 0
+  document = json.loads((tmp_path / 'results.json').read_text())
+  assert document['lpips_network'] == 'some.npz: a network'
+  assert document['sections'][0]['rows']['model']['summary']['lpips']['mean'] == 0

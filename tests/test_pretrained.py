@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import lrm_jax
-from lrm_jax.datasets.views import load_views
+from lrm_jax.datasets.views import HeldOut, ViewRules, load_views
 from lrm_jax.evaluation import baselines, novel_views
 from lrm_jax.weights import pretrained
 
@@ -32,9 +32,10 @@ def test_shipped_model_makes_a_coloured_mesh(model):
 
 @pytest.mark.slow
 def test_shipped_model_beats_the_baselines_by_3_db(model):
-  views = load_views(DATA, 'test', image_size=model.image_size, size=64)
-  scores = novel_views.score(novel_views.predict(model.model, views), views)
-  trivial = baselines.trivial(views, baselines.mean_training_view(DATA, 'train', 64))
+  held_out = HeldOut(DATA, 'test', ViewRules(image_size=model.image_size, size=64))
+  scores = novel_views.evaluate_model(novel_views.Batches(held_out), model.model)[0].means()
+  mean_view = baselines.mean_training_view(DATA, 'train', 64)
+  trivial = {name: scores.means() for name, scores in baselines.trivial(held_out, mean_view).items()}
   best = max(values['psnr'] for values in trivial.values())
   print(f'{scores["psnr"]:.2f} dB, best baseline {best:.2f} dB')
   assert scores['psnr'] > best + 3

@@ -38,8 +38,10 @@ class LPIPS(nnx.Module):
 
   `weights` has the names and shapes that `shapes` returns. The network subtracts `mean` from red, green and blue in
   0..1 and divides by STD, so the zero padding of the first convolution represents the colour `mean`. `source` describes
-  the weights; it is reported with each LPIPS value.
+  the weights; it is reported with each LPIPS value. Images must have at least `smallest` pixels along a side.
   """
+
+  smallest = _MIN_SIZE
 
   def __init__(self, weights: Mapping[str, np.ndarray], *, mean: Sequence[float] | np.ndarray = MEAN, source: str = ''):
     def kernel(i):

@@ -9,12 +9,13 @@ from PIL import Image
 
 from lrm_jax.command_line import Phases
 from lrm_jax.configs import quickstart as quickstart_config
-from lrm_jax.datasets.views import load_views
+from lrm_jax.datasets.records import split_sizes
+from lrm_jax.datasets.views import HeldOut, ViewRules, color
 from lrm_jax.errors import InputError
 from lrm_jax.evaluate import table
-from lrm_jax.evaluation import baselines, novel_views
+from lrm_jax.evaluation import baselines, novel_views, page
 from lrm_jax.geometry import images
-from lrm_jax.quickstart import page
+from lrm_jax.quickstart.curves import curves
 from lrm_jax.reconstruct import reconstruct
 from lrm_jax.reconstruction import reconstructor, video
 from lrm_jax.training import metric_writer
@@ -49,6 +50,8 @@ def train_fresh(workdir: Path, minutes: float, data_path: str) -> reconstructor.
   """Trains the configuration `quickstart` from scratch for some minutes; returns the model."""
   config = quickstart_config.get_config()
   config.data.path = data_path
+  if 'validation' not in split_sizes(data_path):
+    config.data.eval_split = 'test'
   config.eval_every = 200  # steps: the first evaluation comes after a minute or two
   config.checkpoint_every = 10**9  # Keep only the last state.
   shutil.rmtree(workdir, ignore_errors=True)  # An existing run would be resumed.
@@ -86,14 +89,17 @@ def sections(views: dict, files: dict, shipped, fresh) -> str:
   return '\n'.join(result)
 
 
-def write_page(out: Path, seconds: dict, rows: dict, views: dict, files: dict, pixels: dict, runs: dict) -> Path:
+def write_page(
+  out: Path, seconds: dict, rows: dict, counts: tuple[int, int], views: dict, files: dict, pixels: dict, runs: dict
+) -> Path:
   """Writes OUT/index.html and returns its path.
 
-  `seconds` is {phase: duration}, `rows` {model or baseline: scores}, `files` {index: {kind: file}} of the objects
-  shown, `pixels` {model: rendered views} and `runs` {model: records of metrics.jsonl}.
+  `seconds` is {phase: duration}, `rows` {model or baseline: scores}, `counts` the numbers of evaluated objects and of
+  their views, `views` those of the objects shown, `files` {index: {kind: file}} of these objects, `pixels` {model:
+  rendered views} and `runs` {model: records of metrics.jsonl}.
   """
   duration = ', '.join(f'{name.replace("_", " ")} {value:.0f} s' for name, value in seconds.items())
-  objects, num_views = views['color'].shape[:2]
+  objects, num_views = counts
   levels = {_NAMES[name]: rows[name]['psnr'] for name in ('white', 'mean_view', 'input_view')}
   scores = [(_NAMES[name], rows[name]['psnr'], rows[name]['ssim']) for name in _NAMES]
   text = page.document(
@@ -106,11 +112,11 @@ def write_page(out: Path, seconds: dict, rows: dict, views: dict, files: dict, p
     page.table(['', 'PSNR, dB', 'SSIM'], scores, ours=(0, 1)),
     page.paragraph(f'The baselines need no model. Time taken: {duration}.', note=True),
     page.heading('Learning curves'),
-    page.curves(runs, levels),
+    curves(runs, levels),
     page.paragraph(
       'Both models were trained without the LPIPS loss, so uncertain parts are blurred: its VGG16 network is not '
       'included in this repository, and evaluating it would take longer than this model does. The PSNR during training '
-      'is measured on fewer held-out objects than in the table above.',
+      'is that of the validation split: other objects than those of the table above.',
       note=True,
     ),
     page.heading('Held-out objects'),
@@ -119,6 +125,7 @@ def write_page(out: Path, seconds: dict, rows: dict, views: dict, files: dict, p
       note=True,
     ),
     sections(views, files, pixels['model'], pixels['fresh']),
+    script=(Path(__file__).parent / 'viewer.js').read_text(),
   )
   path = out / 'index.html'
   fresh = path.with_suffix('.html.tmp')
@@ -150,17 +157,23 @@ def run(out: Path, *, minutes: float, num_objects: int, checkpoint: str, data: s
   with phases.phase('load'):
     model = reconstructor.from_pretrained(checkpoint)
     directory = pretrained.find(checkpoint)
-    views = load_views(data, 'test', image_size=model.image_size, size=SIZE)
-    objects, num_views = views['color'].shape[:2]
+    held_out = HeldOut(data, 'test', ViewRules(image_size=model.image_size, size=SIZE))
+    objects = len(held_out)
+    shown = _spread(0, objects, num_objects)
+    views = held_out.load(shown)
+    views['color'] = color(views)
+    batches = novel_views.Batches(held_out)
+    num_views = batches.num_views
     print(f'{directory}: trained for {model.step} steps; {objects} objects, {num_views} views each')
   _announce(f'1. Reconstructing {num_objects} held-out objects, each from one image')
   with phases.phase('reconstruct'):
-    files = reconstruct_objects(model, views, _spread(0, objects, num_objects), out)
+    files = reconstruct_objects(model, views, list(range(len(shown))), out)
   _announce(f'   Evaluating novel views of all {objects} held-out objects')
   with phases.phase('evaluate'):
     pixels = {'model': novel_views.predict(model.model, views)}
     mean_view = baselines.mean_training_view(data, 'train', SIZE)
-    rows = {'model': novel_views.score(pixels['model'], views)} | baselines.trivial(views, mean_view)
+    scores = {'model': novel_views.evaluate_model(batches, model.model)[0]} | baselines.trivial(held_out, mean_view)
+    rows = {name: score.means() for name, score in scores.items()}
     _print_table(rows)
   _announce(f'2. Training the same model from scratch for {minutes:g} minutes')
   with phases.phase('train'):
@@ -168,17 +181,17 @@ def run(out: Path, *, minutes: float, num_objects: int, checkpoint: str, data: s
   _announce('   Evaluating novel views of the model trained just now')
   with phases.phase('evaluate_fresh'):
     pixels['fresh'] = novel_views.predict(fresh.model, views)
-    rows['fresh'] = novel_views.score(pixels['fresh'], views)
+    rows['fresh'] = novel_views.evaluate_model(batches, fresh.model)[0].means()
     _print_table(rows)
   _announce('3. Writing the page')
   with phases.phase('page'):
     runs = {_NAMES['fresh']: metric_writer.read(out / 'fresh')}
     if (directory / 'metrics.jsonl').is_file():
       runs = {_NAMES['model']: metric_writer.read(directory)} | runs
-    shown = overview(model, views, list(files) or [0])
-    Image.fromarray(images.to_bytes(shown)).save(out / 'overview.png')
-    path = write_page(out, phases.seconds, rows, views, files, pixels, runs)
-  summary = {f'{metric}_{name}': rows[name][metric] for metric in ('psnr', 'ssim') for name in _NAMES}
+    sheet = overview(model, views, list(files) or [0])
+    Image.fromarray(images.to_bytes(sheet)).save(out / 'overview.png')
+    path = write_page(out, phases.seconds, rows, (objects, num_views), views, files, pixels, runs)
+  summary: dict = {f'{metric}_{name}': rows[name][metric] for metric in ('psnr', 'ssim') for name in _NAMES}
   summary |= {'objects': objects, 'views': num_views - 1, 'size': SIZE, 'fresh_steps': fresh.step}
   summary |= {'checkpoint': str(directory), 'checkpoint_steps': model.step, 'seconds': phases.seconds}
   (out / 'metrics.json').write_text(json.dumps(summary, indent=2) + '\n')

@@ -19,18 +19,15 @@ import numpy as np
 
 from lrm_jax.datasets import pipeline
 from lrm_jax.datasets.records import open_split
-from lrm_jax.datasets.views import load_views
 from lrm_jax.distributed import processes, sharding
 from lrm_jax.errors import InputError, Interrupted
-from lrm_jax.evaluation import novel_views
-from lrm_jax.models import registry
 from lrm_jax.storage import checkpoint, lock, paths
 from lrm_jax.training import resume
+from lrm_jax.training.evaluator import Evaluator
 from lrm_jax.training.metric_writer import MetricWriter
 from lrm_jax.training.mixture import DatasetErrors
 from lrm_jax.training.optimizer import make_optimizer
 from lrm_jax.training.progress import Progress
-from lrm_jax.training.step import averaged
 from lrm_jax.training.timing import Profile, Timing
 from lrm_jax.training.trainer import Trainer
 from lrm_jax.weights.vgg import load_lpips
@@ -65,11 +62,12 @@ def train(
   lpips = load_lpips(config.loss.lpips_network) if config.loss.lpips_weight > 0 else None
   trainer = Trainer(config, lpips=lpips, synthetic_data=synthetic_data)
   # Check all inputs before writing anything.
-  splits = [(x.path, x.split) for x in trainer.sources] + [(config.data.path, config.data.eval_split)]
-  for path, split in [] if synthetic_data else splits:
-    open_split(path, split)
-  if synthetic_data and checkpoint.saved_steps(workdir):
+  if not synthetic_data:
+    for source in trainer.sources:
+      open_split(source.path, source.split)
+  elif checkpoint.saved_steps(workdir):
     raise InputError(f'--synthetic_data measures the speed, and {workdir} is a training: give another --workdir')
+  evaluator = None if synthetic_data else Evaluator(trainer)
   given = {} if checkpoint.saved_steps(workdir) else trainer.read_weights()
   first = jax.process_index() == 0
   with lock.exclusive(workdir) if first else contextlib.nullcontext(), processes.StopRequest() as stop:
@@ -86,7 +84,7 @@ def train(
         print(f'{workdir}: {status}{network}\n{describe_devices(trainer, step)}', file=sys.stderr)
         checkpoint.write_config(workdir, config)
       profile = Profile(workdir, profile_steps)
-      return _loop(trainer, step, state, position, workdir, checkpoints, stop, time_limit_seconds, profile)
+      return _loop(trainer, evaluator, step, state, position, workdir, checkpoints, stop, time_limit_seconds, profile)
 
 
 def _resume(trainer: Trainer, progress: dict, old: ConfigDict) -> tuple[resume.Position, str]:
@@ -140,6 +138,7 @@ def describe_devices(trainer: Trainer, step: jax.stages.Compiled) -> str:
 
 def _loop(
   trainer: Trainer,
+  evaluator: Evaluator | None,
   compiled: jax.stages.Compiled,
   state: dict,
   start: resume.Position,
@@ -155,7 +154,6 @@ def _loop(
   writer = MetricWriter(workdir, active=jax.process_index() == 0)
   writer.truncate_after(first)
   progress = Progress(first, config.num_train_steps, objects_per_step=config.batch_size, active=writer.active)
-  evaluator = Evaluator(trainer, writer)
   timing, datasets = Timing(config, trainer.mesh, start), DatasetErrors([source.name for source in trainer.sources])
   batches = trainer.batches(start.examples)
   began, step, pending, result = time.monotonic(), first, None, {}
@@ -176,9 +174,9 @@ def _loop(
       last = position >= config.num_train_steps
       stops = stop.at(step) and not last
       pending = _Pending(step, min(position, config.num_train_steps), metrics, records)
-      if (last or (step % config.eval_every == 0 and not stops)) and not trainer.synthetic_data:
+      if evaluator is not None and (last or (step % config.eval_every == 0 and not stops)):
         with timing.paused():
-          result = pending.scores = evaluator(state, step)
+          result = pending.scores = evaluator(state, step, writer)
         progress.note(result)
       if last or stops or step % config.checkpoint_every == 0:
         # Before saving, so that a diverged state is never saved.
@@ -260,31 +258,3 @@ def _report_skipped(pending: _Pending, values: dict[str, float], trainer: Traine
       f'objects are listed in {writer.skipped_path}',
       file=sys.stderr,
     )
-
-
-class Evaluator:
-  """Evaluates the model on held-out objects during training. Their views are read once."""
-
-  def __init__(self, trainer: Trainer, writer: MetricWriter):
-    self.trainer, self.writer = trainer, writer
-    self.views: dict | None = None
-
-  def __call__(self, state: dict, step: int) -> dict[str, float]:
-    """Writes an image of some renders at this step; returns {eval_<metric>: value}, means over the novel views."""
-    model, config, data = self.trainer.model, self.trainer.config, self.trainer.config.data
-    if self.views is None:
-      self.views = load_views(
-        data.path,
-        data.eval_split,
-        image_size=config.model.image_size,
-        size=data.eval_size,
-        indices=range(data.eval_objects),
-        input_background=data.input_background,
-        input_position=model.input_position,
-        keep_distance=data.keep_distance,
-      )
-    pixels = novel_views.predict(registry.with_parameters(model, averaged(state)), self.views)
-    scores = novel_views.score(pixels, self.views, self.trainer.lpips)
-    scores = {f'eval_{name}': value for name, value in scores.items() if name != 'per_object'}
-    self.writer.write_image(step, 'eval', novel_views.comparison(pixels, self.views))
-    return scores

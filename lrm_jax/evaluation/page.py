@@ -1,4 +1,4 @@
-"""Builds a self-contained HTML page from tables, learning curves, images, videos and rotating meshes.
+"""Builds a self-contained HTML page from tables, distributions, images, videos and rotating meshes.
 
 The page needs no network. Each function returns a string of HTML; images, videos and meshes are embedded in base64.
 Legend: H W image, V views.
@@ -10,7 +10,6 @@ import html
 import io
 from pathlib import Path
 
-from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
 
@@ -36,9 +35,8 @@ img, video, canvas { display: block; } canvas { border: 1px solid #e3e6ec; borde
 """
 
 
-def document(title: str, *parts: str) -> str:
-  """Returns a complete page: the parts in order, and the script that shows meshes."""
-  script = (Path(__file__).parent / 'viewer.js').read_text()
+def document(title: str, *parts: str, script: str = '') -> str:
+  """Returns a complete page: the parts in order, and a script, such as the one that shows meshes."""
   return (
     f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
     f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n<body>\n'
@@ -78,6 +76,11 @@ def image(pixels: np.ndarray, width: int) -> str:
   return f'<img width="{width}" alt="" src="data:image/png;base64,{_base64(stream.getvalue())}">'
 
 
+def figure(pixels: np.ndarray, width: int, caption: str) -> str:
+  """Returns an image [H, W, 3] in 0..1 with a caption."""
+  return f'<figure>{image(pixels, width)}<figcaption>{html.escape(caption)}</figcaption></figure>'
+
+
 def image_rows(rows: Mapping[str, Sequence[np.ndarray]], width: int) -> str:
   """Returns rows of images, each with its name in front."""
   lines = []
@@ -114,44 +117,31 @@ def section(title: str, *parts: str) -> str:
   return f'<section><h3>{html.escape(title)}</h3><div class="row">' + '\n'.join(parts) + '</div></section>'
 
 
-def curves(runs: dict[str, list[dict[str, float]]], levels: dict[str, float]) -> str:
-  """Returns plots of the training loss and the held-out PSNR.
-
-  `runs` {name: records of metrics.jsonl} are curves and `levels` {name: dB} are horizontal lines.
-  """
-  figure = Figure(figsize=(10, 3.4), layout='constrained')
-  left, right = figure.subplots(1, 2)
-  for number, (name, lines) in enumerate(runs.items()):
-
-    def points(key, lines=lines):
-      return np.array([(line['step'], line[key]) for line in lines if key in line]).reshape(-1, 2).T
-
-    steps, loss = points('loss')
-    left.plot(steps, loss, color=f'C{number}', alpha=0.25, lw=0.8)
-    left.plot(steps, _smooth(loss), color=f'C{number}', label=name)
-    right.plot(*points('eval_psnr'), 'o-', color=f'C{number}', ms=3, label=name)
-  for number, (name, value) in enumerate(levels.items()):
-    right.axhline(value, color='0.5', lw=1, ls=('-', '--', ':')[number % 3], label=name)
-  left.set(xlabel='step', ylabel='loss', xscale='log', yscale='log', title='training loss')
-  right.set(xlabel='step', ylabel='dB', xscale='log', title='PSNR of novel views, held-out objects')
-  for axes in (left, right):
-    axes.set_xticks([1, 10, 100, 1000, 10_000], labels=['1', '10', '100', '1000', '10 000'])
-    axes.set_xticks([], minor=True)
-    axes.set_xlim(1, max(10, *(line['step'] for lines in runs.values() for line in lines)))
-    axes.grid(alpha=0.2, which='both')
-    axes.legend(fontsize=8)
-  stream = io.StringIO()
-  figure.savefig(stream, format='svg')
-  text = stream.getvalue()
-  return text[text.index('<svg') :]
-
-
-def _smooth(values: np.ndarray) -> np.ndarray:
-  """Returns the running mean over the last tenth of the values so far."""
-  total = np.concatenate([[0.0], np.cumsum(values)])
-  last = np.arange(1, len(values) + 1)
-  first = np.floor(0.9 * last).astype(int) * (last > 1)
-  return (total[last] - total[first]) / (last - first)
+def distributions(rows: Mapping[str, np.ndarray], width: int = 520) -> str:
+  """Returns a plot with a line per row: a dot for each value that is not NaN, and a bar at their median."""
+  known = {name: np.asarray(values, float)[~np.isnan(values)] for name, values in rows.items()}
+  everything = np.concatenate(list(known.values()))
+  if not len(everything):
+    return ''
+  low, high = everything.min(), everything.max()
+  left, right, step = 190, width - 12, 22
+  scale = (right - left) / (high - low) if high > low else 0.0
+  lines = [f'<svg width="{width}" height="{len(known) * step + 22}" font-size="12" fill="#5b6475">']
+  for number, (name, values) in enumerate(known.items()):
+    y = number * step + 12
+    color = '#2455c3' if number == 0 else '#8a93a5'
+    lines.append(f'<text x="0" y="{y + 4}">{html.escape(name)}</text>')
+    lines += [
+      f'<circle cx="{left + (x - low) * scale:.1f}" cy="{y}" r="3" fill="{color}" fill-opacity="0.4"></circle>'
+      for x in values
+    ]
+    if len(values):
+      x = left + (np.median(values) - low) * scale
+      lines.append(f'<rect x="{x - 1:.1f}" y="{y - 8}" width="2" height="16" fill="#1d2330"></rect>')
+  y = len(known) * step + 16
+  lines.append(f'<text x="{left}" y="{y}">{low:.4g}</text>')
+  lines.append(f'<text x="{right}" y="{y}" text-anchor="end">{high:.4g}</text></svg>')
+  return '\n'.join(lines)
 
 
 def _base64(data: bytes) -> str:
