@@ -26,7 +26,7 @@ class Timing:
     self._operations, self._peak = cost.useful_operations(config), known and known.peak * mesh.size
     self.began = start.began or time.time()
     self._trained, self._resumed, self._paused = start.training_seconds, time.monotonic(), 0.0
-    self._waited, self._steps = 0.0, 0
+    self._waited, self._steps, self._data_seconds = 0.0, 0, 0.0
 
   @property
   def training_seconds(self) -> float:
@@ -53,7 +53,9 @@ class Timing:
     `mfu`, the share of the devices' peak, counts no recomputed operations; it is missing if the peak is unknown, as on
     CPUs. `memory_peak_gib` is that of a local device; it is missing if the device does not report it.
     """
-    values = {'step_seconds': step_seconds, 'data_seconds': self._waited / max(self._steps, 1)}
+    if self._steps:  # The data of the last step were already part of the line before.
+      self._data_seconds = self._waited / self._steps
+    values = {'step_seconds': step_seconds, 'data_seconds': self._data_seconds}
     self._waited, self._steps = 0.0, 0
     if self._peak and step_seconds:
       values['mfu'] = self._operations / step_seconds / self._peak
