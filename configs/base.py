@@ -29,7 +29,11 @@ def get_config() -> ConfigDict:
   config.seed = 0  # seed of the initial parameters, the order of the data and the samples along rays
   config.log_every = 10  # steps between lines of metrics.jsonl [ours]
   config.checkpoint_every = 500  # steps between checkpoints [ours]
-  config.keep_every = 10_000  # steps; checkpoints at multiples are kept for good; 0: keeps only the last two [ours]
+  config.checkpoint_minutes = 0.0  # minutes after which a checkpoint is saved even between multiples; 0: never [ours]
+  # Other checkpoints than the last two are kept for good, without their optimizer states: multiples of keep_every, and
+  # the best by a metric of the evaluations, such as 'eval_psnr' or 'eval_lpips'.
+  config.keep_every = 10_000  # steps; 0: none [ours]
+  config.best_metric = ''  # '': none [ours]
   config.eval_every = 1000  # steps between evaluations on held-out objects, which write metrics and images [ours]
   # A step is skipped if its loss or gradient is NaN or infinite, or if its loss is a spike.
   config.max_skipped_steps = 10  # consecutive skipped steps; one more stops the run [ours]

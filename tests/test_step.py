@@ -13,6 +13,7 @@ from lrm_jax.geometry.volume import Pixels
 from lrm_jax.models import registry
 from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.storage import checkpoint
+from lrm_jax.training import loop
 from lrm_jax.training import optimizer as optimizer_lib
 from lrm_jax.training import step as step_lib
 from lrm_jax.training.optimizer import make_optimizer
@@ -179,3 +180,45 @@ def test_patterns_that_match_nothing_or_everything_are_refused():
   for text in ('encoder/*', 'encoder/*=fast', '=0.1', 'encoder/*=-1'):
     with pytest.raises(InputError, match='write PATTERN=FACTOR'):
       optimizer_lib.parse_multipliers([text])
+
+
+@pytest.mark.parametrize('metric, best', [('eval_psnr', 2), ('eval_lpips', 3)])
+def test_best_checkpoint_is_kept_beside_the_last_two_without_its_optimizer_state(metric, best, tmp_path):
+  policy = checkpoint.best_policy(tmp_path, metric)
+  checkpoints = checkpoint.manager(tmp_path, keep_every=4, best=policy)
+  state = {
+    'step': np.int32(0),
+    'params': {'x': jnp.ones(3)},
+    'opt_state': {'x': jnp.zeros(3)},
+    'guard': {'loss': jnp.float32(1), 'skipped': jnp.int32(0)},
+  }
+  psnr, lpips = {1: 20.0, 2: 25.0, 3: 24.0, 5: 23.0}, {1: 0.5, 2: 0.4, 3: 0.2, 5: 0.3}
+  for step in range(1, 9):
+    scores = {'eval_psnr': psnr[step], 'eval_lpips': lpips[step]} if step in psnr else {}
+    if scores:
+      checkpoint.finish(checkpoints)
+      assert policy.improves(scores[metric], checkpoints.all_steps()) == (step <= best)
+    checkpoint.save(checkpoints, state | {'step': np.int32(step)}, {'scores': scores})
+  checkpoint.finish(checkpoints)
+  assert checkpoint.saved_steps(tmp_path) == [best, 4, 7, 8]
+  complete = [path.parent.name for path in sorted((tmp_path / 'checkpoints').glob('*/opt_state'))]
+  assert set(complete) == {'7', '8'}
+  checkpoints.close()
+  restored, _ = checkpoint.restore_parameters(tmp_path, abstract(state['params']), step=best)
+  assert_equal_trees(restored, state['params'])
+  for step in ('7', '8'):
+    shutil.rmtree(tmp_path / 'checkpoints' / step)
+  with pytest.raises(InputError, match='has no optimizer state.*init_from'):
+    checkpoint.restore_state(checkpoint.manager(tmp_path), abstract(state | {'step': jnp.int32(0)}))
+
+
+def test_checkpoint_is_overdue_after_the_given_minutes(monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(loop.time, 'monotonic', lambda: now[0])
+  overdue, never = loop._Overdue(2.0, every=10), loop._Overdue(0.0, every=10)
+  now[0] = 119.0
+  assert not overdue.at(3)
+  now[0] = 120.0
+  assert overdue.at(3) and not never.at(3)
+  overdue.restart()
+  assert not overdue.at(4)

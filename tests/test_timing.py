@@ -42,11 +42,14 @@ def test_waiting_for_data_is_the_mean_per_step_since_the_previous_line(clock, ti
     with measured.waiting_for_data():
       clock[0] += seconds
     clock[0] += 10
+  measured.step_done()
+  measured.step_done()
   values = measured.values(5.0)
   assert values['data_seconds'] == 2 and values['step_seconds'] == 5
   assert 'mfu' not in values, 'the peak of a CPU is unknown'
   with measured.waiting_for_data():
     clock[0] += 4
+  measured.step_done()
   assert measured.values(5.0)['data_seconds'] == 4
 
 

@@ -24,23 +24,21 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lrm_jax.distributed import sharding
 from lrm_jax.errors import InputError, must_be_mended, one_line, passes
 from lrm_jax.models import registry
 from lrm_jax.models.triplane_model import TriplaneModel
-from lrm_jax.storage import checksum, paths
+from lrm_jax.storage import checksum, paths, preservation
 
 _TREES = ('params', 'ema', 'opt_state')  # The trees of arrays in a checkpoint; `ema` may be missing.
 
 
-def manager(workdir: str | Path, *, keep_every: int = 0) -> ocp.CheckpointManager:
-  """Returns the checkpoint manager of a run. It keeps the last two checkpoints and every multiple of `keep_every`."""
-  policies = [preservation_policy.LatestN(2)]
-  if keep_every:
-    policies.append(preservation_policy.EveryNSteps(keep_every))
-  options = ocp.CheckpointManagerOptions(preservation_policy=preservation_policy.AnyPreservationPolicy(policies))
+def manager(
+  workdir: str | Path, *, keep_every: int = 0, best: preservation.Best | None = None
+) -> ocp.CheckpointManager:
+  """Returns the checkpoint manager of a run. It keeps the checkpoints that lrm_jax/storage/preservation.py lists."""
+  options = ocp.CheckpointManagerOptions(preservation_policy=preservation.policy(keep_every, best))
   with _explained(workdir, 'its checkpoints cannot be opened'):
     return ocp.CheckpointManager(_checkpoints(workdir), options=options)
 
@@ -84,12 +82,18 @@ def save(checkpoints: ocp.CheckpointManager, state: dict, position: Mapping | No
     'sums': {name: int(checksum.checksum(state[name])) for name in names},
   }
   with _explained(checkpoints.directory, 'a checkpoint cannot be written'):
+    preservation.drop_optimizer_states(paths.directory(checkpoints.directory), checkpoints.all_steps())
     checkpoints.save(
       step,
       args=ocp.args.Composite(
         progress=ocp.args.JsonSave(progress), **{name: ocp.args.StandardSave(state[name]) for name in names}
       ),
     )
+
+
+def best_policy(workdir: str | Path, metric: str) -> preservation.Best:
+  """Returns the policy that keeps the best checkpoint of a run by a metric, see lrm_jax/storage/preservation.py."""
+  return preservation.Best(_checkpoints(workdir), metric)
 
 
 def finish(checkpoints: ocp.CheckpointManager) -> None:
@@ -110,6 +114,11 @@ def restore_state(checkpoints: ocp.CheckpointManager, abstract_state: dict) -> t
     return None
   path = paths.directory(checkpoints.directory) / str(step)
   names = [name for name in _TREES if name in abstract_state and (name != 'ema' or (path / name).exists())]
+  if (path / 'params').exists() and not (path / 'opt_state').exists():
+    raise InputError(
+      f'{path} has no optimizer state: checkpoints that are kept for good have only parameters. Start a new run from '
+      f'it, with another --workdir and this one as --config.init_from'
+    )
   with _damage_explained(path):
     for name in names:
       _check_shapes(path / name, abstract_state[name])

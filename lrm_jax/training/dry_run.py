@@ -73,5 +73,5 @@ def dry_run(config: ConfigDict, name: str | None, utilisation: float) -> None:
   if known is not None and (needed := step.input_bytes + step.temporary_bytes) > 0.94 * known.memory:
     print(
       f'DOES NOT FIT: needs {needed / 2**30:.1f} GiB, the device has {known.memory / 2**30:.1f} GiB; raise '
-      'config.gradient_accumulation, or lower config.rays_per_chunk'
+      'config.gradient_accumulation, or lower config.objects_per_device or config.rays_per_chunk'
     )

@@ -21,7 +21,7 @@ from lrm_jax.datasets import pipeline
 from lrm_jax.datasets.records import open_split
 from lrm_jax.distributed import processes, sharding
 from lrm_jax.errors import InputError, Interrupted
-from lrm_jax.storage import checkpoint, lock, paths
+from lrm_jax.storage import checkpoint, lock, paths, preservation
 from lrm_jax.training import resume
 from lrm_jax.training.evaluator import Evaluator
 from lrm_jax.training.metric_writer import MetricWriter
@@ -71,7 +71,8 @@ def train(
   given = {} if checkpoint.saved_steps(workdir) else trainer.read_weights()
   first = jax.process_index() == 0
   with lock.exclusive(workdir) if first else contextlib.nullcontext(), processes.StopRequest() as stop:
-    checkpoints = checkpoint.manager(workdir, keep_every=config.keep_every)
+    best = checkpoint.best_policy(workdir, config.best_metric) if config.best_metric else None
+    checkpoints = checkpoint.manager(workdir, keep_every=config.keep_every, best=best)
     with _closing(checkpoints), jax.set_mesh(trainer.mesh):
       last = trainer.last_state(checkpoints)
       if last is None:
@@ -84,7 +85,9 @@ def train(
         print(f'{workdir}: {status}{network}\n{describe_devices(trainer, step)}', file=sys.stderr)
         checkpoint.write_config(workdir, config)
       profile = Profile(workdir, profile_steps)
-      return _loop(trainer, evaluator, step, state, position, workdir, checkpoints, stop, time_limit_seconds, profile)
+      return _loop(
+        trainer, evaluator, step, state, position, workdir, checkpoints, best, stop, time_limit_seconds, profile
+      )
 
 
 def _resume(trainer: Trainer, progress: dict, old: ConfigDict) -> tuple[resume.Position, str]:
@@ -144,6 +147,7 @@ def _loop(
   start: resume.Position,
   workdir: epath.Path,
   checkpoints,
+  best: preservation.Best | None,
   stop: processes.StopRequest,
   time_limit: float | None,
   profile: Profile,
@@ -158,6 +162,7 @@ def _loop(
   batches = trainer.batches(start.examples)
   began, step, pending, result = time.monotonic(), first, None, {}
   position = start.schedule if time_limit is None else 0.0  # With a time limit, each run has the whole time.
+  overdue = _Overdue(config.checkpoint_minutes, config.log_every)
   try:
     while position < config.num_train_steps:
       with timing.waiting_for_data():
@@ -178,16 +183,19 @@ def _loop(
         with timing.paused():
           result = pending.scores = evaluator(state, step, writer)
         progress.note(result)
-      if last or stops or step % config.checkpoint_every == 0:
+      improved = bool(best and pending.scores and _is_best(best, config.best_metric, pending.scores, checkpoints))
+      if last or stops or improved or step % config.checkpoint_every == 0 or overdue.at(step):
+        scores = pending.scores
         # Before saving, so that a diverged state is never saved.
         _finish_step(pending, trainer, writer, progress, timing, datasets)
         pending = None
         writer.flush()
         if not trainer.synthetic_data:
           examples = start.examples + (step - first) * config.batch_size
-          now = resume.Position(step, examples, position, data, timing.began, timing.training_seconds)
+          now = resume.Position(step, examples, position, data, timing.began, timing.training_seconds, scores)
           with timing.paused():
             checkpoint.save(checkpoints, state, dataclasses.asdict(now))
+          overdue.restart()
       if stops:
         checkpoint.finish(checkpoints)
         raise Interrupted(f'{workdir}: stopped by SIGTERM; step {step} is saved, and the same command resumes from it')
@@ -198,6 +206,35 @@ def _loop(
     writer.close()
   checkpoint.finish(checkpoints)
   return result
+
+
+def _is_best(best: preservation.Best, metric: str, scores: dict[str, float], checkpoints) -> bool:
+  if metric not in scores:
+    raise InputError(f'config.best_metric = {metric!r} is not among the metrics of an evaluation: {", ".join(scores)}')
+  checkpoint.finish(checkpoints)  # The scores of the last one count, too.
+  return best.improves(scores[metric], checkpoints.all_steps())
+
+
+class _Overdue:
+  """Decides whether `minutes` have passed since the last checkpoint (0: never), the same in all processes.
+
+  Several processes ask the first one, at every `every` steps only, because each question waits for the devices.
+  """
+
+  def __init__(self, minutes: float, every: int):
+    self._seconds, self._every = 60 * minutes, every
+    self.restart()
+
+  def restart(self) -> None:
+    self._began = time.monotonic()
+
+  def at(self, step: int) -> bool:
+    if not self._seconds:
+      return False
+    late = time.monotonic() - self._began >= self._seconds
+    if not processes.several():
+      return late
+    return step % self._every == 0 and bool(multihost_utils.broadcast_one_to_all(np.bool_(late)))
 
 
 @dataclasses.dataclass
@@ -226,6 +263,7 @@ def _finish_step(
   if pending is None:
     return
   config = trainer.config
+  timing.step_done()
   errors = pending.metrics.pop('datasets', None)
   step, values = pending.step, {name: float(value) for name, value in pending.metrics.items()}
   if skipped := round(values['skipped']):

@@ -22,7 +22,8 @@ class Position:
 
   `step` steps are done, which took `examples` examples. `schedule` is the position in the learning rate schedule, in
   steps. `data` identifies the datasets. `began` is the time of the first step in seconds since 1970 (0: unknown), and
-  `training_seconds` the time spent on steps (lrm_jax/training/timing.py).
+  `training_seconds` the time spent on steps (lrm_jax/training/timing.py). `scores` are those of an evaluation at
+  this step.
   """
 
   step: int = 0
@@ -31,6 +32,7 @@ class Position:
   data: dict = dataclasses.field(default_factory=dict)
   began: float = 0.0
   training_seconds: float = 0.0
+  scores: dict = dataclasses.field(default_factory=dict)
 
 
 def identity(sources: Sequence[Source]) -> dict[str, list]:

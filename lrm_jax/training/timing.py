@@ -1,5 +1,6 @@
 """Where the time of a training goes: seconds per step, seconds of waiting for data, MFU, memory, goodput, a profile."""
 
+import collections
 from collections.abc import Iterator
 import contextlib
 import time
@@ -26,7 +27,8 @@ class Timing:
     self._operations, self._peak = cost.useful_operations(config), known and known.peak * mesh.size
     self.began = start.began or time.time()
     self._trained, self._resumed, self._paused = start.training_seconds, time.monotonic(), 0.0
-    self._waited, self._steps, self._data_seconds = 0.0, 0, 0.0
+    self._waits: collections.deque[float] = collections.deque()  # Of the steps that are not yet done.
+    self._waited, self._steps = 0.0, 0
 
   @property
   def training_seconds(self) -> float:
@@ -35,10 +37,14 @@ class Timing:
 
   @contextlib.contextmanager
   def waiting_for_data(self) -> Iterator[None]:
-    """Counts the time of a `with` block, once per step, as waiting for data."""
+    """Counts the time of a `with` block as waiting for the data of the next step."""
     began = time.monotonic()
     yield
-    self._waited, self._steps = self._waited + time.monotonic() - began, self._steps + 1
+    self._waits.append(time.monotonic() - began)
+
+  def step_done(self) -> None:
+    """Adds the waiting of the oldest step that is not yet done to the next log line."""
+    self._waited, self._steps = self._waited + self._waits.popleft(), self._steps + 1
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
@@ -53,9 +59,7 @@ class Timing:
     `mfu`, the share of the devices' peak, counts no recomputed operations; it is missing if the peak is unknown, as on
     CPUs. `memory_peak_gib` is that of a local device; it is missing if the device does not report it.
     """
-    if self._steps:  # The data of the last step were already part of the line before.
-      self._data_seconds = self._waited / self._steps
-    values = {'step_seconds': step_seconds, 'data_seconds': self._data_seconds}
+    values = {'step_seconds': step_seconds, 'data_seconds': self._waited / max(self._steps, 1)}
     self._waited, self._steps = 0.0, 0
     if self._peak and step_seconds:
       values['mfu'] = self._operations / step_seconds / self._peak

@@ -176,7 +176,7 @@ class Trainer:
 def check(config: ConfigDict, num_devices: int) -> None:
   """Raises InputError if values of a configuration do not fit together, or do not fit the number of devices."""
   data = config.data
-  for name in ('max_skipped_steps', 'loss_spike'):
+  for name in ('max_skipped_steps', 'loss_spike', 'checkpoint_minutes'):
     if config[name] < 0:
       raise InputError(f'config.{name} = {config[name]} must be at least 0')
   if 0 < config.loss_spike <= 1:
