@@ -1,4 +1,4 @@
-"""Measures the table of data/rendering/reflectance.py: the light that flat patches reflect in Cycles.
+"""Measures the tables of data/rendering/reflectance.py: the light that flat patches reflect in Cycles.
 
   .venv-render/bin/python bench/reflectance.py OUT.npy     # 35 s on 2 cores
 

@@ -74,7 +74,7 @@ def colour(engine, path) -> np.ndarray:
 
 @pytest.mark.parametrize(
   'options, expected',
-  [  # Measured in Cycles with Blender 4.5, 1024 samples.
+  [  # Of Cycles in Blender 4.5, 256 samples.
     (dict(color=(0.003,) * 3), (35, 35, 35)),
     (dict(color=(0.003,) * 3, roughness=0.0), (58, 58, 58)),
     (dict(color=(0.003,) * 3, roughness=0.5), (56, 56, 56)),
@@ -84,6 +84,10 @@ def colour(engine, path) -> np.ndarray:
     (dict(color=(1.0, 1.0, 1.0), metallic=1.0, roughness=0.7), (255, 255, 255)),
     (dict(color=(0.5, 0.5, 0.5), metallic=1.0), (140, 140, 140)),
     (dict(color=(1.0, 0.0, 0.0), metallic=1.0), (255, 0, 0)),
+    (dict(color=(0.195, 0.027, 0.303), metallic=1.0, roughness=0.6), (114, 41, 141)),
+    (dict(color=(0.556, 0.111, 0.013), metallic=1.0, roughness=1.0), (151, 56, 13)),
+    (dict(color=(0.157, 0.087, 0.807), metallic=0.5, roughness=1.0), (95, 72, 219)),
+    (dict(color=(0.21, 0.039, 0.06), roughness=0.4), (135, 78, 88)),
   ],
 )
 def test_flat_patches_have_the_colours_of_cycles(engine, tmp_path, options, expected):

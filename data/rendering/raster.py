@@ -39,8 +39,8 @@ class Raster:
         'libgl1-mesa-dri libgl1), or use --engine=cycles'
       ) from error
     self._programs = [self.gl.program(shaders.VERTEX, fragment) for fragment in (shaders.COLOR, shaders.GEOMETRY)]
-    table = reflectance.TABLE.astype('f4')
-    self._table = self.gl.texture(table.shape[1::-1], 3, table.tobytes(), dtype='f4')
+    table = reflectance.table().astype('f4')
+    self._table = self.gl.texture(table.shape[1::-1], 4, table.tobytes(), dtype='f4')
     self._table.repeat_x = self._table.repeat_y = False
     self.white = self.gl.texture((1, 1), 4, b'\xff' * 4)
     self._parts, self._textures, self._targets, self._light = [], {}, {}, Light()

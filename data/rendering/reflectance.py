@@ -64,5 +64,35 @@ _METAL_HALF = (
   / 1e4
 )
 
-# [cosine, roughness, (dielectric, metal 0, metal 0.5)]; a metal of reflectance 1 reflects everything.
-TABLE = np.stack([_DIELECTRIC, _METAL_0, _METAL_HALF], axis=-1)
+
+def average_reflectance(reflectance):
+  """Returns the mean of Schlick's reflectance over all directions, for a reflectance at normal incidence."""
+  return reflectance + (1 - reflectance) / 21
+
+
+def metal(reflectance, at_0, white, white_average):
+  """Returns the share of light that a metal reflects, with multiple reflections between its facets.
+
+  `at_0` is the share for reflectance 0, `white` that of a single reflection for reflectance 1, and `white_average` the
+  mean of `white` over all directions. Source: Kulla and Conty, Revisiting Physically Based Shading, SIGGRAPH 2017.
+  """
+  mean = average_reflectance(reflectance)
+  more = mean * white_average / (1 - mean * (1 - white_average))
+  return (at_0 + (white - at_0) * reflectance) * (1 + more * (1 - white) / white)
+
+
+def table() -> np.ndarray:
+  """Returns [cosine, roughness, (dielectric, at_0, white, white_average)], with the arguments of `metal`.
+
+  `white` is what makes a metal of reflectance 0.5 as bright as it was measured.
+  """
+  cosines = np.linspace(0, 1, 11)[:, None]
+  average = np.ones((1, 11))
+  for _ in range(30):
+    low, high = np.maximum(_METAL_0, 1e-3), np.ones((11, 11))
+    for _ in range(20):
+      white = (low + high) / 2
+      darker = metal(0.5, _METAL_0, white, average) < _METAL_HALF
+      low, high = np.where(darker, white, low), np.where(darker, high, white)
+    average = np.trapezoid(2 * cosines * white, cosines, axis=0)[None]
+  return np.stack([_DIELECTRIC, _METAL_0, white, np.broadcast_to(average, white.shape)], axis=-1)

@@ -88,7 +88,7 @@ def check_views(views: list[np.ndarray], vertices: np.ndarray, poses: np.ndarray
     if view[..., 3].max() < 16:
       if all(v[..., 3].max() < 16 for v in views):
         raise ValueError('the object is transparent in all views')
-      raise ValueError(f'view {number} is empty')
+      raise ValueError(f'view {number} is empty (materials that are not double-sided are invisible from behind)')
     pixels, distance = cameras.project(vertices, poses[number], intrinsics[number])
     if distance.min() <= 0 or np.abs(pixels - 0.5).max() > 0.5 + 1 / len(view):
       raise ValueError(

@@ -37,9 +37,12 @@ uniform sampler2D table;
 uniform float ambient; uniform int num_suns; uniform vec4 suns[4];
 out vec4 result;
 
-// The reflection of a metal: a parabola through the measured values at reflectances of 0, 0.5 and 1.
-vec3 metal(vec3 f, vec3 measured) {
-  return measured.g * (1.0 - f) * (1.0 - 2.0 * f) + 4.0 * measured.b * f * (1.0 - f) + f * (2.0 * f - 1.0);
+// As in reflectance.py, with (dielectric, at_0, white, white_average) in `measured`.
+vec3 metal(vec3 f, vec4 measured) {
+  f = clamp(f, 0.0, 1.0);
+  vec3 mean = f + (1.0 - f) / 21.0;
+  vec3 more = mean * measured.a / (1.0 - mean * (1.0 - measured.a));
+  return mix(vec3(measured.g), vec3(measured.b), f) * (1.0 + more * (1.0 - measured.b) / measured.b);
 }
 
 void main() {
@@ -56,7 +59,7 @@ void main() {
   for (int i = 0; i < num_suns; i++) light += suns[i].w * max(dot(n, suns[i].xyz), 0.0);
   vec4 maps = texture(surface_map, surface_at);
   float rough = clamp(glossy ? 1.0 - roughness * maps.a : roughness * maps.g, 0.0, 1.0);
-  vec3 measured = texture(table, (vec2(rough, clamp(dot(n, to_eye), 0.0, 1.0)) * 10.0 + 0.5) / 11.0).rgb;
+  vec4 measured = texture(table, (vec2(rough, clamp(dot(n, to_eye), 0.0, 1.0)) * 10.0 + 0.5) / 11.0);
   vec3 shown;
   if (glossy) {
     vec3 f = glossy_color * maps.rgb;
