@@ -1,5 +1,7 @@
 """data_check detects mistakes in cameras and images, names them, and draws a contact sheet."""
 
+import io
+import re
 import subprocess
 import sys
 
@@ -7,11 +9,11 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from conftest import encode_png
+from conftest import ball, encode_png
 from lrm_jax import data_check
 from lrm_jax.datasets import contact_sheet, inspection
 from lrm_jax.datasets.records import open_split
-from lrm_jax.geometry import images
+from lrm_jax.geometry import cameras, images
 from view_folders import write_openlrm
 
 EMBEDDED = 'data/embedded/object_views/1.0.0'
@@ -67,8 +69,6 @@ MISTAKES = {
 
 @pytest.mark.parametrize('mistake', MISTAKES)
 def test_mistakes_are_detected(records, mistake):
-  import re
-
   change, kind, pattern = MISTAKES[mistake]
   found = [inspection.inspect(change(record)).problems.get(kind, '') for record in records]
   assert sum(bool(re.search(pattern, text)) for text in found) >= len(found) - 1, found
@@ -93,8 +93,6 @@ def test_shuffled_views_lower_the_median_agreement(tmp_path, truth):
 
 
 def test_visual_hull_of_a_ball_is_a_ball(truth):
-  from conftest import ball
-
   poses, intrinsics = truth
   silhouettes = np.stack([ball(pose, intrinsics, 64, 0.5)[..., 3] > 0 for pose in poses])
   points = np.random.default_rng(0).uniform(-1, 1, (20000, 3))
@@ -158,3 +156,97 @@ def test_command_lists_the_problems_and_exits_with_1(truth, tmp_path):
 def test_bad_input_is_reported_in_one_line(args, message):
   result = run(*args)
   assert result.returncode == 2 and message in result.stderr and 'Traceback' not in result.stderr
+
+
+def with_view(record, index, change):
+  """Returns the record with one view changed by a function of its RGBA bytes, straight alpha."""
+  views = list(record['views'])
+  with Image.open(io.BytesIO(views[index])) as image:
+    views[index] = encode_png(change(np.array(image.convert('RGBA'))))
+  return record | {'views': views}
+
+
+def copied_image(record):
+  return record | {'views': [*record['views'][:5], record['views'][8], *record['views'][6:]]}
+
+
+def copied_lossy_image(record):
+  stream = io.BytesIO()
+  with Image.open(io.BytesIO(record['views'][8])) as image:
+    image.save(stream, 'WEBP', quality=95, alpha_quality=100)
+  return record | {'views': [*record['views'][:5], stream.getvalue(), *record['views'][6:]]}
+
+
+def copied_mask(record):
+  with Image.open(io.BytesIO(record['views'][8])) as image:
+    alpha = np.array(image.convert('RGBA'))[..., 3]
+
+  def change(rgba):
+    noise = np.random.default_rng(0).integers(0, 255, (*rgba.shape[:2], 3), np.uint8)
+    return np.dstack([np.where(rgba[..., 3:] > 0, rgba[..., :3], noise), alpha])
+
+  return with_view(record, 5, change)
+
+
+def one_color(rgba):
+  return np.dstack([np.full(rgba.shape[:2] + (3,), 127, np.uint8), rgba[..., 3]])
+
+
+def all_one_color(record):
+  for index in range(len(record['views'])):
+    record = with_view(record, index, one_color)
+  return record
+
+
+def half_cut(rgba):
+  rgba = rgba.copy()
+  rows = np.flatnonzero(rgba[..., 3].any(1))
+  rgba[: rows.mean().astype(int)] = 0
+  return rgba
+
+
+def sideways(rgba):
+  return np.rot90(rgba).copy()
+
+
+ODD = {
+  'the same image twice': (copied_image, 'same image', 'views 5 and 8 have the same image but different cameras'),
+  'a lossy copy of an image': (copied_lossy_image, 'same image', 'views 5 and 8 have the same image'),
+  'the mask of another view': (copied_mask, 'same mask', 'views 5 and 8 have the same mask but different cameras'),
+  'a view of one colour': (lambda r: with_view(r, 3, one_color), 'one colour', '1 of 14 views .the first is 3. show'),
+  'all views of one colour': (all_one_color, 'one colour', 'all views show the object in one colour'),
+  'half of the object cut off': (lambda r: with_view(r, 4, half_cut), 'odd view', 'view 4 of 14 do not fit the others'),
+  'a view that lies on its side': (lambda r: with_view(r, 6, sideways), 'odd view', 'view 6 of 14 do not fit'),
+}
+
+
+@pytest.mark.parametrize('kind', ODD)
+def test_single_views_that_do_not_fit_are_named(kind, records):
+  change, problem, pattern = ODD[kind]
+  record = records[1]
+  assert not inspection.inspect(record).problems
+  assert re.search(pattern, inspection.inspect(change(record)).problems.get(problem, ''))
+
+
+def test_masks_swapped_between_two_cameras_are_named(records):
+  found = []
+  for record in records:
+    views = list(record['views'])
+    views[5], views[8] = views[8], views[5]
+    found.append(inspection.inspect(record | {'views': views}).problems.get('odd view', ''))
+  assert sum(text.startswith('views 5, 8 of 14') for text in found) >= len(found) // 2, found
+
+
+def test_equal_views_of_a_symmetric_object_are_no_problem():
+  """A ball without a texture looks the same from all sides, so equal views are no copies."""
+  poses, intrinsics = cameras.orbit(8), cameras.intrinsics_from_fov(50)
+  views = [ball(pose, intrinsics, 64, 0.5) for pose in poses]
+  for view in views:
+    view[..., :3] = np.mgrid[:64, :64][0][..., None] * 3
+  record = {
+    'uid': 'ball',
+    'views': [encode_png(view) for view in views],
+    'camera_to_world': poses,
+    'intrinsics': np.tile(intrinsics, (8, 1)),
+  }
+  assert not inspection.inspect(record).problems

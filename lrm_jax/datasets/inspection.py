@@ -4,7 +4,7 @@ The strongest check of the cameras needs no ground truth. In each view, the obje
 points of the cube [-1, 1]^3 that lie behind the silhouettes of all views form the visual hull (space carving). If the
 cameras are right, the projections of the hull cover the silhouettes. If an axis is flipped or a matrix is inverted,
 little of the hull is left; the mistake is then identified by trying corrections.
-Source: Laurentini 1994 (visual hull).
+The hull is in lrm_jax/datasets/visual_hull.py; what single views do wrong is in lrm_jax/datasets/consistency.py.
 Legend: V views, P points, S pixels along a side.
 """
 
@@ -14,14 +14,14 @@ import io
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
+from lrm_jax.datasets import consistency
 from lrm_jax.datasets.records import check_cameras, decode, uid
+from lrm_jax.datasets.visual_hull import coverage, visual_hull
 from lrm_jax.geometry import cameras, images
 
 _SILHOUETTE_SIZE = 32  # pixels along a side of the silhouettes that are compared
 _GRID = 40  # points along a side of the cube: denser than the pixels of a silhouette
-_MIN_COVERAGE = 0.02  # of a pixel by the object; low, because a blade seen edge-on is thinner than a pixel
 _VIEWS = 12  # largest number of views of an object that are compared
 _AGREE = 0.9  # least share of the silhouettes that the hull must cover; with right cameras it covers all of them
 _OFF_AIM = 3.0  # largest angle in degrees between a camera's axis and the direction to the origin
@@ -65,14 +65,15 @@ def inspect(
   check_cameras(record)
   poses, intrinsics = (np.asarray(record[name], np.float64) for name in ('camera_to_world', 'intrinsics'))
   views = [decode(record, view) for view in range(len(poses))]
-  problems = dict([*_image_problems(views), *_camera_problems(poses, intrinsics)])
+  problems = {**dict(_image_problems(views)), **dict(_camera_problems(poses, intrinsics))}
 
   def normalise(poses):
     return cameras.normalise_to_input_view(poses, position=input_position, keep_distance=keep_distance)[0]
 
   silhouettes = np.stack([images.resize(view[..., 3:], _SILHOUETTE_SIZE)[..., 0] for view in views])
   agreement, mistake = _silhouette_agreement(normalise, poses, intrinsics, silhouettes)
-  if agreement < _AGREE:
+  problems |= dict(consistency.find_problems(normalise(poses), intrinsics, views))
+  if agreement < _AGREE and 'odd view' not in problems:
     problems['silhouettes'] = (
       f'the silhouettes of the views are inconsistent with their cameras (the visual hull covers {agreement:.0%} of '
       f'them): {mistake}'
@@ -95,19 +96,6 @@ def inspect(
   )
 
 
-def visual_hull(poses: np.ndarray, intrinsics: np.ndarray, silhouettes: np.ndarray, points: np.ndarray) -> np.ndarray:
-  """Returns a mask [P] of the points [P, 3] that lie behind the silhouette (opacity [V, S, S]) of every view.
-
-  A view keeps the points that it does not see, because they are outside of its image.
-  """
-  kept = np.ones(len(points), bool)
-  for pose, camera, silhouette in zip(poses, intrinsics, silhouettes):
-    seen, rows, columns = _project_to_pixels(points, pose, camera, len(silhouette))
-    # Tolerate one pixel: silhouettes are coarse, and so is the grid of points.
-    kept &= ~seen | ndimage.binary_dilation(silhouette > _MIN_COVERAGE, np.ones((3, 3)))[rows, columns]
-  return kept
-
-
 def _silhouette_agreement(normalise, poses, intrinsics, silhouettes) -> tuple[float, str]:
   """Returns (share of the silhouettes that the visual hull covers, the likely mistake if it is too small)."""
   views = np.unique(np.linspace(0, len(poses) - 1, _VIEWS).round().astype(int))
@@ -118,7 +106,7 @@ def _silhouette_agreement(normalise, poses, intrinsics, silhouettes) -> tuple[fl
     poses = normalise(poses)[views]
     hull = points[visual_hull(poses, intrinsics[views], silhouettes[views], points)]
     compared = zip(poses, intrinsics[views], silhouettes[views] > 0.5)
-    shares = [_coverage(hull, *view) for view in compared if view[2].any()]
+    shares = [coverage(hull, *view) for view in compared if view[2].any()]
     return float(np.mean(shares)) if shares else 1.0
 
   share = agreement(poses)
@@ -137,23 +125,6 @@ def _silhouette_agreement(normalise, poses, intrinsics, silhouettes) -> tuple[fl
     share,
     'poses or focal lengths are wrong, the object leaves the cube [-1, 1]^3, or it is not the same in all views',
   )
-
-
-def _coverage(points, pose, intrinsics, silhouette) -> float:
-  """Returns the share of a silhouette [S, S] that the projections of the points cover, each 3 x 3 pixels large."""
-  seen, rows, columns = _project_to_pixels(points, pose, intrinsics, len(silhouette))
-  drawn = np.zeros_like(silhouette)
-  drawn[rows[seen], columns[seen]] = True
-  return float(np.mean(ndimage.binary_dilation(drawn, np.ones((3, 3)))[silhouette]))
-
-
-def _project_to_pixels(points, pose, intrinsics, size):
-  """Returns (mask of the points that are inside the image, their rows, their columns)."""
-  pixels, distance = cameras.project(points, pose, intrinsics)
-  with np.errstate(invalid='ignore'):
-    seen = (distance > 1e-6) & np.all((pixels >= 0) & (pixels < 1), axis=-1)
-  columns, rows = (np.where(seen[:, None], pixels, 0) * size).astype(int).T
-  return seen, rows, columns
 
 
 def _aims(poses, intrinsics) -> np.ndarray:

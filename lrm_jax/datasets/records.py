@@ -33,8 +33,13 @@ def open_split(path: str | Path, split: str):
   builder = tfds.builder_from_directory(paths.dataset(path))
   name, bracket, _ = split.partition('[')
   held_out = _listed_for_validation(path)
-  if name not in (names := {*builder.info.splits, *(['validation'] if held_out else [])}):
-    raise InputError(f'{path} has no split {split!r}; it has {", ".join(sorted(names))}')
+  if name not in {*builder.info.splits, *(['validation'] if held_out else [])}:
+    counts = ', '.join(f'{name} ({count})' for name, count in sorted(split_sizes(path).items()))
+    raise InputError(
+      f'{path} has no split {split!r}; it has {counts}. Choose one of them with --split (in training: '
+      '--config.data.train_split, --config.data.eval_split), or build the dataset again with another --test_share, '
+      '--validation_share or --test_list'
+    )
   if not held_out or name not in ('train', 'validation'):
     return builder.as_data_source(split=split)
   if bracket:
