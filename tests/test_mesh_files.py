@@ -138,3 +138,11 @@ def test_glb_with_a_texture_is_unlit_and_has_its_image(mesh, tmp_path):
   loaded.visual.material.baseColorTexture.save(stream, 'PNG')
   np.testing.assert_array_equal(np.asarray(Image.open(stream).convert('RGB')), np.asarray(mesh.visual.material.image))
   np.testing.assert_allclose(loaded.visual.uv, mesh.visual.uv, atol=1e-6)
+
+
+def test_missing_xatlas_is_one_sentence(monkeypatch):
+  monkeypatch.setattr('lrm_jax.extras.installed', lambda module: False)
+  with pytest.raises(
+    ImportError, match=r"a texture needs xatlas, which is not installed: pip install 'lrm_jax\[texture\]'"
+  ):
+    texture.check(512)

@@ -53,7 +53,7 @@ def views_of(raster, path, poses, fov):
 
 def test_meshes_are_watertight_at_every_number_of_faces(model, planes):
   for number in range(OBJECTS):
-    for faces in (None, 10_000, 1_000):
+    for faces in (None, 1_000):
       (mesh,) = model.mesh(planes[number : number + 1], resolution=96, faces=faces)
       report = mesh.metadata['report']
       assert report.watertight and report.holes == 0, (number, report)
@@ -72,8 +72,8 @@ def test_colours_are_those_of_the_models_own_views(model, planes, raster, tmp_pa
     one = planes[number : number + 1]
     pixels = model.render(one, poses, intrinsics, SIZE, skip=True)
     views = []
-    for name, texture_size in (('vertices', None), ('texture', 512)):
-      (mesh,) = model.mesh(one, resolution=96, faces=5_000, texture_size=texture_size)
+    for name, texture_size in (('vertices', None), ('texture', 256)):
+      (mesh,) = model.mesh(one, resolution=96, faces=3_000, texture_size=texture_size)
       mesh_files.write(mesh, tmp_path / f'{name}.glb')
       color, opacity = views_of(raster, tmp_path / f'{name}.glb', poses[0], model.fov)
       shown = (opacity > 0.99) & (pixels.opacity[0] > 0.95)
@@ -90,10 +90,13 @@ def test_example_of_the_documentation_runs(tmp_path, monkeypatch):
   pixels[12:52, 20:44] = (200, 80, 40, 255)
   Image.fromarray(pixels).save(tmp_path / 'chair.png')
   monkeypatch.chdir(tmp_path)
+  for number, smaller in (('128', '32'), ('256', '32'), ('48', '3')):  # The example as it is takes ten times as long.
+    assert number in text
+    text = text.replace(number, smaller)
   names: dict = {}
   exec(text, names)
   assert names['mesh'].metadata['report'].watertight and len(names['mesh'].faces) <= 20_000
-  assert names['turn'].color.shape == (48, 128, 128, 3) and np.isinf(names['depth'][0, 0])
+  assert names['turn'].color.shape == (3, 32, 32, 3) and np.isinf(names['depth'][0, 0])
   assert all(path.is_file() for path in names['files'].values())
   np.testing.assert_array_equal(names['again'].planes, names['chair'].planes)
 

@@ -1,12 +1,14 @@
-"""Exports a model in one of four formats; the command is `python -m lrm_jax.export`.
+"""Exports a model in one of five formats; the command is `python -m lrm_jax.export`.
 
 - lrm_jax: a run directory with only the parameters, in bfloat16, a sixth of the size of a training checkpoint. The
   shipped models have this format.
 - openlrm: config.json + model.safetensors, as OpenLRM's own loader expects them.
 - triposr: config.yaml + model.safetensors, in TripoSR's layout.
 - torch: any model of lrm_jax for plain PyTorch, with the single file that runs it (lrm_jax/export/torch_lrm.py).
+- stablehlo: the compiled model's two programs and its weights, for `jax.export` without this library
+  (lrm_jax/export/stablehlo.py).
 
-`lrm_jax.from_pretrained` loads all four formats.
+`lrm_jax.from_pretrained` loads all formats but stablehlo.
 """
 
 from pathlib import Path
@@ -16,13 +18,15 @@ import tempfile
 import jax
 import jax.numpy as jnp
 
+from lrm_jax import extras
 from lrm_jax.errors import InputError
+from lrm_jax.export import stablehlo
 from lrm_jax.models import registry
 from lrm_jax.storage import checkpoint
 from lrm_jax.weights import openlrm, plain_torch, pretrained, triposr
 
 _CONVERTERS = {'openlrm': openlrm, 'triposr': triposr, 'torch': plain_torch}
-FORMATS = ('lrm_jax', *_CONVERTERS)
+FORMATS = ('lrm_jax', *_CONVERTERS, 'stablehlo')
 
 
 def export(source: str | Path, out: str | Path, step: int | None = None, *, format: str = 'lrm_jax') -> Path:
@@ -37,6 +41,8 @@ def export(source: str | Path, out: str | Path, step: int | None = None, *, form
     raise InputError(f'--out={out} is not empty: give a new or empty directory')
   if format not in FORMATS:
     raise InputError(f'--format={format} is unknown: use one of {", ".join(FORMATS)}')
+  if format == 'stablehlo':
+    extras.require('stablehlo', 'flatbuffers', purpose='--format=stablehlo')
   source = pretrained.find(source)
   model, config, step = pretrained.load(source, step)
   if format in _CONVERTERS and (reasons := _CONVERTERS[format].refusal(config.to_dict())):
@@ -48,6 +54,8 @@ def export(source: str | Path, out: str | Path, step: int | None = None, *, form
       _CONVERTERS[format].write(fresh, config.to_dict(), pretrained.flat_parameters(model))
       if format == 'torch':
         shutil.copyfile(Path(__file__).with_name('torch_lrm.py'), fresh / 'torch_lrm.py')
+    elif format == 'stablehlo':
+      stablehlo.write(fresh, model, config.data.fov)
     else:
       checkpoint.write_model(fresh, jax.tree.map(_to_bfloat16, registry.parameters(model)), config, step)
       if (source / 'metrics.jsonl').is_file():

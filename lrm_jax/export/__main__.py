@@ -1,7 +1,7 @@
 """Exports a model: python -m lrm_jax.export --checkpoint=runs/mine --out=DIR [--format=lrm_jax] [--step=N]
 
-The formats lrm_jax, openlrm, triposr and torch are described in lrm_jax/export/__init__.py. Every command accepts the
-result as `--checkpoint=DIR`.
+The formats lrm_jax, openlrm, triposr, torch and stablehlo are described in lrm_jax/export/__init__.py. Every command
+accepts the result as `--checkpoint=DIR`, except that of stablehlo.
 """
 
 import argparse
