@@ -1,7 +1,7 @@
 """The training loop: takes batches, writes metrics and checkpoints, stops on SIGTERM, and resumes.
 
 A run directory contains config.json, checkpoints, metrics.jsonl, tensorboard and images. On one process, a resumed run
-is bit-identical to an uninterrupted one. docs/operations.md lists the faults that are handled.
+on CPUs is bit-identical to an uninterrupted one. docs/operations.md lists the faults that are handled.
 """
 
 from collections.abc import Iterator
@@ -25,6 +25,7 @@ from lrm_jax.errors import InputError, Interrupted
 from lrm_jax.evaluation import novel_views
 from lrm_jax.models import registry
 from lrm_jax.storage import checkpoint, lock, paths
+from lrm_jax.training import about, inputs
 from lrm_jax.training.metric_writer import MetricWriter
 from lrm_jax.training.progress import Progress
 from lrm_jax.training.trainer import Trainer
@@ -39,13 +40,18 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
   """Trains until config.num_train_steps, and returns the metrics of the last evaluation on held-out objects.
 
   Resumes if `workdir` has a checkpoint. With `time_limit_seconds`, the schedule follows the clock and the learning rate
-  reaches zero at the time limit. Raises DivergedError if too many consecutive steps were skipped. If any process of the
-  training gets SIGTERM, saves a checkpoint and raises Interrupted.
+  reaches zero at the time limit; this is for a single process. Raises DivergedError if too many consecutive steps were
+  skipped. If any process of the training gets SIGTERM, saves a checkpoint and raises Interrupted.
   """
   if not config.data.path:
     raise InputError(
       'config.data.path is empty: give the directory of a dataset, --config.data.path=DIR, or the shipped dataset, '
       '--config.data.path=embedded'
+    )
+  if time_limit_seconds is not None and processes.several():
+    raise InputError(
+      f'a time limit ({time_limit_seconds:g} s) needs a single process: clocks differ, and processes must agree on the '
+      'step at which they stop; set config.num_train_steps instead'
     )
   workdir = paths.directory(workdir)
   lpips = load_lpips(config.loss.lpips_network) if config.loss.lpips_weight > 0 else None
@@ -64,7 +70,8 @@ def train(config: ConfigDict, workdir: str | Path, *, time_limit_seconds: float 
       step = trainer.compile()
       if first:
         network = f'; LPIPS network: {lpips.source}' if lpips else ''
-        print(f'{workdir}: {status}{network}\n{describe_devices(trainer, step)}', file=sys.stderr)
+        epochs = inputs.epochs(config, trainer.sources)
+        print(f'{workdir}: {status}{network}\n{epochs}\n{describe_devices(trainer, step)}', file=sys.stderr)
         checkpoint.write_config(workdir, config)
       return _loop(trainer, step, state, workdir, checkpoints, stop, time_limit_seconds)
 
@@ -115,8 +122,11 @@ def _loop(
   """Runs the remaining steps. `time_limit` is in seconds."""
   config = trainer.config
   first = int(state['step'])
-  writer = MetricWriter(workdir, active=jax.process_index() == 0)
+  writer = MetricWriter(
+    workdir, active=jax.process_index() == 0, tracker_names=config.get('trackers', ('tensorboard',))
+  )
   writer.truncate_after(first)
+  writer.start(first, config.to_dict(), about.about())
   progress = Progress(first, config.num_train_steps, objects_per_step=config.batch_size, active=writer.active)
   evaluator = Evaluator(trainer, writer)
   batches = trainer.batches(first)

@@ -55,7 +55,7 @@ def make_train_step(
   number of consecutive skipped steps.
   """
 
-  def loss_fn(params, batch, key, lpips):
+  def loss_fn(params, batch, keys, lpips):
     trained = registry.with_parameters(model, params)
     planes = trained.encode(batch['image'], batch['camera_to_world'], batch['intrinsics'])
     pixels = trained.render(
@@ -64,33 +64,34 @@ def make_train_step(
       batch['target_intrinsics'],
       window,
       batch['background'],
-      key,
+      keys,
       rays_per_chunk=rays_per_chunk,
     )
     return losses.reconstruction(
       pixels, batch['target_color'], batch['target_opacity'], planes, lpips=lpips, **loss_weights
     )
 
-  def gradients(params, batch, key, lpips):
-    return jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key, lpips)
+  def gradients(params, batch, keys, lpips):
+    return jax.value_and_grad(loss_fn, has_aux=True)(params, batch, keys, lpips)
 
-  def accumulated(params, batch, key, lpips):
+  def accumulated(params, batch, keys, lpips):
     """Returns the mean over micro-batches, each with an equal share of every device's objects."""
-    micro = jax.tree.map(lambda x: rearrange(x, '(b a) ... -> a b ...', a=accumulation), batch)
+    micro, keys = jax.tree.map(lambda x: rearrange(x, '(b a) ... -> a b ...', a=accumulation), (batch, keys))
 
     def add(total, inputs):
       return jax.tree.map(jnp.add, total, gradients(params, *inputs, lpips)), None  # type: ignore[call-arg]
 
-    keys = jax.random.split(key, accumulation)
     zeros = jax.tree.map(
       lambda x: jnp.zeros(x.shape, x.dtype),
-      jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], micro), key, lpips),
+      jax.eval_shape(gradients, params, *jax.tree.map(lambda x: x[0], (micro, keys)), lpips),
     )
     return jax.tree.map(lambda x: x / accumulation, jax.lax.scan(add, zeros, (micro, keys))[0])
 
   def step(state, batch, position, lpips=None):
     key = jax.random.fold_in(jax.random.key(seed), state['step'])
-    (loss, parts), grads = (gradients if accumulation == 1 else accumulated)(state['params'], batch, key, lpips)
+    # One key per object of the batch, so that rays do not depend on the micro-batches.
+    keys = jax.random.split(key, len(batch['image']))
+    (loss, parts), grads = (gradients if accumulation == 1 else accumulated)(state['params'], batch, keys, lpips)
     updates, opt_state = transform.update(grads, state['opt_state'], state['params'])
     rate, norm, guard = schedule(position), optax.tree.norm(grads), state['guard']
     params = jax.tree.map(lambda p, u: p - rate * u, state['params'], updates)
@@ -106,6 +107,18 @@ def make_train_step(
     return {'step': state['step'] + 1} | result, metrics
 
   return step
+
+
+def compiler_options(*, deterministic: bool) -> dict[str, bool]:
+  """Returns XLA's options for the compiled step. CPU programs are deterministic anyway, and so are those of TPUs.
+
+  With `deterministic`, GPU programs add in a fixed order: without it, sums of many threads into one number, such as the
+  gradients of the planes, differ in their last bits from run to run. XLA then replaces such scatters by slower ones and
+  does not choose the fastest kernels by timing them.
+  """
+  if not deterministic:
+    return {}
+  return {'xla_gpu_deterministic_ops': True, 'xla_gpu_exclude_nondeterministic_ops': True}
 
 
 def compile_step(step: Callable, mesh: jax.sharding.Mesh, state_shardings) -> Callable:
