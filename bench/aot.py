@@ -46,7 +46,7 @@ def compile_one(name: str, config_name: str, objects: int, changes: dict) -> dic
     'devices': num_devices,
     'operations': cost.step_operations(config),
     'peak': accelerators.ACCELERATORS[accelerators.parse(name)[0]].peak,
-    'memory': accelerators.ACCELERATORS[accelerators.parse(name)[0]].memory,
+    'memory': accelerators.usable(accelerators.ACCELERATORS[accelerators.parse(name)[0]]),
   }
   try:
     return row | dataclasses.asdict(dry_run.compile_step(config, accelerators.devices(name)))
@@ -72,7 +72,7 @@ def as_markdown(rows: list[dict], utilisation: float) -> str:
       return f'{size / 2**30:.2f}'
 
     total = row['input_bytes'] + row['temporary_bytes']
-    fits = '' if total < 0.94 * row['memory'] else ': DOES NOT FIT'
+    fits = '' if total < row['memory'] else ': DOES NOT FIT'
     traffic = ', '.join(
       f'{kind} {number} x, {gib(size)} GiB' for kind, (number, size) in sorted(row['collectives'].items())
     )

@@ -4,7 +4,8 @@
       --config.loss.lpips_network=vgg16_lpips.npz --config.encoder_weights=dino_vitbase16_pretrain.pth
 
 Hardware: the paper used 128 A100 of 40 GB for about 3 days. It trained for 30 epochs with 1,024 objects per step. An
-epoch has about 1.39 million objects: 730,648 rendered objects, and 220,219 videos, each seen three times. On fewer
+epoch has 1,391,305 objects: 730,648 rendered objects, and 220,219 videos, each seen three times. Without the videos
+(config.data.mixture.mvimgnet.path is empty), the same steps are 57 epochs of the rendered objects alone. On fewer
 devices, a step has more micro-batches, as many as the memory needs; allow more days.
 `python -m lrm_jax.train --config=base --dry_run` prints the parameters, memory and operations of a step.
 Expected: 451 million parameters (the paper says about 500). No loss curve has been published, and we have none yet.
@@ -20,13 +21,15 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   config = ConfigDict()
 
-  config.num_train_steps = 40_730  # steps: 30 epochs of 1.39 million objects [P] in batches of 1,024
+  config.num_train_steps = 40_761  # steps: 30 epochs of 730,648 + 3 x 220,219 objects [P] in batches of 1,024
   config.batch_size = 1024  # objects per step, over all devices [P]
   # Objects that a device computes at once, in as many micro-batches as that takes; 0: as many as its memory holds.
   config.objects_per_device = 0  # [ours]
   config.gradient_accumulation = 0  # micro-batches per step; 0: derived from objects_per_device [ours]
   config.rays_per_chunk = 0  # rays of each object rendered at once; 0: as many as fit a fifth of the memory [ours]
   config.seed = 0  # seed of the initial parameters, the order of the data and the samples along rays
+  # True: on GPUs, the same run gives the same bits, but steps are slower (docs/operations.md). CPUs always do.
+  config.deterministic = False
   config.log_every = 10  # steps between lines of metrics.jsonl [ours]
   config.checkpoint_every = 500  # steps between checkpoints [ours]
   config.checkpoint_minutes = 0.0  # minutes after which a checkpoint is saved even between multiples; 0: never [ours]
@@ -35,6 +38,8 @@ def get_config() -> ConfigDict:
   config.keep_every = 10_000  # steps; 0: none [ours]
   config.best_metric = ''  # '': none [ours]
   config.eval_every = 1000  # steps between evaluations on held-out objects, which write metrics and images [ours]
+  # Where metrics go besides metrics.jsonl: 'tensorboard', 'wandb', 'mlflow' (docs/operations.md).
+  config.trackers = ('tensorboard',)
   # A step is skipped if its loss or gradient is NaN or infinite, or if its loss is a spike.
   config.max_skipped_steps = 10  # consecutive skipped steps; one more stops the run [ours]
   config.loss_spike = 5.0  # multiple of the loss's running mean above which a loss is a spike; 0: never [ours]

@@ -13,7 +13,18 @@ def test_complete_inputs_are_described_and_nothing_is_written(tiny_config, tmp_p
   lines = inputs.check(tiny_config, tmp_path / 'run', 4)
   assert 'parameters over 2 (mesh 2 x 2)' in lines[0] and lines[-1] == f'{tmp_path / "run"}: a new run'
   assert f'{tiny_config.data.path}, split train: 4 objects' in lines
+  assert any(line.startswith(f'an epoch is 4 of {tiny_config.data.path}; 6 steps are 6.0 epochs') for line in lines)
   assert not list(tmp_path.iterdir())
+
+
+def test_dataset_of_the_mixture_without_a_path_is_said_to_be_unused(dataset, tiny_config):
+  with tiny_config.unlocked():
+    tiny_config.data.mixture = {'videos': {'path': '', 'times': 3.0}}
+  assert '6.0 epochs without config.data.mixture.videos, whose path is empty' in str(
+    inputs.check(tiny_config, 'run', 1)
+  )
+  tiny_config.data.mixture.videos.path = dataset
+  assert '+ 12 of videos; 6 steps are 1.5 epochs' in str(inputs.check(tiny_config, 'run', 1))
 
 
 @pytest.mark.parametrize(
@@ -21,7 +32,7 @@ def test_complete_inputs_are_described_and_nothing_is_written(tiny_config, tmp_p
   [
     ({}, 3, 'must be a multiple of .* 1 x 3'),
     ({}, 0, '--check=0 must be the number of devices'),
-    ({'mesh.data': 3}, 4, r'config.mesh = \(3, -1\) does not match 4 devices'),
+    ({'mesh.data': 3}, 4, r'config.mesh = \(3, 1\) does not match 4 devices'),
     ({'data.path': ''}, 1, 'config.data.path is empty'),
     ({'data.path': 'nowhere'}, 1, 'nowhere is not a dataset'),
     ({'data.eval_split': 'none'}, 1, "no split 'none'"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import TINY_MODEL
+from lrm_jax.models import registry
 from lrm_jax.training import step as step_lib
 from lrm_jax.training.optimizer import decayed, make_optimizer
 
@@ -31,6 +32,13 @@ def test_only_kernels_decay(params):
   assert all(name.endswith('kernel') == decays for name, decays in mask.items())
   assert mask['decoder/blocks/mlp/expand/kernel'] and not mask['decoder/blocks/mlp/expand/bias']
   assert not mask['decoder/tokens'] and not mask['encoder/position_embedding'] and not mask['encoder/norm/scale']
+
+
+def test_unused_pooler_does_not_decay():
+  sizes = {name: value for name, value in TINY_MODEL.items() if name != 'camera_width'}
+  sizes |= dict(architecture='triposr', nerf_depth=4, decoder_width=32)
+  mask = flat(decayed(registry.parameters(registry.abstract_model(sizes))))
+  assert not mask['pooler/kernel'] and mask['decoder/first/kernel']
 
 
 def test_schedule_has_warm_up_peak_and_cosine():
@@ -63,3 +71,14 @@ def test_muon_updates_of_layer_kernels_are_nearly_orthogonal(params):
     values = np.linalg.svd(layer, compute_uv=False)
     assert values.min() > 0.5 and values.max() < 1.5
   assert np.abs(np.abs(updates['decoder/blocks/norm1/modulation/kernel']) - 1).max() < 0.05
+
+
+def test_deterministic_training_sets_the_options_of_xla():
+  """The step compiles with them; on a CPU they change nothing."""
+  assert step_lib.compiler_options(deterministic=False) == {}
+  options = step_lib.compiler_options(deterministic=True)
+  assert options['xla_gpu_deterministic_ops']
+  program = jax.jit(lambda x: jnp.zeros(3).at[x].add(1.0)).lower(jnp.arange(2)).compile(compiler_options=options)
+  np.testing.assert_array_equal(program(jnp.arange(2)), [1, 1, 0])
+  with pytest.raises(jax.errors.JaxRuntimeError, match='xla_gpu_no_such_option'):
+    jax.jit(lambda x: x).lower(1.0).compile(compiler_options={'xla_gpu_no_such_option': True})

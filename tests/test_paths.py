@@ -11,7 +11,7 @@ from lrm_jax import extras
 from lrm_jax.datasets.records import open_split
 from lrm_jax.errors import InputError
 from lrm_jax.storage import checkpoint, lock, paths
-from lrm_jax.training import loop, metric_writer
+from lrm_jax.training import loop, metric_writer, trackers
 from lrm_jax.weights import files, vgg
 
 
@@ -76,17 +76,20 @@ def store(monkeypatch):
 def test_metrics_and_configuration_are_written_to_cloud_storage(dataset, store, monkeypatch):
   """Everything except the checkpoints (written by Orbax) and TensorBoard's events (written by tensorboardX)."""
 
-  class Board:
-    def __init__(self, directory):
-      assert str(directory) == 'gs://bucket/run/tensorboard'
+  class Records:
+    def __init__(self, path):
+      assert path.startswith('gs://bucket/run/tensorboard/events.out.tfevents.')
 
-    def write(self, *args):
+    def write(self, data):
+      assert data
+
+    def flush(self):
       pass
 
     def close(self):
-      return None
+      pass
 
-  monkeypatch.setattr(metric_writer, '_Board', Board)
+  monkeypatch.setattr(trackers, 'RecordWriter', Records)
   checkpoint.write_config('gs://bucket/run', make_tiny_config(dataset))
   assert checkpoint.read_config('gs://bucket/run').batch_size == 4
   writer = metric_writer.MetricWriter('gs://bucket/run')

@@ -12,6 +12,7 @@ from lrm_jax.distributed import backend
 from lrm_jax.geometry import cameras, rays, volume
 from lrm_jax.models import renderer, triplane
 from lrm_jax.models.nerf import NeRFMLP
+from lrm_jax.models.triposr import bounded_exp
 
 
 def test_points_on_rays_project_to_the_pixel_centres(rng):
@@ -237,3 +238,34 @@ def test_gradients_are_finite_for_every_kind_of_ray(origin, direction, stratifie
   gradients = jax.grad(loss, argnums=(0, 1, 2))(planes, as_array(origin), as_array(direction), nerf.after_first)
   for gradient in jax.tree.leaves(gradients):
     assert np.all(np.isfinite(gradient))
+
+
+def test_rays_of_an_object_do_not_depend_on_the_others_of_its_batch(rng):
+  """Each object has its own key, so gradient accumulation draws the same samples."""
+  planes = jnp.array(rng.normal(size=(4, 3, 5, 5, 16)), jnp.float32)
+  nerf = NeRFMLP(6, 16, 3, density_scale=3.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  origins = jnp.tile(jnp.array([0.0, -2, 0]), (4, 10, 1))
+  directions = jnp.array(rng.normal(size=(4, 10, 3)) * 0.2 + [0, 1, 0], jnp.float32)
+  keys = jax.random.split(jax.random.key(0), 4)
+
+  def render(index, key):
+    inputs = planes[index], tracer(nerf.after_first), origins[index], directions[index], key
+    return renderer.render_rays(*inputs, rays_per_chunk=6, num_samples=8)
+
+  together, some = render(slice(None), keys), render(slice(1, 3), keys[1:3])
+  for a, b in zip(together, some):
+    np.testing.assert_allclose(a[1:3], b, rtol=1e-5, atol=1e-6)
+  for a, b in zip(together, render(slice(None), jax.random.key(0))):
+    np.testing.assert_array_equal(a, b)  # One key is split among the objects.
+
+
+def test_extreme_densities_have_finite_pixels_and_gradients():
+  """TripoSR's density is an exponential, which is infinite in float32 above 88.7."""
+
+  def loss(raw):
+    return volume.composite(bounded_exp(raw), jnp.ones((4, 3)), jnp.arange(4.0), jnp.full(1, 0.01))
+
+  for raw in (jnp.array([-200.0, 0, 3, 5]), jnp.array([200.0, 1e30, 90, 0]), jnp.full(4, 1e38)):
+    jacobian = jax.jacobian(loss)(raw)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((loss(raw), jacobian)))
+  np.testing.assert_array_equal(bounded_exp(jnp.array([-3.0, 0, 79])), jnp.exp(jnp.array([-3.0, 0, 79])))

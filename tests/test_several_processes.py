@@ -15,7 +15,7 @@ import training_processes
 @pytest.fixture
 def config(tiny_config):
   tiny_config.update(dict(num_train_steps=20, batch_size=8, checkpoint_every=10, eval_every=20))
-  tiny_config.model.decoder_width = 64  # Large enough that parameters are sharded.
+  tiny_config.model.decoder_width = 256  # Large enough that parameters are sharded.
   return tiny_config
 
 

@@ -40,3 +40,37 @@ def test_less_memory_means_fewer_rays(monkeypatch):
   monkeypatch.setenv(simulation.VARIABLE, 'gpu:1e9')
   rays = [renderer.rays_that_fit(memory, 8, 2**18) for memory in (80e9, 40e9, 1e9)]
   assert rays == sorted(rays, reverse=True) and rays[0] > rays[1] >= 128
+
+
+class Attached:
+  """A GPU or TPU that reports `limit` bytes."""
+
+  platform = 'gpu'
+
+  def __init__(self, kind, limit=None):
+    self.device_kind, self._limit = kind, limit
+
+  def memory_stats(self):
+    return {'bytes_limit': self._limit}
+
+
+@pytest.mark.parametrize('share', [None, '0.92'])
+def test_plan_for_a_device_uses_the_memory_of_a_run_on_it(monkeypatch, share):
+  """An H100 has 85.0e9 bytes, of which JAX uses three quarters or the given share; the plan assumes 80e9."""
+  monkeypatch.delenv('XLA_PYTHON_CLIENT_MEM_FRACTION', raising=False)
+  if share:
+    monkeypatch.setenv('XLA_PYTHON_CLIENT_MEM_FRACTION', share)
+  used = float(share or 0.75)
+  attached = Attached('NVIDIA H100 80GB HBM3', int(85.0e9 * used))
+  part = Attached('NVIDIA H100 80GB HBM3 MIG 1g.10gb', int(10.0e9 * used))
+  monkeypatch.setattr(accelerators.jax, 'local_devices', lambda: [attached, part])
+  planned = accelerators.memory(Attached('NVIDIA H100 80GB HBM3'))
+  assert planned == accelerators.memory(attached) == used * 80e9
+  assert accelerators.memory(part) == int(10.0e9 * used)  # A MIG slice reports less.
+  assert accelerators.memory(Attached('TPU v5 lite')) == 0.94 * 16e9
+
+
+def test_malformed_memory_fraction_is_an_error(monkeypatch):
+  monkeypatch.setenv('XLA_PYTHON_CLIENT_MEM_FRACTION', '92%')
+  with pytest.raises(ValueError, match='XLA_PYTHON_CLIENT_MEM_FRACTION'):
+    accelerators.memory(Attached('NVIDIA H100 80GB HBM3'))

@@ -5,14 +5,16 @@ from pathlib import Path
 import subprocess
 import sys
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lrm_jax import extras
-from lrm_jax.distributed import accelerators, backend, collectives
-from lrm_jax.models import attention, renderer
+from lrm_jax.configs import base
+from lrm_jax.distributed import accelerators, backend, collectives, sharding
+from lrm_jax.models import attention, registry, renderer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,6 +64,16 @@ def test_missing_compiler_is_named(monkeypatch):
 )
 def test_devices_are_recognised_by_device_kind(kind, name):
   assert accelerators.accelerator(kind) == (name and accelerators.ACCELERATORS[name])
+
+
+def test_small_parameters_are_not_sharded():
+  """The NeRF is used for each chunk of rays, and norms in each layer: gathering them there costs more than memory."""
+  params = registry.parameters(registry.abstract_model(base.get_config().model.to_dict()))
+  found = traverse_util.flatten_dict(sharding.shardings(sharding.make_mesh(1, 1), params), sep='/')
+  small = [name for name in found if name.startswith('nerf/') or name.endswith(('bias', 'scale'))]
+  assert len(small) > 20 and all('fsdp' not in found[name].spec for name in small)
+  kernels = [name for name in found if name.endswith('kernel') and 'blocks' in name]
+  assert all('fsdp' in found[name].spec for name in kernels)
 
 
 def test_rays_that_fit_follow_the_memory(monkeypatch):

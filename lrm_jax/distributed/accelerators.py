@@ -75,19 +75,40 @@ def accelerator(device_kind: str) -> Accelerator | None:
   return next((ACCELERATORS[name] for part, name in _KINDS.items() if part in device_kind), None)
 
 
-def memory(device: jax.Device) -> float | None:
-  """Returns the memory of a device in bytes, or None if it is unknown or the device is a CPU.
+def usable(known: Accelerator) -> float:
+  """Returns the bytes of a device's memory that JAX uses for arrays.
 
-  The limit that an attached device reports is preferred: the device may be a MIG slice or shared.
+  JAX reserves a share of a GPU's memory when it starts, XLA_PYTHON_CLIENT_MEM_FRACTION, or 0.75 if that is not set.
+  TPUs reserve a few hundred MiB for themselves.
+  """
+  if known in (ACCELERATORS[kind] for kind in _GPUS):
+    text = os.environ.get('XLA_PYTHON_CLIENT_MEM_FRACTION') or '0.75'
+    try:
+      share = float(text)
+    except ValueError:
+      share = 0.0
+    if not 0 < share <= 1:
+      raise InputError(f'XLA_PYTHON_CLIENT_MEM_FRACTION = {text!r} must be a number above 0 and at most 1')
+    return share * known.memory
+  return 0.94 * known.memory
+
+
+def memory(device: jax.Device) -> float | None:
+  """Returns the usable memory of a device in bytes, or None if it is unknown or the device is a CPU.
+
+  It is that of the table (`usable`), so that a program planned for a device is the one that runs on it. If an attached
+  device reports a lower limit, that one counts: it may be a MIG slice or shared.
   """
   if (simulated := simulation.simulated()) is not None and device in jax.local_devices():
     return simulated.memory
   if device.platform == 'cpu':
     return None
-  if device in jax.local_devices() and (stats := device.memory_stats()):
-    return stats['bytes_limit']
   known = accelerator(device.device_kind)
-  return None if known is None else known.memory
+  planned = None if known is None else usable(known)
+  if device in jax.local_devices() and (stats := device.memory_stats()):
+    limit = float(stats['bytes_limit'])
+    return limit if planned is None else min(planned, limit)
+  return planned
 
 
 def mesh_memory(mesh: jax.sharding.Mesh) -> float | None:

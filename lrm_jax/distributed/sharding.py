@@ -14,7 +14,9 @@ import numpy as np
 from lrm_jax.errors import InputError
 
 BATCH = PartitionSpec(('data', 'fsdp'))
-_SMALLEST_SHARDED = 2**14  # elements; smaller arrays are replicated: a collective costs more than their memory.
+# Elements; smaller arrays are replicated: a collective costs more than their memory. So are the NeRF's kernels, which
+# would otherwise be gathered for each chunk of rays, and the norms and biases of stacked layers.
+_SMALLEST_SHARDED = 2**18
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:

@@ -133,7 +133,7 @@ def render_rays(
   trace: Callable,
   origins: Float[Array, 'B R 3'],
   directions: Float[Array, 'B R 3'],
-  key: Key[Array, ''] | None = None,
+  key: Key[Array, '*k'] | None = None,
   *,
   rays_per_chunk: int | None,
   num_samples: int,
@@ -143,7 +143,7 @@ def render_rays(
   `trace` maps (planes of one object, origins [R, 3], directions [R, 3], keys [R] or None) to the pixels of its rays.
   At most `rays_per_chunk` rays of each object are computed at once (None: all rays), or fewer on a CPU, so that their
   samples stay in the caches. The last chunk is padded with rays of zero length.
-  Sampling is stratified with a `key` and deterministic without one.
+  Sampling is stratified with a `key`, or one for each object [B], and deterministic without one.
   """
   num_rays = origins.shape[1]
   chunk = min(rays_per_chunk or num_rays, num_rays)
@@ -153,7 +153,8 @@ def render_rays(
   num_chunks = -(-num_rays // chunk)
   keys = None
   if key is not None:  # One key per ray, so that the result does not depend on the chunk size.
-    keys = jax.random.split(key, (len(origins), num_rays))
+    keys = key if key.ndim else jax.random.split(key, len(origins))
+    keys = jax.vmap(lambda of_object: jax.random.split(of_object, num_rays))(keys)
     keys = jnp.concatenate([keys, keys[:, : num_chunks * chunk - num_rays]], axis=1).reshape(-1, num_chunks, chunk)
 
   def split(x):

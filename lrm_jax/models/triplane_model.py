@@ -93,16 +93,17 @@ class TriplaneModel(nnx.Module):
     intrinsics: Float[Array, 'B V 4'],
     size: int,
     background: Background = 1.0,
-    key: Key[Array, ''] | None = None,
+    key: Key[Array, '*k'] | None = None,
     *,
     skip: bool = False,
     rays_per_chunk: int | None = None,
   ) -> volume.Pixels:
     """Returns colour [B, V, size, size, 3], depth and opacity [B, V, size, size] of views of the planes.
 
-    Sampling is stratified with a `key` and deterministic without one. At most `rays_per_chunk` rays of each object are
-    computed at once (None: all rays), which bounds the memory. With `skip`, samples that are not seen are skipped (see
-    lrm_jax/models/skipping.py), unless `longest_ray` is None; this is for inference, because it has no gradient.
+    Sampling is stratified with a `key`, or one for each object [B], and deterministic without one. At most
+    `rays_per_chunk` rays of each object are computed at once (None: all rays), which bounds the memory. With `skip`,
+    samples that are not seen are skipped (see lrm_jax/models/skipping.py), unless `longest_ray` is None; this is for
+    inference, because it has no gradient.
     """
     origins, directions = self.pixel_rays(camera_to_world, intrinsics, size)
 

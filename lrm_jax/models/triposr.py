@@ -22,6 +22,17 @@ from lrm_jax.models.triplane_model import TriplaneModel, check_sizes
 NUM_GROUPS = 32  # Of the GroupNorm before the decoder's blocks.
 
 
+_LARGEST_EXPONENT = 80.0  # exp(80) = 5.5e34; the sum along a ray of 1,000 samples is below the largest float32, 3.4e38.
+
+
+def bounded_exp(x: Float[Array, '*q']) -> Float[Array, '*q']:
+  """Returns exp(x), with x limited so that neither densities nor their sums along a ray become infinite.
+
+  Where the limit applies, a sample of any usual length is opaque and its gradient is 0 anyway.
+  """
+  return jnp.exp(jnp.minimum(x, _LARGEST_EXPONENT))
+
+
 class GEGLU(nnx.Module):
   """A linear layer to (value, gate), then value * GELU(gate), then a linear layer."""
 
@@ -172,7 +183,7 @@ class TripoSR(TriplaneModel):
       nerf_width,
       nerf_depth,
       activation=jax.nn.silu,
-      density_activation=jnp.exp,
+      density_activation=bounded_exp,
       dtype=dtype,
       rngs=rngs,
     )

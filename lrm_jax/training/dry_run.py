@@ -70,8 +70,9 @@ def dry_run(config: ConfigDict, name: str | None, utilisation: float) -> None:
   step = compile_step(config, devices)
   print(cost.compiled_report(config, num_devices, step))
   known = accelerators.accelerator(step.kind)
-  if known is not None and (needed := step.input_bytes + step.temporary_bytes) > 0.94 * known.memory:
+  if known is not None and (needed := step.input_bytes + step.temporary_bytes) > accelerators.usable(known):
     print(
-      f'DOES NOT FIT: needs {needed / 2**30:.1f} GiB, the device has {known.memory / 2**30:.1f} GiB; raise '
-      'config.gradient_accumulation, or lower config.objects_per_device or config.rays_per_chunk'
+      f'DOES NOT FIT: needs {needed / 2**30:.1f} GiB, JAX uses {accelerators.usable(known) / 2**30:.1f} GiB of the '
+      f"device's {known.memory / 2**30:.1f} GiB (on GPUs: XLA_PYTHON_CLIENT_MEM_FRACTION, 0.75 if it is not set); "
+      'raise config.gradient_accumulation, or lower config.objects_per_device or config.rays_per_chunk'
     )

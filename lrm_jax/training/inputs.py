@@ -1,5 +1,6 @@
 """Checks what a training needs before its devices are paid for: configuration, mesh, dataset, weights, directory."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from flax import traverse_util
@@ -45,6 +46,7 @@ def check(config: ConfigDict, workdir: str | Path, num_devices: int) -> list[str
       raise InputError(f'{path}: the split {split!r} has no objects')
     _ = records[0]['uid']
     lines.append(f'{path}, split {split}: {len(records):,} objects')
+  lines.append(epochs(config, sources))
   if config.loss.lpips_weight > 0:
     lines.append(f'LPIPS network: {load_lpips(config.loss.lpips_network).source}')
   steps = checkpoint.saved_steps(workdir)
@@ -53,6 +55,18 @@ def check(config: ConfigDict, workdir: str | Path, num_devices: int) -> list[str
   paths.check_writable(workdir)
   lines.append(f'{workdir}: ' + (f'resumes after step {steps[-1]}' if steps else 'a new run'))
   return lines
+
+
+def epochs(config: ConfigDict, sources: Sequence[pipeline.Source]) -> str:
+  """Returns a line that says of what the epochs of a training are, and how many there are."""
+  sizes = [source.times * len(open_split(source.path, source.split)) for source in sources]
+  parts = ' + '.join(f'{size:,.0f} of {source.name or source.path}' for source, size in zip(sources, sizes))
+  count = config.num_train_steps * config.batch_size / sum(sizes)
+  line = f'an epoch is {parts}; {config.num_train_steps:,} steps are {count:,.1f} epochs'
+  unused = [f'config.data.mixture.{name}' for name, entry in config.data.get('mixture', {}).items() if not entry.path]
+  if unused:
+    line += f' without {", ".join(unused)}, whose path is empty'
+  return line
 
 
 def _check_weights(config: ConfigDict, shapes: dict[str, tuple[int, ...]]) -> list[str]:

@@ -1,7 +1,7 @@
 """The training loop: takes batches, writes metrics and checkpoints, stops on SIGTERM, and resumes.
 
 A run directory contains config.json, checkpoints, metrics.jsonl, tensorboard and images. On one process, a resumed run
-is bit-identical to an uninterrupted one. docs/operations.md lists the faults that are handled.
+on CPUs is bit-identical to an uninterrupted one. docs/operations.md lists the faults that are handled.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from lrm_jax.datasets.records import open_split
 from lrm_jax.distributed import processes, sharding
 from lrm_jax.errors import InputError, Interrupted
 from lrm_jax.storage import checkpoint, lock, paths, preservation
-from lrm_jax.training import resume
+from lrm_jax.training import about, inputs, resume
 from lrm_jax.training.evaluator import Evaluator
 from lrm_jax.training.metric_writer import MetricWriter
 from lrm_jax.training.mixture import DatasetErrors
@@ -48,8 +48,8 @@ def train(
   """Trains until config.num_train_steps, and returns the metrics of the last evaluation on held-out objects.
 
   Resumes if `workdir` has a checkpoint. With `time_limit_seconds`, the schedule follows the clock and the learning rate
-  reaches zero at the time limit. The steps `profile_steps` (first, last) are profiled. With `synthetic_data`, batches
-  are random, and nothing is evaluated or saved; this measures the speed.
+  reaches zero at the time limit; this is for a single process. The steps `profile_steps` (first, last) are profiled.
+  With `synthetic_data`, batches are random, and nothing is evaluated or saved; this measures the speed.
   Raises DivergedError if too many consecutive steps were skipped. If any process of the training gets SIGTERM, saves a
   checkpoint and raises Interrupted.
   """
@@ -57,6 +57,11 @@ def train(
     raise InputError(
       'config.data.path is empty: give the directory of a dataset, --config.data.path=DIR, or the shipped dataset, '
       '--config.data.path=embedded'
+    )
+  if time_limit_seconds is not None and processes.several():
+    raise InputError(
+      f'a time limit ({time_limit_seconds:g} s) needs a single process: clocks differ, and processes must agree on the '
+      'step at which they stop; set config.num_train_steps instead'
     )
   workdir = paths.directory(workdir)
   lpips = load_lpips(config.loss.lpips_network) if config.loss.lpips_weight > 0 else None
@@ -82,7 +87,8 @@ def train(
       step = trainer.compile()
       if first:
         network = f'; LPIPS network: {lpips.source}' if lpips else ''
-        print(f'{workdir}: {status}{network}\n{describe_devices(trainer, step)}', file=sys.stderr)
+        epochs = inputs.epochs(config, trainer.sources)
+        print(f'{workdir}: {status}{network}\n{epochs}\n{describe_devices(trainer, step)}', file=sys.stderr)
         checkpoint.write_config(workdir, config)
       profile = Profile(workdir, profile_steps)
       return _loop(
@@ -155,8 +161,11 @@ def _loop(
   """Runs the remaining steps. `time_limit` is in seconds."""
   config, first = trainer.config, start.step
   data = resume.identity(trainer.sources)
-  writer = MetricWriter(workdir, active=jax.process_index() == 0)
+  writer = MetricWriter(
+    workdir, active=jax.process_index() == 0, tracker_names=config.get('trackers', ('tensorboard',))
+  )
   writer.truncate_after(first)
+  writer.start(first, config.to_dict(), about.about())
   progress = Progress(first, config.num_train_steps, objects_per_step=config.batch_size, active=writer.active)
   timing, datasets = Timing(config, trainer.mesh, start), DatasetErrors([source.name for source in trainer.sources])
   batches = trainer.batches(start.examples)

@@ -1,6 +1,9 @@
-"""Writes the metrics of a run: DIR/metrics.jsonl, DIR/skipped.jsonl, TensorBoard events and images."""
+"""Writes the metrics of a run: DIR/metrics.jsonl, skipped.jsonl, starts.jsonl, images, and the trackers.
 
-from collections.abc import Iterator
+starts.jsonl has one line per start of the run: the step, the time, the git revision, versions and devices.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import json
 import os
@@ -9,35 +12,47 @@ import time
 from etils import epath
 import imageio.v3 as imageio
 import numpy as np
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.record_writer import directory_check
 
 from lrm_jax.errors import InputError, must_be_mended
 from lrm_jax.geometry import images
 from lrm_jax.storage import paths
+from lrm_jax.training import trackers
 
 _SECONDS_BETWEEN_UPLOADS = 60.0  # Cloud storage cannot append, so each upload writes a whole file.
 
 
 class MetricWriter:
-  """Appends scalars and images to a run directory. If not `active` (in all processes except one), does nothing.
+  """Appends scalars and images to a run directory, and passes them to the trackers of these names.
 
+  If not `active` (in all processes except one), does nothing.
   If the directory cannot be written, raises InputError if a person must act (a full disk), otherwise OSError.
   """
 
-  def __init__(self, workdir: str | os.PathLike, *, active: bool = True):
+  def __init__(
+    self, workdir: str | os.PathLike, *, active: bool = True, tracker_names: Sequence[str] = ('tensorboard',)
+  ):
     self.workdir, self.active = paths.directory(workdir), active
-    self._metrics, self._skipped = (_Lines(self.workdir / name) for name in ('metrics.jsonl', 'skipped.jsonl'))
+    self._metrics, self._skipped, self._starts = (
+      _Lines(self.workdir / name) for name in ('metrics.jsonl', 'skipped.jsonl', 'starts.jsonl')
+    )
+    self._trackers: list[trackers.Writer] = []
     if active:
       with self._explained():
         self.workdir.mkdir(parents=True, exist_ok=True)
-        self._board = _Board(self.workdir / 'tensorboard')
+        self._trackers = trackers.make(tuple(tracker_names), self.workdir)
 
   @property
   def skipped_path(self) -> epath.Path:
     return self._skipped.path
+
+  def start(self, step: int, config: Mapping, about: Mapping) -> None:
+    """Records a start of the run at `step`: appends `about` to starts.jsonl, and passes it and `config` to trackers."""
+    if not self.active:
+      return
+    with self._explained():
+      self._starts.append({'step': step, 'time': time.strftime('%Y-%m-%dT%H:%M:%S%z'), **about})
+      for tracker in self._trackers:
+        tracker.start(step, config, about)
 
   def truncate_after(self, step: int) -> None:
     """Removes the lines of steps after `step`, which a resumed run repeats: they are newer than its checkpoint."""
@@ -47,12 +62,13 @@ class MetricWriter:
         self._skipped.truncate_after(step)
 
   def write(self, step: int, values: dict[str, float]) -> None:
-    """Appends one JSON line {"step": step, ...} and writes the same values to TensorBoard, without buffering."""
+    """Appends one JSON line {"step": step, ...} and passes the same values to the trackers, without buffering."""
     if not self.active:
       return
     with self._explained():
       self._metrics.append({'step': step, **values})
-      self._board.write(step, *(summary.scalar(name, value) for name, value in values.items()))
+      for tracker in self._trackers:
+        tracker.write(step, values)
 
   def write_skipped(self, step: int, values: dict) -> None:
     """Appends one JSON line about a skipped step, with the `uids` of its objects."""
@@ -61,14 +77,16 @@ class MetricWriter:
         self._skipped.append({'step': step, **values})
 
   def write_image(self, step: int, name: str, image: np.ndarray) -> None:
-    """Writes an image [H, W, 3] in 0..1 to DIR/images/<name>_<step>.png and to TensorBoard."""
+    """Writes an image [H, W, 3] in 0..1 to DIR/images/<name>_<step>.png and to the trackers."""
     if not self.active:
       return
     path = self.workdir / 'images' / f'{name}_{step:08d}.png'
     with self._explained():
       path.parent.mkdir(parents=True, exist_ok=True)
-      path.write_bytes(imageio.imwrite('<bytes>', images.to_bytes(image), extension='.png'))
-      self._board.write(step, summary.image(name, images.to_bytes(image), dataformats='HWC'))
+      pixels = images.to_bytes(image)
+      path.write_bytes(imageio.imwrite('<bytes>', pixels, extension='.png'))
+      for tracker in self._trackers:
+        tracker.write_image(step, name, pixels)
 
   def flush(self) -> None:
     """Writes buffered lines. Call it before saving a checkpoint: the lines of all its steps must have been written.
@@ -79,12 +97,14 @@ class MetricWriter:
       with self._explained():
         self._metrics.flush()
         self._skipped.flush()
+        self._starts.flush()
 
   def close(self) -> None:
     self.flush()
-    if self.active:
-      with self._explained():
-        self._board.close()
+    with self._explained():
+      for tracker in self._trackers:
+        tracker.close()
+    self._trackers = []
 
   @contextlib.contextmanager
   def _explained(self) -> Iterator[None]:
@@ -100,27 +120,6 @@ class MetricWriter:
         ) from error
       error.add_note(f'{problem}; the same command resumes from the last checkpoint')
       raise
-
-
-class _Board:
-  """Writes TensorBoard events in the calling thread.
-
-  tensorboardX's SummaryWriter uses its own thread, which dies if the disk is full, and the process then hangs.
-  """
-
-  def __init__(self, directory: epath.Path):
-    directory_check(os.fspath(directory))
-    self._events = EventsWriter(os.fspath(directory / 'events'))
-
-  def write(self, step: int, *summaries) -> None:
-    for summary_of_value in summaries:
-      self._events.write_event(Event(step=step, wall_time=time.time(), summary=summary_of_value))
-    self._events.flush()
-
-  def close(self) -> None:
-    if self._events is not None:
-      self._events.close()
-      self._events = None
 
 
 class _Lines:

@@ -108,10 +108,15 @@ def check_patterns(params, freeze: Sequence[str], multipliers: Sequence[str]) ->
 def decayed(params):
   """Returns a tree of booleans that is True for the kernels of linear layers, the only parameters with weight decay.
 
-  Biases, norms, tokens and position tables do not decay. Kernels are found by name and not by rank, because the biases
+  Biases, norms, tokens and position tables do not decay, nor does TripoSR's pooler: it is unused, and is kept so that
+  its files can be written back unchanged. Kernels are found by name and not by rank, because the biases
   of stacked layers have two axes.
   """
-  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
+
+  def rule(path, _):
+    return path[-1].key == 'kernel' and path[0].key != 'pooler'
+
+  return jax.tree_util.tree_map_with_path(rule, params)
 
 
 def _optimizer_names(params):

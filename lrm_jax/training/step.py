@@ -81,7 +81,7 @@ def make_train_step(
   d = min(ema_decay, (1 + t) / (10 + t)) after t steps, so that the random initial parameters are soon forgotten.
   """
 
-  def loss_fn(params, batch, key, lpips):
+  def loss_fn(params, batch, keys, lpips):
     if freeze:
       frozen = frozen_parameters(params, freeze)
       params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
@@ -94,7 +94,7 @@ def make_train_step(
       batch['target_intrinsics'],
       window,
       batch['background'],
-      key,
+      keys,
       rays_per_chunk=rays_per_chunk,
     )
     loss, parts = losses.reconstruction(
@@ -104,26 +104,27 @@ def make_train_step(
       parts['datasets'] = mixture.errors(pixels.color, batch['target_color'], batch['dataset'], num_datasets)
     return loss, parts
 
-  def gradients(params, batch, key, lpips):
-    return jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key, lpips)
+  def gradients(params, batch, keys, lpips):
+    return jax.value_and_grad(loss_fn, has_aux=True)(params, batch, keys, lpips)
 
-  def accumulated(params, batch, key, lpips):
+  def accumulated(params, batch, keys, lpips):
     """Returns the mean over micro-batches, each with an equal share of every device's objects."""
-    micro = jax.tree.map(lambda x: rearrange(x, '(b a) ... -> a b ...', a=accumulation), batch)
+    micro, keys = jax.tree.map(lambda x: rearrange(x, '(b a) ... -> a b ...', a=accumulation), (batch, keys))
 
     def add(total, inputs):
       return jax.tree.map(jnp.add, total, gradients(params, *inputs, lpips)), None  # type: ignore[call-arg]
 
-    keys = jax.random.split(key, accumulation)
     zeros = jax.tree.map(
       lambda x: jnp.zeros(x.shape, x.dtype),
-      jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], micro), key, lpips),
+      jax.eval_shape(gradients, params, *jax.tree.map(lambda x: x[0], (micro, keys)), lpips),
     )
     return jax.tree.map(lambda x: x / accumulation, jax.lax.scan(add, zeros, (micro, keys))[0])
 
   def step(state, batch, position, lpips=None):
     key = jax.random.fold_in(jax.random.key(seed), state['step'])
-    (loss, parts), grads = (gradients if accumulation == 1 else accumulated)(state['params'], batch, key, lpips)
+    # One key per object of the batch, so that rays do not depend on the micro-batches.
+    keys = jax.random.split(key, len(batch['image']))
+    (loss, parts), grads = (gradients if accumulation == 1 else accumulated)(state['params'], batch, keys, lpips)
     with jax.named_scope('optimizer'):
       updates, opt_state = transform.update(grads, state['opt_state'], state['params'])
       rate, norm, guard = schedule(position), optax.tree.norm(grads), state['guard']
@@ -143,6 +144,18 @@ def make_train_step(
     return {'step': state['step'] + 1} | result, metrics
 
   return step
+
+
+def compiler_options(*, deterministic: bool) -> dict[str, bool]:
+  """Returns XLA's options for the compiled step. CPU programs are deterministic anyway, and so are those of TPUs.
+
+  With `deterministic`, GPU programs add in a fixed order: without it, sums of many threads into one number, such as the
+  gradients of the planes, differ in their last bits from run to run. XLA then replaces such scatters by slower ones and
+  does not choose the fastest kernels by timing them.
+  """
+  if not deterministic:
+    return {}
+  return {'xla_gpu_deterministic_ops': True, 'xla_gpu_exclude_nondeterministic_ops': True}
 
 
 def compile_step(step: Callable, mesh: jax.sharding.Mesh, state_shardings) -> Callable:

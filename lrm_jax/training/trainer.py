@@ -14,7 +14,7 @@ from lrm_jax.errors import InputError
 from lrm_jax.models import registry
 from lrm_jax.models.lpips import LPIPS
 from lrm_jax.storage import checkpoint
-from lrm_jax.training import cost, micro_batches, synthetic
+from lrm_jax.training import cost, micro_batches, synthetic, trackers
 from lrm_jax.training import step as step_lib
 from lrm_jax.training.optimizer import check_patterns, make_optimizer
 from lrm_jax.weights import dino, pretrained
@@ -90,7 +90,9 @@ class Trainer:
     batch = cost.abstract_batch(self.config, sharding.batch_sharding(self.mesh), num_datasets=len(self.sources))
     position = shapes_on_mesh(jax.ShapeDtypeStruct((), np.float32))
     with jax.set_mesh(self.mesh):
-      return self._step.lower(self.abstract_on_devices, batch, position, shapes_on_mesh(self.lpips)).compile()  # type: ignore[attr-defined]
+      return self._step.lower(self.abstract_on_devices, batch, position, shapes_on_mesh(self.lpips)).compile(  # type: ignore[attr-defined]
+        compiler_options=step_lib.compiler_options(deterministic=self.config.get('deterministic', False))
+      )
 
   def first_state(self, given: dict[str, np.ndarray | jax.Array] | None = None) -> dict:
     """Returns a new state, created on its devices. Arrays in `given` {path: array} replace random parameters."""
@@ -183,6 +185,7 @@ def check(config: ConfigDict, num_devices: int) -> None:
     raise InputError(
       f'config.loss_spike = {config.loss_spike} must be above 1 (it is a multiple of the mean loss), or 0 to disable it'
     )
+  trackers.check(config.get('trackers', ()))
   positive = ['num_train_steps', 'batch_size', 'log_every', 'checkpoint_every', 'eval_every']
   for name in positive:
     if config[name] < 1:

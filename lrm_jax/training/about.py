@@ -1,0 +1,46 @@
+"""What a run was computed with: git revision, versions of libraries, devices."""
+
+import importlib.metadata
+from pathlib import Path
+import platform
+import subprocess
+
+import jax
+
+_LIBRARIES = ('lrm_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
+_PLUGINS = ('libtpu', 'jax-cuda12-plugin', 'jax-cuda13-plugin', 'nvidia-cudnn-cu12', 'nvidia-nccl-cu12')
+
+
+def about() -> dict:
+  """Returns {'git': revision or None, 'versions': {name: version}, 'devices': text, 'processes': number}.
+
+  The revision is that of the checkout that contains this package; '+changes' follows it if files differ from it.
+  """
+  versions = {'python': platform.python_version()}
+  for name in (*_LIBRARIES, *_PLUGINS):
+    try:
+      versions[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      if name in _LIBRARIES:
+        versions[name] = 'unknown'
+  return {
+    'git': _revision(Path(__file__).parents[1]),
+    'versions': versions,
+    'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    'processes': jax.process_count(),
+  }
+
+
+def _revision(folder: Path) -> str | None:
+  """Returns the git revision of the checkout that a package belongs to, or None."""
+
+  def git(*words):
+    return subprocess.run(['git', '-C', str(folder), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+  try:
+    if not git('ls-files', '__init__.py'):  # Installed below the checkout of another project.
+      return None
+    changed = git('status', '--porcelain', '--untracked-files=no')
+    return git('rev-parse', 'HEAD') + ('+changes' if changed else '')
+  except (OSError, subprocess.CalledProcessError):
+    return None
