@@ -207,8 +207,9 @@ def test_object_without_a_surface_is_recorded_and_scored_as_a_point(dataset, mes
       raise geometry_runs.NoSurfaceError('empty')
     return surfaces.read(surfaces.find(meshes, held_out.uids[place]))
 
-  protocols = [PROTOCOLS['geometry'], PROTOCOLS['geometry-triposr']]
+  protocols = [PROTOCOLS[name] for name in ('geometry', 'geometry-triposr', 'geometry-sf3d')]
   sections = geometry_runs.run(protocols, held_out, {'model': system}, meshes, baselines=False)
+  assert [section.protocol for section in sections] == [protocol.name for protocol in protocols]
   for section in sections:
     row = section.rows['model']
     assert row.failed == {held_out.uids[1]: 'empty'}

@@ -70,6 +70,13 @@ class Protocol:
   solids: bool = False  # Also volumetric IoU and normal consistency.
 
   @property
+  def rules(self) -> tuple:
+    """What determines the numbers: protocols with equal rules give equal numbers."""
+    views = None if self.views is None else self.views.tobytes()
+    about = (self.num_points, self.normalise, self.chamfer, self.chamfer_scale, self.thresholds, self.num_starts)
+    return (*about, views, self.solids)
+
+  @property
   def needs_mesh(self) -> bool:
     """Whether the truth must be a mesh."""
     return self.views is not None

@@ -111,11 +111,14 @@ def run(
         predictions[system] = surfaces.of_points(np.zeros((1, 3)))
     if baselines:
       predictions['sphere'] = surfaces.sphere(SPHERE)
+    known: dict[tuple, dict[str, dict[str, float]]] = {}  # Alignment is slow, and several protocols share their rules.
     for protocol in protocols:
-      values = {system: protocol.score(surface, truth) for system, surface in predictions.items()}
-      if baselines and truth.is_mesh:
-        values['truth_with_other_points'] = protocol.score(truth, truth, true_seed=1)
-      for system, value in values.items():
+      if protocol.rules not in known:
+        values = {system: protocol.score(surface, truth) for system, surface in predictions.items()}
+        if baselines and truth.is_mesh:
+          values['truth_with_other_points'] = protocol.score(truth, truth, true_seed=1)
+        known[protocol.rules] = values
+      for system, value in known[protocol.rules].items():
         scores[protocol.name].setdefault(system, {})[name] = value
   return [
     Section(

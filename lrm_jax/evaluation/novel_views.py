@@ -21,7 +21,7 @@ import numpy as np
 from lrm_jax.datasets import views as views_lib
 from lrm_jax.datasets.views import HeldOut
 from lrm_jax.distributed import accelerators, sharding
-from lrm_jax.distributed.sharding import replicate
+from lrm_jax.distributed.sharding import replicate, shard_by_batch
 from lrm_jax.evaluation import image_metrics
 from lrm_jax.geometry import images
 from lrm_jax.models.triplane_model import TriplaneModel
@@ -193,7 +193,7 @@ def _evaluate(predict, state, lpips, batch, rays_per_chunk, background):
   by_view = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (prediction, reference))
   values = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), jax.lax.map(one_view, by_view))
   number = jnp.where(batch['valid'], batch['number'], -1)
-  shown = jax.tree.map(lambda x: x[:, :_SHOWN_VIEWS], (reference, prediction))
+  shown = jax.tree.map(lambda x: shard_by_batch(x[:, :_SHOWN_VIEWS]), (reference, prediction))
   return replicate(values), replicate(number), shown
 
 
