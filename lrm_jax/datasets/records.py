@@ -26,11 +26,10 @@ def open_split(path: str | Path, split: str):
     )
   builder = tfds.builder_from_directory(paths.dataset(path))
   if split.split('[', maxsplit=1)[0] not in builder.info.splits:
-    counts = ', '.join(f'{name} ({info.num_examples})' for name, info in sorted(builder.info.splits.items()))
     raise InputError(
-      f'{path} has no split {split!r}; it has {counts}. Choose one of them with --split (in training: '
-      '--config.data.train_split, --config.data.eval_split), or build the dataset again with another --test_share, '
-      '--validation_share or --test_list'
+      f'{path} has no split {split!r}; it has {", ".join(sorted(builder.info.splits))}: choose one with --split (in '
+      'training --config.data.eval_split), or build the dataset again with another --test_share, --validation_share or '
+      '--test_list'
     )
   return builder.as_data_source(split=split)
 
