@@ -13,6 +13,7 @@ from conftest import ball, encode_png
 from lrm_jax import data_check
 from lrm_jax.datasets import contact_sheet, inspection
 from lrm_jax.datasets.records import open_split
+from lrm_jax.errors import InputError
 from lrm_jax.geometry import cameras, images
 from view_folders import write_openlrm
 
@@ -72,6 +73,11 @@ def test_mistakes_are_detected(records, mistake):
   change, kind, pattern = MISTAKES[mistake]
   found = [inspection.inspect(change(record)).problems.get(kind, '') for record in records]
   assert sum(bool(re.search(pattern, text)) for text in found) >= len(found) - 1, found
+
+
+def test_a_missing_split_is_reported_with_the_options_that_help():
+  with pytest.raises(InputError, match="no split 'dev'; it has test, train: choose one with --split .*--test_share"):
+    open_split(EMBEDDED, 'dev')
 
 
 def test_correct_records_have_no_problems(records):

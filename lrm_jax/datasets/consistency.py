@@ -31,7 +31,6 @@ def find_problems(poses: np.ndarray, intrinsics: np.ndarray, views: list[np.ndar
 
   `poses` are normalised to the input view, so that the object is inside the cube [-1, 1]^3.
   """
-  yield from _one_color(views)
   small = np.stack([images.resize(view, _SIZE) for view in views])
   hull = _Hull(poses, intrinsics, views)
   pairs = list(_copies(poses, small, hull))
@@ -52,7 +51,8 @@ def _and(pairs) -> str:
   return shown + (f' and {len(pairs) - 3} more pairs' if len(pairs) > 3 else '')
 
 
-def _one_color(views) -> Iterator[tuple[str, str]]:
+def one_color(views: list[np.ndarray]) -> Iterator[tuple[str, str]]:
+  """Yields (kind, description) of a problem if views [H, H, 4] show the object in one colour."""
   ranges = []
   for view in views:
     inside = view[view[..., 3] > 0.99][:, :3]

@@ -24,6 +24,7 @@ _SILHOUETTE_SIZE = 32  # pixels along a side of the silhouettes that are compare
 _GRID = 40  # points along a side of the cube: denser than the pixels of a silhouette
 _VIEWS = 12  # largest number of views of an object that are compared
 _AGREE = 0.9  # least share of the silhouettes that the hull must cover; with right cameras it covers all of them
+_MOSTLY_AGREE = 0.8  # the same: below it all cameras are suspect, not single views
 _OFF_AIM = 3.0  # largest angle in degrees between a camera's axis and the direction to the origin
 _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
 _MISTAKES = {  # Common mistakes in camera_to_world, and the function that corrects them.
@@ -72,7 +73,9 @@ def inspect(
 
   silhouettes = np.stack([images.resize(view[..., 3:], _SILHOUETTE_SIZE)[..., 0] for view in views])
   agreement, mistake = _silhouette_agreement(normalise, poses, intrinsics, silhouettes)
-  problems |= dict(consistency.find_problems(normalise(poses), intrinsics, views))
+  problems |= dict(consistency.one_color(views))
+  if agreement >= _MOSTLY_AGREE:
+    problems |= dict(consistency.find_problems(normalise(poses), intrinsics, views))
   if agreement < _AGREE and 'odd view' not in problems:
     problems['silhouettes'] = (
       f'the silhouettes of the views are inconsistent with their cameras (the visual hull covers {agreement:.0%} of '

@@ -34,11 +34,10 @@ def open_split(path: str | Path, split: str):
   name, bracket, _ = split.partition('[')
   held_out = _listed_for_validation(path)
   if name not in {*builder.info.splits, *(['validation'] if held_out else [])}:
-    counts = ', '.join(f'{name} ({count})' for name, count in sorted(split_sizes(path).items()))
     raise InputError(
-      f'{path} has no split {split!r}; it has {counts}. Choose one of them with --split (in training: '
-      '--config.data.train_split, --config.data.eval_split), or build the dataset again with another --test_share, '
-      '--validation_share or --test_list'
+      f'{path} has no split {split!r}; it has {", ".join(sorted(split_sizes(path)))}: choose one with --split (in '
+      'training --config.data.eval_split), or build the dataset again with another --test_share, --validation_share or '
+      '--test_list'
     )
   if not held_out or name not in ('train', 'validation'):
     return builder.as_data_source(split=split)
