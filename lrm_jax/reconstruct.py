@@ -24,7 +24,7 @@ from lrm_jax.reconstruction.reconstructor import Reconstructor, from_pretrained
 from lrm_jax.reconstruction.result import Reconstruction
 from lrm_jax.weights import pretrained
 
-_ENDS = ('', '_depth', '_planes')  # of the names of the files that are written for an image
+_ENDS = ('', '_depth', '_planes', '_texture')  # of the names of the files that are written for an image
 
 
 def reconstruct(

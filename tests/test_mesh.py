@@ -115,27 +115,6 @@ def test_surface_is_closed_at_the_cube():
   assert np.hypot(mesh.vertices[flat, 1], mesh.vertices[flat, 2]).max() < 0.6
 
 
-@pytest.mark.parametrize('dense', [False, True])
-def test_surface_is_closed_at_the_sphere_that_the_model_fills(dense):
-  """The ball of radius 0.6 at x = 0.5 is cut off by the sphere of radius 0.85, which is met without steps."""
-  field = mesh_lib.field_of(ball(0.6, centre=(0.5, 0, 0)), radius=0.85)
-  mesh = mesh_lib.extract(field, resolution=64, threshold=20.0, dense=dense)
-  distance = np.linalg.norm(mesh.vertices, axis=-1)
-  assert mesh.is_watertight and 0.849 < distance.max() < 0.8505
-  cap = mesh.vertices[:, 0] > 0.8
-  np.testing.assert_allclose(distance[cap], 0.85, atol=5e-4)
-  np.testing.assert_allclose(mesh.vertex_normals[cap], mesh.vertices[cap] / 0.85, atol=0.05)
-
-
-def test_outline_threshold_ignores_what_lies_outside_the_sphere():
-  def field(points):  # A ball, and a shell outside of the sphere that no view shows.
-    distance = np.linalg.norm(points, axis=-1)
-    return np.where(distance > 0.9, 500.0, ball(0.5)(points)[0]), points
-
-  mesh = mesh_lib.extract(mesh_lib.field_of(field, radius=0.85), resolution=48)
-  assert np.linalg.norm(mesh.vertices, axis=-1).max() < 0.75 and mesh.metadata['threshold'] < 100
-
-
 @pytest.mark.parametrize('greatest', [4.0, 400.0])
 def test_default_threshold_gives_the_outline_of_the_volume(greatest):
   """For thin and dense blurred balls, the surface lies where rays past the centre lose half of their light."""

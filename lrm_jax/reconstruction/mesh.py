@@ -24,23 +24,20 @@ _OUTLINE_GRID = 96  # Points along a side of the grid on which the threshold is 
 class Field:
   """Density and colour at points of the cube, and density on grids, in blocks (lrm_jax/reconstruction/surface.py).
 
-  The density counts as 0 outside the cube and, if `radius` is given, outside the sphere of this radius at the origin.
+  The density counts as 0 outside the cube.
   """
 
   query: colors.Query
   grid: surface.Grid
-  radius: float | None = None
 
   def query_inside(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (density [Q], colour [Q, 3]) at points [Q, 3], with density 0 outside the border."""
+    """Returns (density [Q], colour [Q, 3]) at points [Q, 3], with density 0 outside the cube."""
     density, color = self.query(np.clip(points, -1, 1))
     outside = np.any(np.abs(points) > 1, axis=-1)
-    if self.radius is not None:
-      outside |= np.einsum('qc,qc->q', points, points) > self.radius**2
     return np.where(outside, 0, density), color
 
 
-def field_of(query: colors.Query, radius: float | None = None) -> Field:
+def field_of(query: colors.Query) -> Field:
   """Returns the field of a function of points."""
 
   def grid(coordinates):
@@ -54,7 +51,7 @@ def field_of(query: colors.Query, radius: float | None = None) -> Field:
 
     return evaluate
 
-  return Field(query, grid, radius)
+  return Field(query, grid)
 
 
 def blocks_of(coordinates: np.ndarray) -> np.ndarray:
@@ -102,11 +99,11 @@ def extract(
   cleanup.check_keep(keep)
 
   def small(size):
-    return surface.small_grid(surface.closed(field.grid, -1, 1, field.radius), _axis(min(size, _OUTLINE_GRID)))
+    return surface.small_grid(surface.closed(field.grid, -1, 1), _axis(min(size, _OUTLINE_GRID)))
 
   if threshold is None:
     threshold = outline_threshold(small(resolution))
-  vertices, triangles = surface.extract(field.grid, _axis(resolution), threshold, dense=dense, radius=field.radius)
+  vertices, triangles = surface.extract(field.grid, _axis(resolution), threshold, dense=dense)
   if not len(triangles):
     raise InputError(
       f'no surface: the greatest density found is {small(resolution).max():.3g}, {threshold=:g}; lower the threshold, '

@@ -7,6 +7,7 @@ Legend: B images, H W image, V views, P texels along a plane's side, C channels,
 
 from collections.abc import Callable, Iterator, Sequence
 import functools
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,8 @@ from lrm_jax.reconstruction import cleanup, inputs, preprocess, surface, video
 from lrm_jax.reconstruction import mesh as mesh_lib
 from lrm_jax.reconstruction.result import Reconstruction, load_planes
 from lrm_jax.weights import pretrained
+
+_LOGGER = logging.getLogger(__name__)
 
 _RAYS_PER_CALL = 2**16
 _BLOCKS_PER_CALL = 2**13  # blocks of a mesh's grid, 64 points each
@@ -122,14 +125,16 @@ class Reconstructor:
     """Returns the reconstruction of an image, or a list of those of a list of images.
 
     An image is a path, a PIL image, or an array [H, W, 3 or 4] of bytes or floats in 0..1; it is prepared as by
-    `prepare`. `batch_size` images are encoded at once (default: 1 on a CPU, which gains nothing, otherwise 8). Raises
-    InputError if an image cannot be read or shows no object.
+    `prepare`. `batch_size` images are encoded at once (default: 1 on a CPU, which gains nothing, otherwise 8). What
+    is assumed about an image is logged as a warning. Raises InputError if an image cannot be read or shows no object.
     """
     several = isinstance(images, (list, tuple))
     prepared, names = [], []
     for image in images if several else [images]:  # type: ignore[union-attr]
       with inputs.as_file(image) as path:  # type: ignore[arg-type]
         prepared.append(self.prepare(path, remove_background=remove_background))
+        for note in prepared[-1].notes:
+          _LOGGER.warning('%s', note if isinstance(image, (str, Path)) else note.replace(str(path), 'the image'))
         names.append(path.stem)
     planes = self.encode_each([one.image for one in prepared], batch_size)
     results = [
@@ -281,7 +286,7 @@ class Reconstructor:
     `keep` says which connected parts remain: 'largest', 'all', or those with at least this share of the volume of the
     largest part. `faces` is the greatest number of triangles (None: all). The colours are at the vertices or, with
     `texture_size`, in a texture of so many pixels along a side; such a mesh has 10,000 triangles unless `faces` is
-    given. The mesh is closed, also at the border of the cube or sphere that the model fills.
+    given. The mesh is closed, also at the border of the cube that the model fills.
     `mesh.metadata['report']` has the numbers (cleanup.Report), `done` is called with the name of each finished phase.
     Raises InputError if an argument is out of range or there is no surface, and ImportError if `texture_size` is given
     and xatlas is not installed.
@@ -322,8 +327,7 @@ class Reconstructor:
 
       return evaluate
 
-    radius = getattr(self.model, 'bounding_radius', None)
-    return mesh_lib.Field(query, grid, None if radius is None else radius / self.half_size)
+    return mesh_lib.Field(query, grid)
 
 
 _encode = jax.jit(lambda model, *inputs: model.encode(*inputs))

@@ -28,18 +28,18 @@ _CORNERS = np.array(list(itertools.product((0, 1), repeat=3)))
 
 
 def extract(
-  grid: Grid, coordinates: np.ndarray, threshold: float, *, dense: bool = False, radius: float | None = None
+  grid: Grid, coordinates: np.ndarray, threshold: float, *, dense: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns (vertices [K, 3], triangles [T, 3]) of the surface; both are empty if there is none.
 
-  `coordinates` [N] along each axis are evenly spaced. The density outside of their cube, and outside of a sphere of
-  `radius` at the origin if that is given, is zero, so the surface is closed. It ends exactly at this border.
+  `coordinates` [N] along each axis are evenly spaced. The density outside of their cube is zero, so the surface is
+  closed. It ends exactly at the border of the cube.
   Triangles are counter-clockwise seen from outside, where the density is lower. If a small grid finds no surface at
   all, the large grid is evaluated whole.
   """
   step = (coordinates[-1] - coordinates[0]) / (len(coordinates) - 1)
   low, high = coordinates[0], coordinates[-1]
-  grid = closed(grid, low, high, radius, threshold, threshold / step)
+  grid = closed(grid, low, high)
   after = np.arange(1, 2 + (-len(coordinates) - 2) % BLOCK, dtype=np.float32)  # Fills the last block.
   coordinates = np.concatenate([coordinates[:1] - step, coordinates, coordinates[-1:] + after * step])
   blocks = None if dense else _follow(grid, coordinates, threshold)
@@ -65,34 +65,19 @@ def small_grid(grid: Grid, coordinates: np.ndarray) -> np.ndarray:
   return _AllBlocks(grid(coordinates), len(coordinates)).layers(0, -(-len(coordinates) // BLOCK))
 
 
-def closed(
-  grid: Grid, low: float, high: float, radius: float | None = None, threshold: float = 0.0, slope: float = np.inf
-) -> Grid:
-  """Returns the grid with density zero at coordinates below `low` and above `high`, and outside of a sphere.
-
-  At the distance d to the centre, the density is at most `threshold` + `slope` (`radius` - d), which passes the
-  threshold at the sphere: with a finite slope, the surface there is as smooth as the sphere, without steps.
-  """
+def closed(grid: Grid, low: float, high: float) -> Grid:
+  """Returns the grid with density zero at coordinates below `low` and above `high`."""
 
   def closed_grid(coordinates):
     evaluate, outer = grid(coordinates), (coordinates < low) | (coordinates > high)
     outer = np.pad(outer, (0, -len(outer) % BLOCK), constant_values=True).reshape(-1, BLOCK)
-    squares = np.pad(coordinates, (0, -len(coordinates) % BLOCK), mode='edge').reshape(-1, BLOCK) ** 2
-
-    def along(lines, places, axis):
-      x, y, z = (lines[places[:, i]] for i in range(3))
-      parts = x[:, :, None, None], y[:, None, :, None], z[:, None, None, :]
-      return parts if axis is None else [part.take(0, axis=axis + 1) for part in parts]
 
     def inner(places, axis):
       values = evaluate(places, axis)
-      x, y, z = along(outer, places, axis)
+      x, y, z = (outer[places[:, i]] for i in range(3))
+      parts = [x[:, :, None, None], y[:, None, :, None], z[:, None, None, :]]
+      x, y, z = parts if axis is None else [part.take(0, axis=axis + 1) for part in parts]
       values[x | y | z] = 0
-      if radius is not None:
-        x, y, z = along(squares, places, axis)
-        inside = radius - np.sqrt(x + y + z)
-        limit = threshold + slope * inside if np.isfinite(slope) else np.where(inside >= 0, np.inf, 0)
-        values = np.minimum(values, np.maximum(limit, 0)).astype(np.float32)
       return values
 
     return inner
