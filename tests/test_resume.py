@@ -86,7 +86,7 @@ STATE = 16 * 451_000_000  # bytes of the parameters, gradients and optimizer of 
 
 @pytest.mark.parametrize(
   'kind, devices, expected',
-  # The programs compiled ahead of time with so many objects per device fit; see docs/scale.md.
+  # Of these, docs/scale.md has a compiled program for the A100 only; the others are what the estimate gives.
   [('a100', 128, 8), ('h100', 8, 16), ('h100', 1, 16), ('v5p', 64, 8), ('v5e', 256, 2)],
 )
 def test_base_runs_on_any_number_of_devices_without_a_sum_by_hand(kind, devices, expected):
