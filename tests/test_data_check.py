@@ -76,7 +76,9 @@ def test_mistakes_are_detected(records, mistake):
 
 
 def test_a_missing_split_is_reported_with_the_options_that_help():
-  with pytest.raises(InputError, match="no split 'dev'; it has test, train: choose one with --split .*--test_share"):
+  with pytest.raises(
+    InputError, match="no split 'dev'; it has test, train, validation: choose one with --split .*--test_share"
+  ):
     open_split(EMBEDDED, 'dev')
 
 

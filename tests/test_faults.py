@@ -17,6 +17,7 @@ import pytest
 
 from conftest import make_tiny_config
 from lrm_jax.errors import FailureError, Interrupted
+from lrm_jax.models import registry
 from lrm_jax.storage import checkpoint
 from lrm_jax.training import loop as train_lib
 from lrm_jax.training.metric_writer import read
@@ -293,6 +294,7 @@ def test_damaged_checkpoint_is_reported_and_left_unchanged(config, trained, tmp_
     assert [line['step'] for line in training_processes.steps(tmp_path / 'run')] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_run_directory_is_locked(config, trained, tmp_path):
   shutil.copytree(trained, tmp_path / 'run')
   before = files_of(tmp_path / 'run')
@@ -389,7 +391,7 @@ def test_skipped_steps_leave_the_parameters_unchanged(config, tmp_path, poison):
   assert checkpoint.saved_steps(tmp_path) == [3]
   config.max_skipped_steps = 100
   train_lib.train(config, tmp_path)
-  three, six = (train_lib.registry.parameters(checkpoint.restore(tmp_path, step)[0]) for step in (3, 6))
+  three, six = (registry.parameters(checkpoint.restore(tmp_path, step)[0]) for step in (3, 6))
   train_lib.jax.tree.map(np.testing.assert_array_equal, three, six)
 
 

@@ -71,7 +71,14 @@ def test_command_checks_and_stops(monkeypatch, capsys, dataset, tmp_path):
   monkeypatch.setattr(
     train.sys,
     'argv',
-    ['train', '--config=quickstart', '--check=2', f'--config.data.path={dataset}', f'--workdir={tmp_path / "run"}'],
+    [
+      'train',
+      '--config=quickstart',
+      '--check=2',
+      f'--config.data.path={dataset}',
+      '--config.data.eval_split=test',
+      f'--workdir={tmp_path / "run"}',
+    ],
   )
   train.main()
   assert 'the inputs are complete; nothing was written' in capsys.readouterr().out

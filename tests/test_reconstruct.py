@@ -158,10 +158,13 @@ def test_outputs_of_one_image_do_not_overwrite_those_of_another():
 
 
 class PreparesOnly:
-  """A model that prepares images, for tests of the command around it."""
+  """A model that prepares images and encodes nothing, for tests of the command around it."""
 
   def prepare(self, path, **options):
     return preprocess.prepare(path, 16, **options)
+
+  def encode_each(self, images, batch_size=None):
+    return [None] * len(images)
 
 
 def run_in_process(monkeypatch, out, *args):
