@@ -84,9 +84,9 @@ def test_sampling_reproduces_a_linear_field(rng):
 
 
 @pytest.mark.parametrize('axes', [triplane.PLANE_AXES, ((0, 1), (0, 2), (2, 1))])
-@pytest.mark.parametrize('platform', ['cpu', 'tpu'])
-def test_gradient_of_sample_sum_equals_gradient_of_summed_sample_concatenated(axes, platform, rng, monkeypatch):
-  monkeypatch.setattr(backend, 'platform', lambda: platform)
+@pytest.mark.parametrize('form', triplane.PLANE_GRADIENTS)
+def test_gradient_of_sample_sum_equals_gradient_of_summed_sample_concatenated(axes, form, rng, monkeypatch):
+  monkeypatch.setenv('LRM_JAX_PLANE_GRADIENT', form)
   planes = jnp.array(rng.normal(size=(3, 5, 5, 4)), jnp.float32)
   points = jnp.array(rng.uniform(-1.3, 1.3, (6, 50, 3)), jnp.float32)  # Some are in the frame, some outside of it.
   weight = jnp.array(rng.normal(size=(6, 50, 4)), jnp.float32)
@@ -101,9 +101,9 @@ def test_gradient_of_sample_sum_equals_gradient_of_summed_sample_concatenated(ax
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('platform', ['cpu', 'tpu'])
-def test_gradients_of_bfloat16_planes_are_accumulated_in_float32(platform, rng, monkeypatch):
-  monkeypatch.setattr(backend, 'platform', lambda: platform)
+@pytest.mark.parametrize('form', triplane.PLANE_GRADIENTS)
+def test_gradients_of_bfloat16_planes_are_accumulated_in_float32(form, rng, monkeypatch):
+  monkeypatch.setenv('LRM_JAX_PLANE_GRADIENT', form)
   planes = jnp.array(rng.normal(size=(3, 5, 5, 4)), jnp.float32)
   points = jnp.array(rng.uniform(-1, 1, (5000, 3)), jnp.float32)
 

@@ -5,11 +5,15 @@ depends on the mesh that is set. Without a mesh, it depends on the default devic
 """
 
 import dataclasses
-from typing import Literal
+import os
+from typing import Literal, get_args
 
 import jax
 
 from lrm_jax.distributed import simulation
+from lrm_jax.errors import InputError
+
+PlaneGradient = Literal['windows', 'rows', 'sorted']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +21,9 @@ class Backend:
   """The fastest implementations on a platform, and its memory layout.
 
   `attention`: 'blocks' of queries whose scores stay in a CPU's caches, 'cudnn', 'splash' (Pallas, TPU) or 'xla'.
-  `plane_gradient`: how gradients of samples are added to a plane: 'windows' of 2 x 2 texels at once, or 'rows', one
-  texel after another (a TPU compiles a scatter of windows to a loop over all points).
+  `plane_gradient`: how gradients of samples are added to a plane: 'windows' of 2 x 2 texels at once, 'rows', one texel
+  after another (a TPU compiles a scatter of windows to a loop over all points), or 'sorted' segments. No accelerator
+  has been measured yet: bench/gpu.py compares them, and LRM_JAX_PLANE_GRADIENT selects one.
   `cache_blocking`: whether work is split into blocks that stay in a CPU's caches.
   `one_object_at_a_time`: whether objects are rendered one by one. On a single CPU device, the planes of one object and
   their gradient stay in the caches; all other devices are faster with as many rays as possible.
@@ -27,7 +32,7 @@ class Backend:
 
   platform: Literal['cpu', 'gpu', 'tpu']
   attention: Literal['blocks', 'cudnn', 'splash', 'xla']
-  plane_gradient: Literal['windows', 'rows']
+  plane_gradient: PlaneGradient
   cache_blocking: bool
   one_object_at_a_time: bool
   lane_padding: int
@@ -41,7 +46,7 @@ def current() -> Backend:
     return Backend(
       'cpu',
       attention='blocks',
-      plane_gradient='windows',
+      plane_gradient=_plane_gradient('windows'),
       cache_blocking=True,
       one_object_at_a_time=single,
       lane_padding=1,
@@ -50,7 +55,7 @@ def current() -> Backend:
     return Backend(
       'tpu',
       attention='splash' if simulation.simulated() is None else 'xla',
-      plane_gradient='rows',
+      plane_gradient=_plane_gradient('rows'),
       cache_blocking=False,
       one_object_at_a_time=False,
       lane_padding=2,
@@ -58,7 +63,7 @@ def current() -> Backend:
   return Backend(
     'gpu',
     attention='cudnn' if _has_cudnn_attention() else 'xla',
-    plane_gradient='windows',
+    plane_gradient=_plane_gradient('windows'),
     cache_blocking=False,
     one_object_at_a_time=False,
     lane_padding=1,
@@ -74,6 +79,13 @@ def platform() -> Literal['cpu', 'gpu', 'tpu']:
   if name in ('gpu', 'cuda', 'rocm'):
     return 'gpu'
   return 'tpu' if name == 'tpu' else 'cpu'
+
+
+def _plane_gradient(default: PlaneGradient) -> PlaneGradient:
+  chosen = os.environ.get('LRM_JAX_PLANE_GRADIENT') or default
+  if chosen not in get_args(PlaneGradient):
+    raise InputError(f'LRM_JAX_PLANE_GRADIENT={chosen} is unknown: use one of {", ".join(get_args(PlaneGradient))}')
+  return chosen  # type: ignore[return-value]
 
 
 def _has_cudnn_attention() -> bool:
