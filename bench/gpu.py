@@ -1,7 +1,8 @@
 """Tests and measures a GPU in one command, within a time limit: python bench/gpu.py [--out=DIR] [--minutes=9] [--smoke]
 
 1. Correctness: the attention of this backend against plain attention in float32, forward and backward; rendering
-   against a direct implementation; densities on a grid against densities at its points.
+   against a direct implementation; densities on a grid against densities at its points; the three forms of the
+   gradient of planes against each other.
 2. Speed: bench/run.py at the sizes of configs/base.py in bfloat16, and training steps with 1, 4 and 8 objects under
    several rematerialisation policies.
 
@@ -71,6 +72,13 @@ def correctness(smoke: bool) -> dict:
   result['render against unfolded planes: color'] = _error(full.color.reshape(-1, 3), pixels.color), allowed
   skipped = model.render(planes, pose, intrinsics, size, skip=True)
   result['render, skipping: color'] = _error(skipped.color, full.color), allowed
+
+  def by_form(form):
+    gradient = jnp.cos(jnp.arange(64)) * jnp.sin(points.reshape(-1, 3)[:, :1] * 9)
+    return triplane.plane_gradient(points, gradient, planes.shape[2], model.plane_axes, form)
+
+  for form in triplane.PLANE_GRADIENTS:
+    result[f'plane gradient by {form}'] = _error(jax.jit(by_form, static_argnums=0)(form), by_form('windows')), 1e-4
   from lrm_jax.reconstruction import mesh, surface
   from lrm_jax.reconstruction.reconstructor import Reconstructor
 
@@ -138,7 +146,11 @@ def main() -> int:
     (args.out / 'gpu.md').write_text(as_markdown(results, f'configs/{name}.py'))
 
   keep({})
-  keep(bench.measure(config, ('roofline', 'planes', 'render', 'mesh'), 1 if args.smoke else 10, args.smoke, deadline))
+  keep(
+    bench.measure(
+      config, ('roofline', 'planes', 'render', 'mesh', 'plane_gradient'), 1 if args.smoke else 10, args.smoke, deadline
+    )
+  )
   variants = [(1, 'dots'), (4, 'full'), (8, 'dots'), (8, 'full'), (8, 'none')]
   if args.smoke:
     variants = [(2, 'full')]

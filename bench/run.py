@@ -1,6 +1,7 @@
 """Measures this machine: python bench/run.py [--config=base] [--json=FILE] [--markdown=FILE]
 
-Times image -> planes, rendering, meshes of several resolutions, and a training step, on any backend of JAX. Prints
+Times image -> planes, rendering, meshes of several resolutions, the three forms of the gradient of planes
+(lrm_jax/models/triplane.py), and a training step, on any backend of JAX. Prints
 medians and the rate of operations, counted from the sizes (lrm_jax/training/cost.py). Rates are compared with that of a
 large matrix product measured in the same run, and, for a training step on a known device, with the data sheet's peak
 (MFU). A large copy measures the memory bandwidth. Peak memory is the device's if it reports it, else the process's.
@@ -8,6 +9,7 @@ Weights are random. Meshes and renders show the solid of bench/typical.py, at th
 """
 
 import argparse
+import functools
 import importlib
 import json
 from pathlib import Path
@@ -21,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # For `bench`, which is not installed.
-NAMES = ('roofline', 'planes', 'render', 'mesh', 'train_step')
+NAMES = ('roofline', 'planes', 'render', 'mesh', 'plane_gradient', 'train_step')
 
 
 def timed(run, repeats: int) -> dict:
@@ -138,6 +140,23 @@ def mesh(config, repeats: int, smoke: bool) -> dict:
 
     label = f'mesh {size}^3'
     rows[f'{label}, every point' if dense else label] = timed(run, min(repeats, 3))
+  return rows
+
+
+def plane_gradient(config, repeats: int, smoke: bool) -> dict:
+  """Measures each form of the gradient of the planes, for the samples of rays through the whole cube."""
+  from lrm_jax.models import triplane
+
+  model = config.model
+  num_rays, size = 64 if smoke else 4096, model.triplane_resolution * model.triplane_upsample
+  ends = np.random.default_rng(0).uniform(-1, 1, (2, num_rays, 1, 3)).astype(np.float32)
+  along = np.linspace(0, 1, model.num_samples, dtype=np.float32)[:, None]
+  points = jnp.asarray((ends[0] + along * (ends[1] - ends[0])).reshape(-1, 3))
+  gradient, rows = jnp.ones((len(points), model.nerf_width), jnp.dtype(model.dtype)), {}
+  for form in triplane.PLANE_GRADIENTS:
+    run = jax.jit(functools.partial(triplane.plane_gradient, size=size, form=form))
+    row = timed(lambda run=run: run(points, gradient), repeats)
+    rows[f'plane gradient by {form}'] = row | {'samples_per_second': len(points) / row['seconds']}
   return rows
 
 
