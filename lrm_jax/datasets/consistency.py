@@ -23,6 +23,7 @@ _FITS = 0.95  # least share of the silhouette of a view that the hull of the oth
 _FEWEST = 6  # views without which an object is not checked, because the hull of few views fits anything
 _FATTEST = 0.4  # of the cube: a larger hull, of silhouettes that fill their images, says nothing
 _ONE_COLOR = 0.5 / 255  # largest range of colours of an image of one colour, without the outermost 2 %
+_SAME_COLOR = 2 / 255  # largest difference of colours that count as the same
 _ALL_ONE_COLOR = 2 / 255  # the same, if all views of an object have one colour
 
 
@@ -52,13 +53,22 @@ def _and(pairs) -> str:
 
 
 def one_color(views: list[np.ndarray]) -> Iterator[tuple[str, str]]:
-  """Yields (kind, description) of a problem if views [H, H, 4] show the object in one colour."""
-  ranges = []
+  """Yields (kind, description) of a problem if views [H, H, 4] show the object in one colour.
+
+  A view from the side of one part has one colour, too, but other views then show that colour as well.
+  """
+  ranges, insides = [], []
   for view in views:
     inside = view[view[..., 3] > 0.99][:, :3]
     low, high = np.percentile(inside, [2, 98], axis=0) if len(inside) > 50 else (0.0, 1.0)
     ranges.append(float(np.max(high - low)))
-  if (constant := np.flatnonzero(np.array(ranges) < _ONE_COLOR)).size and len(constant) < len(views):
+    insides.append(inside)
+  plain = np.array(ranges) < _ONE_COLOR
+  others = [inside for inside, one in zip(insides, plain) if not one]
+  constant = [
+    number for number in np.flatnonzero(plain) if not _shown(np.median(insides[number], axis=0), others) and others
+  ]
+  if constant:
     yield (
       'one colour',
       f'{len(constant)} of {len(views)} views (the first is {constant[0]}) show the object in one colour, and others '
@@ -66,6 +76,11 @@ def one_color(views: list[np.ndarray]) -> Iterator[tuple[str, str]]:
     )
   elif max(ranges) < _ALL_ONE_COLOR:
     yield 'one colour', 'all views show the object in one colour: a texture is missing, or the light shows no shape'
+
+
+def _shown(color: np.ndarray, insides: list[np.ndarray]) -> bool:
+  """Returns whether at least 5 % of the object in some view has the colour."""
+  return any(np.mean(np.abs(inside - color).max(axis=-1) < _SAME_COLOR) > 0.05 for inside in insides if len(inside))
 
 
 def _copies(poses, small, hull) -> Iterator[tuple[tuple[int, int], bool]]:

@@ -87,7 +87,7 @@ def train(
       step = trainer.compile()
       if first:
         network = f'; LPIPS network: {lpips.source}' if lpips else ''
-        epochs = inputs.epochs(config, trainer.sources)
+        epochs = 'synthetic data' if synthetic_data else inputs.epochs(config, trainer.sources)
         print(f'{workdir}: {status}{network}\n{epochs}\n{describe_devices(trainer, step)}', file=sys.stderr)
         checkpoint.write_config(workdir, config)
       profile = Profile(workdir, profile_steps)
