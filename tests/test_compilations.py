@@ -36,6 +36,7 @@ def test_compilations_are_counted(compilations):
   assert len(compilations) > first
 
 
+@pytest.mark.slow
 def test_another_object_compiles_nothing(compilations, rng):
   """Other images give other densities, and other numbers of blocks, vertices and visible samples."""
   model = lrm_jax.from_pretrained('quickstart')

@@ -91,6 +91,7 @@ def test_correct_records_have_no_problems(records):
     assert findings.sizes == (128,) and findings.formats == ('WEBP',) and findings.normalised[0] == pytest.approx(2)
 
 
+@pytest.mark.slow
 def test_shuffled_views_lower_the_median_agreement(tmp_path, truth):
   source = open_split(EMBEDDED, 'test')
   rng = np.random.default_rng(0)

@@ -200,6 +200,7 @@ def run_directory(tmp_path_factory):
   return directory
 
 
+@pytest.mark.slow
 def test_any_number_of_objects_can_be_evaluated(run_directory, dataset):
   model, _, _ = checkpoint.restore(run_directory)
   five = HeldOut(dataset, 'train', RULES, [0, 1, 2, 3, 1])  # One more than fit in one call.

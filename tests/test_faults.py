@@ -378,6 +378,7 @@ def test_bad_step_is_skipped_and_its_objects_are_logged(config, tmp_path, poison
   assert [line['skipped'] for line in training_processes.steps(tmp_path / 'pieces')] == [0, 0, 0, 0, 1, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_skipped_steps_leave_the_parameters_unchanged(config, tmp_path, poison):
   def change(step, batch):
     if step > 3:

@@ -277,6 +277,7 @@ def test_rendered_views_of_triposr(tmp_path):
   assert_close(pixels.depth, hitting_pixels('depth_unnormalised')[..., 0])
 
 
+@pytest.mark.slow
 def test_gradients_of_triposr(tmp_path):
   """Gradients of the mean squared error of three views of the first object."""
   golden = load_file(GOLDEN / 'triposr.safetensors')

@@ -337,6 +337,7 @@ def test_each_dataset_of_a_mixture_has_its_own_settings(dataset):
         assert np.abs(own - d).min() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('workers', [0, 2])
 def test_mixture_is_sharded_and_resumed_like_a_single_dataset(dataset, workers):
   whole = mixture(dataset, dataset, batch_size=4)

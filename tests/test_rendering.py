@@ -186,6 +186,7 @@ def test_rendering_does_not_depend_on_chunk_size(rng):
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_rendering_objects_sequentially_equals_rendering_them_together(rng, monkeypatch):
   planes = jnp.array(rng.normal(size=(2, 3, 5, 5, 16)), jnp.float32)
   nerf = NeRFMLP(6, 16, 3, density_scale=3.0, dtype=jnp.float32, rngs=nnx.Rngs(0))

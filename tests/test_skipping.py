@@ -94,6 +94,7 @@ def test_openlrm_never_skips_samples(rng):
   np.testing.assert_array_equal(skipped.color, full.color)
 
 
+@pytest.mark.slow
 def test_shipped_model_skips_with_psnr_above_45_db():
   model = lrm_jax.from_pretrained('quickstart')
   source = open_split(EMBEDDED, 'test')

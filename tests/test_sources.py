@@ -108,6 +108,7 @@ def test_full_size_files_are_loaded(config, tensors, count, tmp_path):
     assert found.model.get(name) == sizes.model.get(name), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'format, sizes',
   [

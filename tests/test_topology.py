@@ -84,6 +84,7 @@ def test_rays_that_fit_follow_the_memory(monkeypatch):
   assert renderer.rays_that_fit(40e9, 8, 128 * 2112) == few // 2 // 128 * 128
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('lengths', [(256, 256), (192, 130)])
 def test_tpu_kernel_equals_attention(lengths):
   """Forward and backward, in interpret mode, also for lengths that are not multiples of the tiles."""

@@ -78,6 +78,7 @@ def test_run_directory_holds_model_configuration_metrics_and_images(config, tmp_
   assert checkpoint.read_config(tmp_path).to_dict() == json.loads(json.dumps(config.to_dict()))
 
 
+@pytest.mark.slow
 def test_exported_model_equals_the_trained_one_up_to_bfloat16(config, tmp_path):
   train_lib.train(config, tmp_path / 'run')
   export(tmp_path / 'run', tmp_path / 'new' / 'out')
