@@ -1,10 +1,10 @@
 """Measures this machine: python bench/run.py [--config=base] [--json=FILE] [--markdown=FILE]
 
 Times image -> planes, rendering, meshes of several resolutions, the three forms of the gradient of planes
-(lrm_jax/models/triplane.py), and a training step, on any backend of JAX. Prints
-medians and the rate of operations, counted from the sizes (lrm_jax/training/cost.py). Rates are compared with that of a
-large matrix product measured in the same run, and, for a training step on a known device, with the data sheet's peak
-(MFU). A large copy measures the memory bandwidth. Peak memory is the device's if it reports it, else the process's.
+(lrm_jax/models/triplane.py), and a training step, on any backend of JAX. Prints medians and the rate of operations,
+counted from the sizes (lrm_jax/training/cost.py). Rates are compared with that of a large matrix product measured in
+the same run, and, for a training step on a known device, with the data sheet's peak (MFU). A large copy measures the
+memory bandwidth. Peak memory is the device's if it reports it, else the process's.
 Weights are random. Meshes and renders show the solid of bench/typical.py, at the sizes of the configuration.
 """
 

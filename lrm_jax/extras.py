@@ -1,5 +1,6 @@
-"""Optional dependencies: a missing extra is reported in one sentence, with the command that installs it."""
+"""Installed packages: their versions; a missing extra is reported in one sentence, with the command to install it."""
 
+import importlib.metadata
 import importlib.util
 import sys
 
@@ -12,6 +13,14 @@ def installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
   except ModuleNotFoundError:  # The parent of a dotted name is missing.
     return False
+
+
+def version(package: str) -> str | None:
+  """Returns the version of an installed package, or None."""
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None
 
 
 def require(extra: str, *modules: str, purpose: str) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from gltf_files import COLORS, Gltf, box, picture, textured_box
+from gltf_files import COLORS, Gltf, box, squares, textured_box
 import numpy as np
 
 CASES: dict[str, Callable[[], tuple[Gltf, Gltf]]] = {}
@@ -146,7 +146,7 @@ def texture_transform_with_rotation():
   arrays = box()
   u, v = arrays['TEXCOORD_0'].T
   plain = arrays | {'TEXCOORD_0': np.stack([0.5 * v, 1 - 0.5 * u], axis=-1).astype(np.float32)}
-  pixels = picture(np.concatenate([COLORS, COLORS[::-1] // 2], axis=1).repeat(2, 0) // np.array([[[1]], [[2]]] * 2), 16)
+  pixels = squares(np.concatenate([COLORS, COLORS[::-1] // 2], axis=1).repeat(2, 0) // np.array([[[1]], [[2]]] * 2), 16)
   transform = {'offset': [0, 1], 'rotation': np.pi / 2, 'scale': [0.5, 0.5]}
   file = scene_with_texture(arrays, pixels, extensions={'KHR_texture_transform': transform})
   file.use('KHR_texture_transform', required=False)
@@ -159,16 +159,16 @@ def texture_transform_of_the_second_set():
   plain = arrays | {'TEXCOORD_0': arrays['TEXCOORD_0'] * np.float32(0.5)}
   arrays['TEXCOORD_1'], arrays['TEXCOORD_0'] = arrays['TEXCOORD_0'], np.full((24, 2), 0.2, np.float32)
   transform = {'scale': [0.5, 0.5], 'texCoord': 1}
-  file = scene_with_texture(arrays, picture(size=16), extensions={'KHR_texture_transform': transform}, texCoord=0)
+  file = scene_with_texture(arrays, squares(size=16), extensions={'KHR_texture_transform': transform}, texCoord=0)
   file.use('KHR_texture_transform')
-  return file, scene_with_texture(plain, picture(size=16))
+  return file, scene_with_texture(plain, squares(size=16))
 
 
 def _tiled(mode: int, expected: Callable) -> tuple[Gltf, Gltf]:
   """Returns a box whose texture coordinates run from -1 to 2, and one with the image `expected` of 3 x 3 tiles."""
   arrays = box()
   arrays['TEXCOORD_0'] = arrays['TEXCOORD_0'] * np.float32(3) - 1
-  pixels = picture(size=16)
+  pixels = squares(size=16)
   tiles = np.concatenate(
     [np.concatenate([expected(pixels, row, column) for column in (-1, 0, 1)], 1) for row in (-1, 0, 1)], 0
   )
@@ -200,7 +200,7 @@ def wrap_mode_clamp_to_edge():
 @case
 def nearest_filter():
   # With a linear filter, 2 x 2 pixels would be a gradient, and 64 x 64 would not.
-  return scene_with_texture(box(), picture(size=1), NEAREST), scene_with_texture(box(), picture(size=32), NEAREST)
+  return scene_with_texture(box(), squares(size=1), NEAREST), scene_with_texture(box(), squares(size=32), NEAREST)
 
 
 @case
@@ -389,7 +389,7 @@ def emission_texture():
   material = file.material(color=(0, 0, 0), emissiveTexture=glow, emissiveFactor=[1, 1, 1])
   file.node(mesh=file.mesh(file.primitive(box(), material)))
   plain = Gltf()
-  glow = plain.texture(picture(COLORS[:, ::-1]))
+  glow = plain.texture(squares(COLORS[:, ::-1]))
   arrays = box()
   arrays['TEXCOORD_0'] = (arrays['TEXCOORD_0'] * [-1, 1] + [1, 0]).astype(np.float32)
   material = plain.material(color=(0, 0, 0), emissiveTexture=glow, emissiveFactor=[1, 1, 1])
@@ -399,7 +399,7 @@ def emission_texture():
 
 def _with_alpha(alpha: list) -> np.ndarray:
   """Returns the image of four colours with an alpha [2, 2] for each."""
-  return picture(np.concatenate([COLORS, np.array(alpha, np.uint8)[..., None]], axis=-1))
+  return squares(np.concatenate([COLORS, np.array(alpha, np.uint8)[..., None]], axis=-1))
 
 
 def _without_left_quarter(arrays: dict) -> dict:
@@ -546,10 +546,10 @@ def unlit_material_with_vertex_colours():
 def unlit_material_with_texture_transform_and_nearest_filter():
   transform = {'KHR_texture_transform': {'offset': [0.5, 0.0], 'scale': [0.5, 1.0]}}
   file, plain = Gltf(), Gltf()
-  texture = file.texture(picture(size=1), sampler=NEAREST, extensions=transform)
+  texture = file.texture(squares(size=1), sampler=NEAREST, extensions=transform)
   unlit = {'KHR_materials_unlit': {}}
   file.node(mesh=file.mesh(file.primitive(box(), file.material(texture=texture, extensions=unlit))))
-  texture = plain.texture(picture(COLORS[:, 1:]), sampler=NEAREST | {'wrapS': 33071})
+  texture = plain.texture(squares(COLORS[:, 1:]), sampler=NEAREST | {'wrapS': 33071})
   plain.node(mesh=plain.mesh(plain.primitive(box(), plain.material(texture=texture, extensions=unlit))))
   for each in (file, plain):
     each.use('KHR_materials_unlit', 'KHR_texture_transform')

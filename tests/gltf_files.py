@@ -13,7 +13,7 @@ TYPES = {1: 'SCALAR', 2: 'VEC2', 3: 'VEC3', 4: 'VEC4', 16: 'MAT4'}
 COLORS = np.array([[[200, 40, 40], [40, 160, 60]], [[50, 70, 210], [230, 210, 60]]], np.uint8)
 
 
-def picture(colors=COLORS, size=32) -> np.ndarray:
+def squares(colors=COLORS, size=32) -> np.ndarray:
   """Returns an image of 2 x 2 squares of the given colours, `size` pixels each."""
   return np.asarray(colors, np.uint8).repeat(size, 0).repeat(size, 1)
 
@@ -26,7 +26,7 @@ def box(extents=(1.0, 0.7, 0.5), centre=(0.0, 0.0, 0.0)) -> dict[str, np.ndarray
       normal, right = np.zeros(3), np.zeros(3)
       normal[axis], right[(axis + 1) % 3] = side, 1.0
       up = np.cross(normal, right)
-      indices += [4 * len(normals) // 4 + i for i in (0, 1, 2, 0, 2, 3)]
+      indices += [len(normals) + i for i in (0, 1, 2, 0, 2, 3)]
       for u, v in ((-1, -1), (1, -1), (1, 1), (-1, 1)):
         points.append(normal + u * right + v * up)
         normals.append(normal)
@@ -95,7 +95,7 @@ class Gltf:
   def texture(self, pixels=None, *, sampler=None, format='PNG', **info) -> dict:
     """Returns the textureInfo of a new texture."""
     stream = io.BytesIO()
-    image = Image.fromarray(picture() if pixels is None else pixels)
+    image = Image.fromarray(squares() if pixels is None else pixels)
     image.save(stream, format, **({'lossless': True} if format == 'WEBP' else {}))
     source = self.append('images', {'bufferView': self.view(stream.getvalue()), 'mimeType': f'image/{format.lower()}'})
     entry = {'source': source}

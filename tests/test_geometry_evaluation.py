@@ -12,8 +12,9 @@ import trimesh
 from lrm_jax import evaluate
 from lrm_jax.datasets.views import HeldOut, ViewRules
 from lrm_jax.errors import InputError
-from lrm_jax.evaluation import alignment, geometry_metrics, geometry_runs, rasterise, results, surfaces
+from lrm_jax.evaluation import alignment, geometry_metrics, geometry_runs, results, surfaces
 from lrm_jax.evaluation.geometry_protocols import PROTOCOLS
+from lrm_jax.geometry import rasterise
 
 BOAT = Path(__file__).parent / 'objects/quaternius__Ship-Boat.glb'
 ALIGNED = {name for name, protocol in PROTOCOLS.items() if protocol.num_starts}

@@ -4,7 +4,7 @@ import base64
 import json
 
 from gltf_cases import BLUE, CASES, RED
-from gltf_files import Gltf, box, picture, textured_box
+from gltf_files import Gltf, box, squares, textured_box
 import numpy as np
 from PIL import Image
 import pytest
@@ -170,7 +170,7 @@ def test_percent_encoded_and_plain_names_are_found(engine, tmp_path):
   del file.document['images'][0]['bufferView'], file.document['images'][0]['mimeType']
   (tmp_path / 'tex tures').mkdir()
   for name in ('my texture é.png', '100%25.png', 'tex tures/a.png'):
-    Image.fromarray(picture()).save(tmp_path / name)
+    Image.fromarray(squares()).save(tmp_path / name)
   for uri in ('my%20texture%20%C3%A9.png', 'my texture é.png', '100%25.png', 'tex%20tures\\a.png'):
     file.document['images'][0]['uri'] = uri
     assert_same(draw(engine, file.save(tmp_path / 'a file.gltf')), expected)  # Its buffer is `a%20file%20data.bin`.

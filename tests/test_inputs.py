@@ -27,6 +27,17 @@ def test_dataset_of_the_mixture_without_a_path_is_said_to_be_unused(dataset, tin
   assert '+ 12 of videos; 6 steps are 1.5 epochs' in str(inputs.check(tiny_config, 'run', 1))
 
 
+def test_held_out_objects_of_all_datasets_are_checked(dataset, tiny_config):
+  with tiny_config.unlocked():
+    tiny_config.data.mixture = {'videos': {'path': dataset, 'eval_split': 'none'}}
+  with pytest.raises(InputError, match="config.data.mixture.videos.eval_split = 'none'"):
+    inputs.check(tiny_config, 'run', 1)
+  with tiny_config.unlocked():
+    tiny_config.data.mixture.videos.eval_objects = 0
+  lines = inputs.check(tiny_config, 'run', 1)
+  assert [line for line in lines if 'evaluated' in line] == [f'{dataset}, split test: 2 objects are evaluated']
+
+
 @pytest.mark.parametrize(
   'change, devices, message',
   [

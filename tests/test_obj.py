@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gltf_files import box, picture
+from gltf_files import box, squares
 import numpy as np
 from PIL import Image
 import pytest
@@ -22,7 +22,7 @@ def write(path: Path, material: str, *, faces: str | None = None, libraries: str
   lines += [faces] if faces else ['f ' + ' '.join(f'{i}/{i}/{i}' for i in triangle) for triangle in triangles]
   path.write_text('\n'.join(lines) + '\n')
   path.with_suffix('.mtl').write_text(f'newmtl m\n{material}\n')
-  Image.fromarray(picture()).save(path.parent / 'wood.png')
+  Image.fromarray(squares()).save(path.parent / 'wood.png')
   return path
 
 
@@ -55,7 +55,7 @@ def expected(engine, tmp_path):  # noqa: F811
 def test_maps_are_found_whatever_their_options_and_paths(engine, tmp_path, expected, line):  # noqa: F811
   (tmp_path / 'textures').mkdir()
   for name in ('wood floor.png', 'textures/wood.png', 'textures/oak wood.png'):
-    Image.fromarray(picture()).save(tmp_path / name)
+    Image.fromarray(squares()).save(tmp_path / name)
   assert_same(draw(engine, write(tmp_path / 'a.obj', f'Kd 1 1 1\n{line}')), expected, share=0.04)
 
 

@@ -101,7 +101,7 @@ def test_metrics_and_configuration_are_written_to_cloud_storage(dataset, store, 
   assert [line['step'] for line in metric_writer.read('gs://bucket/run')] == [1, 2, 3]
   resumed = metric_writer.MetricWriter('gs://bucket/run')
   resumed.truncate_after(2)
-  monkeypatch.setattr(metric_writer, '_SECONDS_BETWEEN_UPLOADS', 0.0)
+  monkeypatch.setattr(paths, 'SECONDS_BETWEEN_UPLOADS', 0.0)
   resumed.write(3, {'loss': 9.0})
   assert [line['loss'] for line in metric_writer.read('gs://bucket/run')] == [0.5, 1.0, 9.0]  # Also without close().
   assert paths.directory('gs://bucket/run/images/eval_00000003.png').exists()

@@ -12,7 +12,7 @@ from lrm_jax.errors import InputError
 from lrm_jax.geometry.volume import Pixels
 from lrm_jax.models import registry
 from lrm_jax.models.triplane_model import TriplaneModel
-from lrm_jax.storage import checkpoint
+from lrm_jax.storage import checkpoint, paths
 from lrm_jax.training import loop
 from lrm_jax.training import optimizer as optimizer_lib
 from lrm_jax.training import step as step_lib
@@ -182,9 +182,12 @@ def test_patterns_that_match_nothing_or_everything_are_refused():
       optimizer_lib.parse_multipliers([text])
 
 
-@pytest.mark.parametrize('metric, best', [('eval_psnr', 2), ('eval_lpips', 3)])
+@pytest.mark.parametrize(
+  'metric, best',
+  [('eval_psnr', 2), ('eval_lpips', 3), ('eval_mask_iou', 2), ('eval_videos_ssim', 2), ('eval_videos_depth_error', 3)],
+)
 def test_best_checkpoint_is_kept_beside_the_last_two_without_its_optimizer_state(metric, best, tmp_path):
-  policy = checkpoint.best_policy(tmp_path, metric)
+  policy = loop._best_policy(paths.directory(tmp_path), metric)
   checkpoints = checkpoint.manager(tmp_path, keep_every=4, best=policy)
   state = {
     'step': np.int32(0),
@@ -192,9 +195,10 @@ def test_best_checkpoint_is_kept_beside_the_last_two_without_its_optimizer_state
     'opt_state': {'x': jnp.zeros(3)},
     'guard': {'loss': jnp.float32(1), 'skipped': jnp.int32(0)},
   }
-  psnr, lpips = {1: 20.0, 2: 25.0, 3: 24.0, 5: 23.0}, {1: 0.5, 2: 0.4, 3: 0.2, 5: 0.3}
+  rising, falling = {1: 20.0, 2: 25.0, 3: 24.0, 5: 23.0}, {1: 0.5, 2: 0.4, 3: 0.2, 5: 0.3}
+  values = rising if best == 2 else falling
   for step in range(1, 9):
-    scores = {'eval_psnr': psnr[step], 'eval_lpips': lpips[step]} if step in psnr else {}
+    scores = {metric: values[step]} if step in values else {}
     if scores:
       checkpoint.finish(checkpoints)
       assert policy.improves(scores[metric], checkpoints.all_steps()) == (step <= best)

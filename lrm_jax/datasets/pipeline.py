@@ -14,6 +14,7 @@ import zlib
 import grain
 import numpy as np
 
+from lrm_jax.datasets import mixture
 from lrm_jax.datasets.examples import MakeExample
 from lrm_jax.datasets.records import BrokenRecordError, open_split, uid
 from lrm_jax.errors import FailureError, InputError
@@ -43,21 +44,14 @@ def training_sources(data: Mapping, *, image_size: int, input_position: Sequence
   An entry of the mixture has its own path, and may override other values of the section. Raises InputError if it
   overrides a value that the section does not have, or one that all examples of a batch must share.
   """
-  common = {name: value for name, value in data.items() if name != 'mixture'}
   sources = []
-  for name, entry in {'': {}, **data.get('mixture', {})}.items():
-    where = f'config.data.mixture.{name}' if name else 'config.data'
-    if unknown := set(entry) - set(common):
-      raise InputError(f'{where} has the unknown values {", ".join(sorted(unknown))}: config.data does not have them')
+  for name, where, values in mixture.datasets(data):
     for shared in ('window', 'num_side_views'):
-      if entry.get(shared, common[shared]) != common[shared]:
+      if values[shared] != data[shared]:
         raise InputError(
-          f'{where}.{shared} = {entry[shared]} must equal config.data.{shared} = {common[shared]}, because batches '
+          f'{where}.{shared} = {values[shared]} must equal config.data.{shared} = {data[shared]}, because batches '
           'mix all datasets'
         )
-    values = common | dict(entry)
-    if not values['path'] or (name and 'path' not in entry):
-      continue
     if not values.get('times', 1.0) > 0:
       raise InputError(f'{where}.times = {values["times"]} must be positive')
     rules = {field.name: values[field.name] for field in dataclasses.fields(MakeExample) if field.name in values}
@@ -208,7 +202,7 @@ def sizes(sources: Sequence[Source]) -> list[int]:
 def uids(sources: Sequence[Source], records: Iterable[int]) -> list[str]:
   """Returns the uids of objects, given their indices in the concatenation of the splits (`record` of a batch)."""
   splits = [open_split(source.path, source.split) for source in sources]
-  ends = np.cumsum(sizes(sources))
+  ends = np.cumsum([len(split) for split in splits])
   names = []
   for record in records:
     number = int(np.searchsorted(ends, record, side='right'))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lrm_jax.datasets import mixture
 from lrm_jax.datasets.records import BrokenRecordError, check_cameras, decode, decode_depth, open_split, uid
 from lrm_jax.errors import InputError
 from lrm_jax.geometry import cameras, images
@@ -116,11 +117,9 @@ def evaluated(data: Mapping, *, image_size: int, input_position: Sequence[float]
   An entry of `data.mixture` has its own path and may override values, such as `eval_split` and `keep_distance`. A
   dataset whose `eval_objects` is 0 is left out. Raises InputError, naming the value, if a dataset or split is missing.
   """
-  common = {name: value for name, value in data.items() if name != 'mixture'}
   result = {}
-  for name, entry in {'': {}, **data.get('mixture', {})}.items():
-    values = common | dict(entry)
-    if (name and not entry.get('path')) or not values['path'] or not values['eval_objects']:
+  for name, where, values in mixture.datasets(data):
+    if not values['eval_objects']:
       continue
     rules = ViewRules(
       image_size=image_size,
@@ -129,7 +128,6 @@ def evaluated(data: Mapping, *, image_size: int, input_position: Sequence[float]
       input_position=tuple(input_position),
       keep_distance=values['keep_distance'],
     )
-    where = f'config.data.mixture.{name}' if name else 'config.data'
     try:
       result[name] = HeldOut(values['path'], values['eval_split'], rules, range(values['eval_objects']))
     except InputError as error:

@@ -9,6 +9,7 @@ Legend: S starts, P points.
 
 import numpy as np
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
 from lrm_jax.evaluation.geometry_metrics import chamfer_half, nearest
 
@@ -25,11 +26,7 @@ def rotations(count: int) -> np.ndarray:
   radius, rest = np.sqrt(s / count), np.sqrt(1 - s / count)
   alpha, beta = 2 * np.pi * s / np.sqrt(2), 2 * np.pi * s / _PLASTIC
   x, y, z, w = radius * np.sin(alpha), radius * np.cos(alpha), rest * np.sin(beta), rest * np.cos(beta)
-  matrices = np.array([
-    [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-    [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-    [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-  ]).transpose(2, 0, 1)  # fmt: skip
+  matrices = Rotation.from_quat(np.stack([x, y, z, w], axis=-1)).as_matrix()
   return matrices @ matrices[0].T
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.spatial import cKDTree
 
-from lrm_jax.evaluation import rasterise
 from lrm_jax.evaluation.surfaces import Surface
+from lrm_jax.geometry import rasterise
 
 Distances = tuple[np.ndarray, np.ndarray]  # prediction -> truth [P], truth -> prediction [Q]
 

@@ -143,6 +143,22 @@ _ROTATIONS = (
 _HALF = 'Chamfer is half the mean distance in each direction, not squared'
 _COARSE = (0.1, 0.2, 0.5)
 
+
+def _aligned(name: str, source: str, *choices: str) -> Protocol:
+  """Returns a protocol that aligns the prediction by a rotation search; `choices` are what its paper leaves open."""
+  return Protocol(
+    name,
+    1,
+    source,
+    num_points=10_000,
+    normalise=both_to_unit_sphere,
+    chamfer=geometry_metrics.chamfer_half,
+    thresholds=_COARSE,
+    num_starts=64,
+    choices=choices,
+  )
+
+
 PROTOCOLS = {
   protocol.name: protocol
   for protocol in (
@@ -164,39 +180,9 @@ PROTOCOLS = {
         'normal consistency is the mean |cosine|, half in each direction',
       ),
     ),
-    Protocol(
-      'geometry-triposr',
-      1,
-      'TripoSR, arXiv 2403.02151',
-      num_points=10_000,
-      normalise=both_to_unit_sphere,
-      chamfer=geometry_metrics.chamfer_half,
-      thresholds=_COARSE,
-      num_starts=64,
-      choices=(_SPHERE, _ROTATIONS, _HALF, _SAME_SEED),
-    ),
-    Protocol(
-      'geometry-sf3d',
-      1,
-      'SF3D, arXiv 2408.00653',
-      num_points=10_000,
-      normalise=both_to_unit_sphere,
-      chamfer=geometry_metrics.chamfer_half,
-      thresholds=_COARSE,
-      num_starts=64,
-      choices=('10,000 points', _SPHERE, _ROTATIONS, _HALF, _SAME_SEED),
-    ),
-    Protocol(
-      'geometry-spar3d',
-      1,
-      'SPAR3D, arXiv 2501.04689',
-      num_points=10_000,
-      normalise=both_to_unit_sphere,
-      chamfer=geometry_metrics.chamfer_half,
-      thresholds=_COARSE,
-      num_starts=64,
-      choices=('10,000 points', _SPHERE, _ROTATIONS, _SAME_SEED),
-    ),
+    _aligned('geometry-triposr', 'TripoSR, arXiv 2403.02151', _SPHERE, _ROTATIONS, _HALF, _SAME_SEED),
+    _aligned('geometry-sf3d', 'SF3D, arXiv 2408.00653', '10,000 points', _SPHERE, _ROTATIONS, _HALF, _SAME_SEED),
+    _aligned('geometry-spar3d', 'SPAR3D, arXiv 2501.04689', '10,000 points', _SPHERE, _ROTATIONS, _SAME_SEED),
     Protocol(
       'geometry-meshlrm',
       1,

@@ -7,7 +7,6 @@ over objects, and the values of each object and each view. Undefined values are 
 from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import os
 from pathlib import Path
@@ -15,6 +14,7 @@ import platform
 
 import numpy as np
 
+from lrm_jax import extras
 from lrm_jax.errors import InputError
 from lrm_jax.evaluation import statistics
 
@@ -73,7 +73,8 @@ def to_text(about: Mapping, sections: Sequence[Section]) -> str:
   document = {
     'format': FORMAT,
     **about,
-    'versions': {'python': platform.python_version(), **_versions()},
+    'versions': {'python': platform.python_version()}
+    | {name: extras.version(name) or 'not installed' for name in _PACKAGES},
     'sections': [section.to_json() for section in sections],
   }
   return json.dumps(_plain(document), indent=1, allow_nan=False) + '\n'
@@ -195,16 +196,6 @@ def hash_of(directory: str | os.PathLike) -> str:
 
 
 _NOT_LISTED = ('system', 'format', 'sections', 'versions')
-
-
-def _versions() -> dict[str, str]:
-  def version(name):
-    try:
-      return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      return 'not installed'
-
-  return {name: version(name) for name in _PACKAGES}
 
 
 def _plain(value):

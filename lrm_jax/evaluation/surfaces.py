@@ -11,8 +11,7 @@ import numpy as np
 import trimesh
 
 from lrm_jax.errors import InputError
-from lrm_jax.evaluation import rasterise
-from lrm_jax.geometry import cameras
+from lrm_jax.geometry import cameras, rasterise
 
 MESH_SUFFIXES = ('.glb', '.obj', '.ply', '.stl', '.off')
 

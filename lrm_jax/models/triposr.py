@@ -20,8 +20,6 @@ from lrm_jax.models.nerf import NeRFMLP
 from lrm_jax.models.triplane_model import TriplaneModel, check_sizes
 
 NUM_GROUPS = 32  # Of the GroupNorm before the decoder's blocks.
-
-
 _LARGEST_EXPONENT = 80.0  # exp(80) = 5.5e34; the sum along a ray of 1,000 samples is below the largest float32, 3.4e38.
 
 

@@ -116,7 +116,7 @@ def write_page(
     page.paragraph(
       'Both models were trained without the LPIPS loss, so uncertain parts are blurred: its VGG16 network is not '
       'included in this repository, and evaluating it would take longer than this model does. The PSNR during training '
-      'is that of the validation split: other objects than those of the table above.',
+      'is that of the validation split, or of the test split if the dataset has no validation split.',
       note=True,
     ),
     page.heading('Held-out objects'),

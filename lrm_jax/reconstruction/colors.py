@@ -67,11 +67,6 @@ def in_pieces(query: Query, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]
   return np.concatenate(densities), np.concatenate(colors)
 
 
-def to_bytes(color: np.ndarray) -> np.ndarray:
-  """Returns colours in 0..1 as bytes."""
-  return np.round(np.clip(color, 0, 1) * 255).astype(np.uint8)
-
-
 def _directions() -> np.ndarray:
   """Returns unit vectors [12, 3] towards the viewers, evenly spread over a band of the sphere (a Fibonacci lattice)."""
   low, high = np.sin(np.deg2rad(_ELEVATIONS))

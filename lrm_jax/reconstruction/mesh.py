@@ -15,6 +15,7 @@ import numpy as np
 import trimesh
 
 from lrm_jax.errors import InputError
+from lrm_jax.geometry import images
 from lrm_jax.reconstruction import cleanup, colors, surface, texture
 
 _OUTLINE_GRID = 96  # Points along a side of the grid on which the threshold is found, at most.
@@ -130,7 +131,7 @@ def extract(
     added = color - inward(vertices, normals)
     mesh = texture.bake(inward, vertices, triangles, normals, texture_size, added)
   else:
-    values = colors.to_bytes(color)
+    values = images.to_bytes(color)
     values = np.concatenate([values, np.full((len(values), 1), 255, np.uint8)], axis=-1)
     mesh = trimesh.Trimesh(vertices, triangles, vertex_normals=normals, vertex_colors=values, process=False)
   mesh.metadata |= {'threshold': threshold, 'report': report}

@@ -42,8 +42,8 @@ def from_pretrained(source: str | Path) -> 'Reconstructor':
     - a directory in OpenLRM's or TripoSR's format, or written by `lrm_jax.export`;
     - 'hf://owner/name' or 'hf://owner/name@revision', a model on the Hugging Face Hub.
 
-  Raises InputError if the model is not found or its format is unknown, or if its files do not match
-  each other. The messages list the expected files or the differences.
+  Raises InputError if the model is not found or its format is unknown, or if its files do not match each other. The
+  messages list the expected files or the differences.
   """
   model, config, step = pretrained.load(source)
   data = config.data
@@ -56,8 +56,7 @@ class Reconstructor:
   `reconstruct` turns an image into a Reconstruction, which has methods for everything else. The steps are here too, for
   many objects at once: `prepare` reads an image file and `encode` turns images into planes. `render`, `query` and
   `mesh` compute views, densities and colours at points, and meshes from the planes. Each method is compiled once per
-  shape of its arguments.
-  Rendering and mesh extraction run in parts, so that their memory is bounded.
+  shape of its arguments. Rendering and mesh extraction run in parts, so that their memory is bounded.
 
   World coordinates are right-handed with z up. The object lies inside the cube [-half_size, half_size]^3.
 

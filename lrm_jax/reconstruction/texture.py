@@ -15,14 +15,13 @@ import trimesh
 
 from lrm_jax import extras
 from lrm_jax.errors import InputError
-from lrm_jax.reconstruction import colors
+from lrm_jax.geometry import images, rasterise
 
 # Triangles of a textured mesh, unless told otherwise. xatlas takes 3 s for 10,000 triangles and 50 s for 34,000
 # (2 cores, shared, 2026-11-27); the details are in the texture.
 FACES = 10_000
 _SIZES = 16, 8192
 _GUTTER = 3  # texels between charts
-_CANDIDATES_AT_ONCE = 2**22  # texels in the bounding boxes of triangles
 
 Color = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (points [Q, 3], unit normals [Q, 3]) -> colours [Q, 3]
 
@@ -62,7 +61,7 @@ def bake(
   values = color(at(points), facing)
   if added is not None:
     values = values + at(added[source])
-  pixels[covered] = colors.to_bytes(values)
+  pixels[covered] = images.to_bytes(values)
   image = Image.fromarray(_filled(pixels.reshape(size, size, 3), owner >= 0))
   material = trimesh.visual.material.SimpleMaterial(image=image, diffuse=[255] * 4, ambient=[0, 0, 0, 255])
   visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
@@ -91,32 +90,13 @@ def _texels(uv: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
   `uv` [T, 3, 2] are the corners of the triangles. The first row is at the top of the image, where v = 1.
   """
-  corner = uv.astype(np.float64) * size
-  corner[..., 1] = size - corner[..., 1]
-  low = np.clip(np.floor(corner.min(axis=1) - 0.5), 0, size - 1).astype(np.int64)
-  high = np.clip(np.ceil(corner.max(axis=1) - 0.5), 0, size - 1).astype(np.int64)
-  wide, tall = (high - low + 1).T
+  corners = uv.astype(np.float64) * size
+  corners[..., 1] = size - corners[..., 1]
   owner, weights = np.full((size, size), -1), np.zeros((size, size, 3), np.float32)
-  groups = np.cumsum(wide * tall) // _CANDIDATES_AT_ONCE
-  for group in np.unique(groups):
-    some = np.flatnonzero(groups == group)
-    count = wide[some] * tall[some]
-    triangle = np.repeat(some, count)
-    number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    x, y = low[triangle, 0] + number % wide[triangle], low[triangle, 1] + number // wide[triangle]
-    a, b, c = (corner[triangle, i] for i in range(3))
-    centre = np.stack([x, y], axis=-1) + 0.5
-    areas = np.stack([_cross(b - centre, c - centre), _cross(c - centre, a - centre), _cross(a - centre, b - centre)])
-    total = areas.sum(axis=0)
-    barycentric = areas / np.where(total == 0, np.inf, total)
-    inside = np.all(barycentric >= -1e-9, axis=0) & (total != 0)
-    owner[y[inside], x[inside]] = triangle[inside]
-    weights[y[inside], x[inside]] = barycentric[:, inside].T
+  for triangle, column, row, barycentric in rasterise.covered(corners, size):
+    owner[row, column] = triangle
+    weights[row, column] = barycentric
   return owner, weights
-
-
-def _cross(a, b):
-  return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
 def _filled(pixels: np.ndarray, covered: np.ndarray) -> np.ndarray:

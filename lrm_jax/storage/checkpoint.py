@@ -91,9 +91,9 @@ def save(checkpoints: ocp.CheckpointManager, state: dict, position: Mapping | No
     )
 
 
-def best_policy(workdir: str | Path, metric: str) -> preservation.Best:
+def best_policy(workdir: str | Path, metric: str, *, lower_is_better: bool) -> preservation.Best:
   """Returns the policy that keeps the best checkpoint of a run by a metric, see lrm_jax/storage/preservation.py."""
-  return preservation.Best(_checkpoints(workdir), metric)
+  return preservation.Best(_checkpoints(workdir), metric, lower_is_better=lower_is_better)
 
 
 def finish(checkpoints: ocp.CheckpointManager) -> None:

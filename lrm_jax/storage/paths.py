@@ -12,6 +12,7 @@ from lrm_jax import extras
 from lrm_jax.errors import InputError
 
 EMBEDDED = 'embedded'  # the name of the dataset that ships with the package
+SECONDS_BETWEEN_UPLOADS = 60.0  # of a file that grows: cloud storage cannot append, so the whole file is written again
 _LOCAL = 'file://'
 # scheme: (modules that access it, packages that provide them)
 _BACKENDS = {

@@ -11,18 +11,17 @@ import jax
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 _LAST = 2
-_LARGER_IS_BETTER = ('psnr', 'ssim')
 
 
 class Best(preservation_policy.PreservationPolicy):
   """Preserves the checkpoint of `directory` with the best `metric` among the `scores` that were saved with it.
 
-  The largest value is the best for PSNR and SSIM, and the smallest for other metrics. Ties keep the older checkpoint.
+  The best is the largest value, or the smallest if `lower_is_better`. Ties keep the older checkpoint.
   """
 
-  def __init__(self, directory: epath.Path, metric: str):
+  def __init__(self, directory: epath.Path, metric: str, *, lower_is_better: bool):
     self._directory, self._metric = directory, metric
-    self._sign = 1.0 if any(name in metric for name in _LARGER_IS_BETTER) else -1.0
+    self._sign = -1.0 if lower_is_better else 1.0
     self._known: dict[int, float | None] = {}  # Scores of finished checkpoints.
 
   def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:

@@ -1,11 +1,12 @@
 """What a run was computed with: git revision, versions of libraries, devices."""
 
-import importlib.metadata
 from pathlib import Path
 import platform
 import subprocess
 
 import jax
+
+from lrm_jax import extras
 
 _LIBRARIES = ('lrm_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 _PLUGINS = ('libtpu', 'jax-cuda12-plugin', 'jax-cuda13-plugin', 'nvidia-cudnn-cu12', 'nvidia-nccl-cu12')
@@ -17,12 +18,8 @@ def about() -> dict:
   The revision is that of the checkout that contains this package; '+changes' follows it if files differ from it.
   """
   versions = {'python': platform.python_version()}
-  for name in (*_LIBRARIES, *_PLUGINS):
-    try:
-      versions[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      if name in _LIBRARIES:
-        versions[name] = 'unknown'
+  versions |= {name: extras.version(name) or 'unknown' for name in _LIBRARIES}
+  versions |= {name: found for name in _PLUGINS if (found := extras.version(name))}
   return {
     'git': _revision(Path(__file__).parents[1]),
     'versions': versions,

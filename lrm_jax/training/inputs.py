@@ -6,7 +6,7 @@ from pathlib import Path
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from lrm_jax.datasets import pipeline
+from lrm_jax.datasets import pipeline, views
 from lrm_jax.datasets.records import open_split
 from lrm_jax.distributed import sharding
 from lrm_jax.errors import InputError
@@ -35,17 +35,18 @@ def check(config: ConfigDict, workdir: str | Path, num_devices: int) -> list[str
   sources = pipeline.training_sources(
     config.data.to_dict(), image_size=config.model.image_size, input_position=model.input_position
   )
-  if not config.data.path:
-    raise InputError(
-      'config.data.path is empty: give the directory of a dataset, --config.data.path=DIR, or the shipped dataset, '
-      '--config.data.path=embedded'
-    )
-  for path, split in [(x.path, x.split) for x in sources] + [(config.data.path, config.data.eval_split)]:
-    records = open_split(path, split)
+  check_path(config)
+  for source in sources:
+    records = open_split(source.path, source.split)
     if not len(records):
-      raise InputError(f'{path}: the split {split!r} has no objects')
+      raise InputError(f'{source.path}: the split {source.split!r} has no objects')
     _ = records[0]['uid']
-    lines.append(f'{path}, split {split}: {len(records):,} objects')
+    lines.append(f'{source.path}, split {source.split}: {len(records):,} objects')
+  evaluated = views.evaluated(
+    config.data.to_dict(), image_size=config.model.image_size, input_position=model.input_position
+  )
+  for held_out in evaluated.values():
+    lines.append(f'{held_out.path}, split {held_out.split}: {len(held_out):,} objects are evaluated')
   lines.append(epochs(config, sources))
   if config.loss.lpips_weight > 0:
     lines.append(f'LPIPS network: {load_lpips(config.loss.lpips_network).source}')
@@ -57,13 +58,22 @@ def check(config: ConfigDict, workdir: str | Path, num_devices: int) -> list[str
   return lines
 
 
+def check_path(config: ConfigDict) -> None:
+  """Raises InputError if the configuration names no dataset."""
+  if not config.data.path:
+    raise InputError(
+      'config.data.path is empty: give the directory of a dataset, --config.data.path=DIR, or the shipped dataset, '
+      '--config.data.path=embedded'
+    )
+
+
 def epochs(config: ConfigDict, sources: Sequence[pipeline.Source]) -> str:
   """Returns a line that says of what the epochs of a training are, and how many there are."""
-  sizes = [source.times * len(open_split(source.path, source.split)) for source in sources]
+  sizes = [source.times * size for source, size in zip(sources, pipeline.sizes(sources))]
   parts = ' + '.join(f'{size:,.0f} of {source.name or source.path}' for source, size in zip(sources, sizes))
   count = config.num_train_steps * config.batch_size / sum(sizes)
   line = f'an epoch is {parts}; {config.num_train_steps:,} steps are {count:,.1f} epochs'
-  unused = [f'config.data.mixture.{name}' for name, entry in config.data.get('mixture', {}).items() if not entry.path]
+  unused = [f'config.data.mixture.{name}' for name, entry in config.data.mixture.items() if not entry.path]
   if unused:
     line += f' without {", ".join(unused)}, whose path is empty'
   return line

@@ -21,6 +21,7 @@ from lrm_jax.datasets import pipeline
 from lrm_jax.datasets.records import open_split
 from lrm_jax.distributed import processes, sharding
 from lrm_jax.errors import InputError, Interrupted
+from lrm_jax.evaluation import results
 from lrm_jax.storage import checkpoint, lock, paths, preservation
 from lrm_jax.training import about, inputs, resume
 from lrm_jax.training.evaluator import Evaluator
@@ -53,11 +54,8 @@ def train(
   Raises DivergedError if too many consecutive steps were skipped. If any process of the training gets SIGTERM, saves a
   checkpoint and raises Interrupted.
   """
-  if not config.data.path and not synthetic_data:
-    raise InputError(
-      'config.data.path is empty: give the directory of a dataset, --config.data.path=DIR, or the shipped dataset, '
-      '--config.data.path=embedded'
-    )
+  if not synthetic_data:
+    inputs.check_path(config)
   if time_limit_seconds is not None and processes.several():
     raise InputError(
       f'a time limit ({time_limit_seconds:g} s) needs a single process: clocks differ, and processes must agree on the '
@@ -76,7 +74,7 @@ def train(
   given = {} if checkpoint.saved_steps(workdir) else trainer.read_weights()
   first = jax.process_index() == 0
   with lock.exclusive(workdir) if first else contextlib.nullcontext(), processes.StopRequest() as stop:
-    best = checkpoint.best_policy(workdir, config.best_metric) if config.best_metric else None
+    best = _best_policy(workdir, config.best_metric)
     checkpoints = checkpoint.manager(workdir, keep_every=config.keep_every, best=best)
     with _closing(checkpoints), jax.set_mesh(trainer.mesh):
       last = trainer.last_state(checkpoints)
@@ -161,9 +159,7 @@ def _loop(
   """Runs the remaining steps. `time_limit` is in seconds."""
   config, first = trainer.config, start.step
   data = resume.identity(trainer.sources)
-  writer = MetricWriter(
-    workdir, active=jax.process_index() == 0, tracker_names=config.get('trackers', ('tensorboard',))
-  )
+  writer = MetricWriter(workdir, active=jax.process_index() == 0, tracker_names=config.trackers)
   writer.truncate_after(first)
   writer.start(first, config.to_dict(), about.about())
   progress = Progress(first, config.num_train_steps, objects_per_step=config.batch_size, active=writer.active)
@@ -215,6 +211,13 @@ def _loop(
     writer.close()
   checkpoint.finish(checkpoints)
   return result
+
+
+def _best_policy(workdir: epath.Path, metric: str) -> preservation.Best | None:
+  """Returns the policy that keeps the best checkpoint by a metric, such as eval_psnr; None for ''."""
+  if not metric:
+    return None
+  return checkpoint.best_policy(workdir, metric, lower_is_better=metric.endswith(results.LOWER_IS_BETTER))
 
 
 def _is_best(best: preservation.Best, metric: str, scores: dict[str, float], checkpoints) -> bool:

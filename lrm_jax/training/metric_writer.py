@@ -18,8 +18,6 @@ from lrm_jax.geometry import images
 from lrm_jax.storage import paths
 from lrm_jax.training import trackers
 
-_SECONDS_BETWEEN_UPLOADS = 60.0  # Cloud storage cannot append, so each upload writes a whole file.
-
 
 class MetricWriter:
   """Appends scalars and images to a run directory, and passes them to the trackers of these names.
@@ -143,7 +141,7 @@ class _Lines:
     if self._lines is None:
       self._lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
     self._lines.append(line)
-    if time.monotonic() - self._written > _SECONDS_BETWEEN_UPLOADS:
+    if time.monotonic() - self._written > paths.SECONDS_BETWEEN_UPLOADS:
       self.flush()
 
   def flush(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from lrm_jax.datasets.pipeline import Source
@@ -62,7 +63,8 @@ def read_position(progress: Mapping, old: ConfigDict) -> Position:
 
 def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[str, str]]:
   """Returns {dotted name: (old value, new value)} of the values that differ, as JSON; '-' means that it is missing."""
-  flat = [_flatten(json.loads(json.dumps(config.to_dict()))) for config in (old, new)]
+  plain = [json.loads(json.dumps(config.to_dict())) for config in (old, new)]
+  flat = [traverse_util.flatten_dict(config, sep='.') for config in plain]
   names = sorted(flat[0].keys() | flat[1].keys())
   pairs = [(name, *(json.dumps(x[name]) if name in x else '-' for x in flat)) for name in names]
   return {name: (a, b) for name, a, b in pairs if a != b}
@@ -108,10 +110,3 @@ def describe(
       'trained'
     )
   return '\n'.join(lines)
-
-
-def _flatten(tree: Mapping, prefix: str = '') -> dict:
-  flat = {}
-  for name, value in tree.items():
-    flat |= _flatten(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
-  return flat

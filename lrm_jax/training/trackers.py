@@ -16,6 +16,7 @@ import time
 from typing import Any, Protocol
 
 from etils import epath
+from flax import traverse_util
 import imageio.v3 as imageio
 import numpy as np
 from tensorboardX import RecordWriter
@@ -27,8 +28,6 @@ from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
 from lrm_jax import extras
 from lrm_jax.errors import InputError, one_line
 from lrm_jax.storage import paths
-
-_SECONDS_BETWEEN_UPLOADS = 60.0  # Cloud storage cannot append, so each upload writes a whole file.
 
 
 class Writer(Protocol):
@@ -77,7 +76,7 @@ class TensorBoard:
     local = paths.is_local(directory)
     if local:
       directory.mkdir(parents=True, exist_ok=True)
-    self._seconds = 0.0 if local else _SECONDS_BETWEEN_UPLOADS
+    self._seconds = 0.0 if local else paths.SECONDS_BETWEEN_UPLOADS
     name = f'events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}'
     self._records: Any = RecordWriter(os.fspath(directory / name))
     self._flushed = time.monotonic()
@@ -85,7 +84,7 @@ class TensorBoard:
 
   def start(self, step: int, config: Mapping, about: Mapping) -> None:
     metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name='text'))
-    for name, values in (('configuration', flat(config)), ('about', flat(about))):
+    for name, values in (('configuration', _flat(config)), ('about', _flat(about))):
       text = '\n'.join(f'    {key} = {value!r}' for key, value in values.items())  # Indented: a block of code.
       tensor = TensorProto(
         dtype='DT_STRING', string_val=[text.encode()], tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
@@ -174,7 +173,7 @@ class MLflow:
       ).info.run_id
     # Parameters of MLflow cannot be changed, so those of a resumed run are tags: start.<step>.<name>.
     known = client.get_run(self._run).data.params
-    for key, value in {**flat(config), **flat(about, 'about')}.items():
+    for key, value in _flat({**config, 'about': about}).items():
       text = str(value)[:500] or "''"
       if key not in known:
         client.log_param(self._run, key, text)
@@ -193,6 +192,11 @@ class MLflow:
     if self._run is not None:
       self._client.set_terminated(self._run)
       self._run = None
+
+
+def _flat(values: Mapping) -> dict[str, object]:
+  """Returns {'a.b': value} of nested dicts."""
+  return traverse_util.flatten_dict(dict(values), sep='.')
 
 
 _SERVICES: dict[str, Callable[[epath.Path], Writer]] = {'wandb': WeightsAndBiases, 'mlflow': MLflow}
@@ -231,12 +235,3 @@ class _Service:
         f'warning: {self._name} failed and gets nothing more from this run: {type(error).__name__}: {one_line(error)}',
         file=sys.stderr,
       )
-
-
-def flat(values: Mapping, prefix: str = '') -> dict[str, object]:
-  """Returns {'a.b': value} of nested mappings."""
-  result = {}
-  for name, value in values.items():
-    path = f'{prefix}.{name}' if prefix else str(name)
-    result |= flat(value, path) if isinstance(value, Mapping) else {path: value}
-  return result

@@ -91,7 +91,7 @@ class Trainer:
     position = shapes_on_mesh(jax.ShapeDtypeStruct((), np.float32))
     with jax.set_mesh(self.mesh):
       return self._step.lower(self.abstract_on_devices, batch, position, shapes_on_mesh(self.lpips)).compile(  # type: ignore[attr-defined]
-        compiler_options=step_lib.compiler_options(deterministic=self.config.get('deterministic', False))
+        compiler_options=step_lib.compiler_options(deterministic=self.config.deterministic)
       )
 
   def first_state(self, given: dict[str, np.ndarray | jax.Array] | None = None) -> dict:
@@ -185,7 +185,7 @@ def check(config: ConfigDict, num_devices: int) -> None:
     raise InputError(
       f'config.loss_spike = {config.loss_spike} must be above 1 (it is a multiple of the mean loss), or 0 to disable it'
     )
-  trackers.check(config.get('trackers', ()))
+  trackers.check(config.trackers)
   positive = ['num_train_steps', 'batch_size', 'log_every', 'checkpoint_every', 'eval_every']
   for name in positive:
     if config[name] < 1:

@@ -34,8 +34,8 @@ _KINDS = {
 def load(source: str | Path, step: int | None = None) -> tuple[TriplaneModel, ConfigDict, int]:
   """Returns (model, configuration, step) of the model at `source`; third-party models have step 0.
 
-  For third-party models the configuration has only the sections `model` and `data`. Raises InputError, listing
-  the expected files, if there is no model, and InputError if the files do not match each other.
+  For third-party models the configuration has only the sections `model` and `data`. Raises InputError if
+  there is no model, listing the expected files, or if the files do not match each other.
   """
   directory = find(source)
   kind = _kind(directory)
