@@ -105,7 +105,7 @@ def test_training_and_evaluation_with_the_extra(trained_python, tmp_path):
   assert result.returncode == 0, result.stderr
   assert 'mean view' in result.stdout
   result = run([trained_python, '-m', 'lrm_jax.train', '--config=nothing'], cwd=tmp_path)
-  assert result.returncode == 2 and 'base, huge' in result.stderr
+  assert result.returncode == 2 and 'base, demo, huge' in result.stderr
 
 
 def test_quickstart_with_the_extra(trained_python, tmp_path):
