@@ -104,5 +104,5 @@ def test_bad_libraries_are_refused_in_one_sentence(tmp_path, capsys, name, conte
 def test_shipped_list_has_no_object_of_the_embedded_dataset():
   listed = set(sweethome3d.read_list(sweethome3d.LIST))
   rows = (sweethome3d.LIST.parents[1] / 'embedded/ATTRIBUTION.tsv').read_text(encoding='utf-8').splitlines()
-  assert len(listed) == 384
+  assert len(listed) == 282
   assert not listed & {row.split('\t')[0] for row in rows}
