@@ -137,7 +137,7 @@ def test_losses_do_not_depend_on_the_number_of_processes(config, tmp_path, unint
 def test_run_stopped_on_two_processes_resumes_on_another_number(config, tmp_path, uninterrupted, later):
   """SIGTERM to one of two processes: both save the same step and exit with 75. Then 4 processes, or 1, resume."""
   # The run is long enough that the signal arrives before its end.
-  config.update(dict(num_train_steps=80, checkpoint_every=1000, eval_every=1000))
+  config.update(dict(num_train_steps=40, checkpoint_every=1000, eval_every=1000))
   expected = uninterrupted(config)
   file, workdir = training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run'
   started = training_processes.start(file, workdir, processes=2)
@@ -145,7 +145,7 @@ def test_run_stopped_on_two_processes_resumes_on_another_number(config, tmp_path
   started[1].send_signal(signal.SIGTERM)
   assert training_processes.finish(started, workdir) == [75, 75], training_processes.log_text(workdir, 2)
   [saved] = checkpoint.saved_steps(workdir)
-  assert 3 <= saved < 80 and len(training_processes.steps(workdir)) == saved
+  assert 3 <= saved < 40 and len(training_processes.steps(workdir)) == saved
   assert f'stopped by SIGTERM; step {saved} is saved' in training_processes.log_text(workdir)
   training_processes.train(file, workdir, '--config.mesh.data=1', f'--config.mesh.fsdp={later}', processes=later)
   assert f'resuming after step {saved}' in training_processes.log_text(workdir)

@@ -15,7 +15,7 @@ import pytest
 import training_processes
 
 ROOT = Path(__file__).parents[1]
-_STEPS = 250  # Long enough that the job is requeued before its end.
+_STEPS = 120  # Long enough that the job is requeued before its end.
 _CONFIG = """
 ClusterName=tests
 SlurmctldHost=localhost(127.0.0.1)
