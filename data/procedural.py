@@ -1,6 +1,7 @@
 """Makes procedural objects and renders them into training data, as data/render.py renders files.
 
   python -m lrm_jax.data.procedural --preset=things --count=10000 --out=DIR [--num_views=8] [--size=128]
+  python -m lrm_jax.data.procedural --preset=things --count=10000 --dataset=DIR
 
 Presets:
   things      90 kinds of things from a grammar of surfaces of revolution, extrusions, rounded boxes, legs, wheels,
@@ -11,13 +12,16 @@ Output:
   DIR/<preset>_<seed>_<index>/...   folders of views, as data/render.py writes them (data/README.md); object.json names
                                     the maker of the object
   GLB/<preset>_<seed>_<index>.glb   with --glb=GLB: the objects, in metres, y up, front along +z
+  DIR/procedural_views/<version>    with --dataset instead of --out: a dataset as data/build.py writes it, no folders
 
-An object depends only on its preset, seed and index, so --first and --shard divide the work at will. An interrupted run
-is resumed by the same command: folders appear only when they are complete, and existing ones are kept. Objects that
-fail are reported at the end and in DIR/report.jsonl, and the exit code is then 1. See docs/procedural.md.
+An object depends only on its preset, seed and index, so --first and --shard divide the work at will. With --out, an
+interrupted run is resumed by the same command: folders appear only when they are complete, and existing ones are kept.
+Objects that fail are reported at the end and in DIR/report.jsonl, or skipped.jsonl of the dataset, and the exit code is
+then 1. On a cluster: launch/procedural_array.sbatch, or data/procedural_beam.py. See docs/procedural.md.
 """
 
 import argparse
+from collections.abc import Iterable
 import importlib.util
 import json
 from pathlib import Path
@@ -31,12 +35,14 @@ from lrm_jax.data.rendering import pool
 from lrm_jax.errors import InputError
 
 PRESETS = ('things', 'zeroverse')
-WORKER = Path(__file__).parent / 'procedural_objects/worker.py'
+COMMAND = [sys.executable, str(Path(__file__).parent / 'procedural_objects/worker.py')]  # starts a worker
 
 
 def main(argv=None) -> int:
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # As for Ctrl-C, stop workers and clean up.
   args = parse(argv)
+  if args.dataset:
+    return write_dataset(args)
   uids = chosen_uids(args)
   for folder in filter(None, (args.out, args.glb)):
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,9 +52,9 @@ def main(argv=None) -> int:
     print(f'{done} of {len(uids)} objects are already rendered', flush=True)
   start, failed = time.monotonic(), {}
   try:
-    objects = [(uid, Path(f'{uid}.glb')) for uid in todo]
-    command = [sys.executable, str(WORKER)]
-    results = pool.render_all(objects, args.out, settings_of(args), command, workers=args.workers, timeout=args.timeout)
+    results = pool.render_all(
+      as_objects(todo), args.out, settings_of(args), COMMAND, workers=args.workers, timeout=args.timeout
+    )
     with open(args.out / 'report.jsonl', 'a', encoding='utf-8') as report:
       for number, result in enumerate(results, 1):
         if result.error:
@@ -71,6 +77,26 @@ def main(argv=None) -> int:
       file=sys.stderr,
     )
   return 1 if failed else 0
+
+
+def write_dataset(args) -> int:
+  """Writes a dataset as the command line says; returns the exit code."""
+  from lrm_jax.data import procedural_dataset  # Here, because it needs the extra `data`.
+
+  return procedural_dataset.write(
+    as_objects(chosen_uids(args)),
+    args.dataset,
+    settings_of(args),
+    COMMAND,
+    workers=args.workers,
+    timeout=args.timeout,
+    test_share=args.test_share,
+  )
+
+
+def as_objects(uids: Iterable[str]) -> list[tuple[str, Path]]:
+  """Returns (uid, file) of objects as the pool of workers takes them; the files do not exist."""
+  return [(uid, Path(f'{uid}.glb')) for uid in uids]
 
 
 def chosen_uids(args) -> list[str]:
@@ -105,13 +131,20 @@ class _Parser(argparse.ArgumentParser):
     raise InputError(message)
 
 
-def parse(argv=None):
-  """Returns the arguments; InputError with one sentence if they are not valid."""
+def parse(argv=None, *, known: bool = False):
+  """Returns the arguments; InputError with one sentence if they are not valid.
+
+  With `known`, returns (arguments, unknown arguments) instead of refusing unknown ones, and needs --out.
+  """
   parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--preset', choices=PRESETS, default='things', help='kind of objects (default: things)')
   parser.add_argument('--count', type=int, required=True, help='number of objects')
   parser.add_argument('--first', type=int, default=0, help='index of the first object (default: 0)')
-  parser.add_argument('--out', type=Path, required=True, help='folder to write to')
+  parser.add_argument('--out', type=Path, help='folder to write folders of views to')
+  parser.add_argument('--dataset', type=Path, help='folder to write a dataset to, instead of --out')
+  parser.add_argument(
+    '--test_share', type=float, default=0.1, help='with --dataset: share of the test split, by a hash (default: 0.1)'
+  )
   parser.add_argument('--glb', type=Path, help='folder in which to keep the objects as GLB files (default: not kept)')
   parser.add_argument(
     '--cameras',
@@ -133,7 +166,17 @@ def parse(argv=None):
   )
   parser.add_argument('--shard', help='i/n: make only shard i of n, i from 0 to n - 1')
   parser.add_argument('--method', type=int, default=0, help='WebP effort, 0 (fast, larger files) to 6 (default: 0)')
-  args = parser.parse_args(argv)
+  args, rest = parser.parse_known_args(argv)
+  if rest and not known:
+    parser.error(f'unrecognized arguments: {" ".join(rest)}')
+  if known and args.dataset:
+    raise InputError('--dataset cannot be used in a pipeline: give --out, then run data/build.py --beam')
+  if (args.out is None) == (args.dataset is None):
+    raise InputError('give either --out=DIR, for folders of views, or --dataset=DIR')
+  if args.dataset and args.shard:
+    raise InputError(f'--shard={args.shard} needs --out: build one dataset of all shards with data/build.py')
+  if not 0 <= args.test_share <= 1:
+    raise InputError(f'--test_share={args.test_share} must be between 0 and 1')
   for name in ('count', 'num_views', 'size', 'workers'):
     if getattr(args, name) < 1:
       raise InputError(f'--{name}={getattr(args, name)} must be at least 1')
@@ -147,7 +190,7 @@ def parse(argv=None):
   for module, extra in (('manifold3d', 'procedural'), ('moderngl', 'procedural')):
     if importlib.util.find_spec(module) is None:
       raise InputError(f"{module} is not installed: pip install '.[{extra}]'")
-  return args
+  return (args, rest) if known else args
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ to the objects and DIR under the given paths, and the engine must be installed o
 the others; DIR/report-*.jsonl has one line per object with its error or null. The exit code is 1 if any failed.
 """
 
+from collections.abc import Sequence
 import json
 from pathlib import Path
 import sys
@@ -52,24 +53,35 @@ class RenderObject(beam.DoFn):
 
 def main() -> int:
   args, rest = render.parse(known=True)
-  objects = render.chosen_objects(args)
+  objects = [(uid, path.absolute()) for uid, path in render.chosen_objects(args)]
   command = render.worker_command(args.engine)
-  args.out.mkdir(parents=True, exist_ok=True)
-  pool.remove_leftovers(args.out)
-  step = RenderObject(str(args.out.absolute()), render.settings_of(args), command, args.timeout)
-  with beam.Pipeline(options=PipelineOptions(rest, save_main_session=False)) as pipeline:
-    lines = (
-      pipeline
-      | beam.Create([(uid, str(path.absolute())) for uid, path in objects])
-      | beam.Reshuffle()
-      | beam.ParDo(step)
-    )
-    lines | beam.io.WriteToText(str(args.out / 'report'), file_name_suffix='.jsonl')
-  reports = [json.loads(line) for path in args.out.glob('report-*.jsonl') for line in path.read_text().splitlines()]
+  return run(objects, args.out, render.settings_of(args), command, args.timeout, rest)
+
+
+def run(
+  objects: Sequence[tuple[str, Path]],
+  out: Path,
+  settings: dict,
+  command: list[str],
+  timeout: float,
+  options: Sequence[str],
+) -> int:
+  """Renders objects (uid, file) into out/<uid> in a pipeline with these Beam options; returns the exit code.
+
+  `settings`, `command` and `timeout` are those of `pool.render_all`.
+  """
+  out.mkdir(parents=True, exist_ok=True)
+  pool.remove_leftovers(out)
+  step = RenderObject(str(out.absolute()), settings, command, timeout)
+  with beam.Pipeline(options=PipelineOptions(options, save_main_session=False)) as pipeline:
+    work = beam.Create([(uid, str(path)) for uid, path in objects])
+    lines = pipeline | work | beam.Reshuffle() | beam.ParDo(step)
+    lines | beam.io.WriteToText(str(out / 'report'), file_name_suffix='.jsonl')
+  reports = [json.loads(line) for path in out.glob('report-*.jsonl') for line in path.read_text().splitlines()]
   failed = [report for report in reports if report['error']]
   for report in failed:
     print(f'{report["uid"]}: FAILED: {report["error"]}', file=sys.stderr)
-  print(f'{args.out}: {len(objects) - len(failed)} of {len(objects)} objects rendered')
+  print(f'{out}: {len(objects) - len(failed)} of {len(objects)} objects rendered')
   return int(bool(failed))
 
 

@@ -13,11 +13,11 @@ import pytest
 import trimesh
 
 from lrm_jax.command_line import run_main
-from lrm_jax.data import procedural
+from lrm_jax.data import procedural, procedural_dataset
 from lrm_jax.data.procedural_objects import generate, shapes, solids, zeroverse
 from lrm_jax.data.procedural_objects.grammar import MAKERS
 from lrm_jax.data.rendering.presets import OBJECT_RADIUS
-from lrm_jax.datasets import folders, inspection
+from lrm_jax.datasets import folders, inspection, records
 from lrm_jax.errors import InputError, one_line
 
 ROOT = Path(__file__).parents[1]
@@ -237,6 +237,7 @@ def test_uids_name_objects():
     (['--count=1', '--fov=200'], '--fov=200.0 must be between 1 and 150'),
     (['--count=1', '--colour=red'], 'unrecognized arguments'),
     ([], 'required: --count'),
+    (['--count=1', '--dataset=data'], 'give either --out=DIR'),
   ],
 )
 def test_bad_input_is_one_sentence(arguments, message, tmp_path):
@@ -295,6 +296,41 @@ def test_command_renders_folders_that_do_not_depend_on_workers_and_shards(has_op
     vertices = trimesh.load(glb / f'{uid}.glb', force='mesh').vertices
     radius = np.linalg.norm(vertices @ matrix[:3, :3].T + matrix[:3, 3], axis=-1).max()
     assert radius == pytest.approx(OBJECT_RADIUS, rel=1e-5)
+
+
+def test_dataset_without_folders_equals_the_one_built_of_folders(has_opengl, tmp_path, capsys):
+  options = ['--count=5', '--num_views=3', '--size=32', '--seed=2', '--depth']
+  left_before = set(procedural_dataset.MEMORY.glob('lrm_jax_procedural_*'))
+  assert procedural.main([*options, f'--dataset={tmp_path / "direct"}', '--test_share=0']) == 0
+  assert '5 train objects, 0 skipped' in capsys.readouterr().out
+  assert set(procedural_dataset.MEMORY.glob('lrm_jax_procedural_*')) <= left_before
+  assert procedural.main([*options, f'--out={tmp_path / "folders"}']) == 0
+  found = {
+    records.uid(record): record for record in records.open_split(tmp_path / 'direct/procedural_views/1.1.0', 'train')
+  }
+  assert sorted(found) == [f'things_2_{index:07d}' for index in range(5)]
+  for name, record in found.items():
+    expected = procedural_dataset.example_of(folders.read('rendered', name, tmp_path / 'folders' / name))
+    assert list(record['views']) == list(expected['views']) and list(record['depth']) == list(expected['depth'])
+    np.testing.assert_array_equal(record['camera_to_world'], expected['camera_to_world'])
+  with pytest.raises(InputError, match='already exists'):
+    procedural.main([*options, f'--dataset={tmp_path / "direct"}', '--test_share=0'])
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (['--dataset=data', '--shard=0/2'], '--shard=0/2 needs --out'),
+    (['--dataset=data', '--test_share=2'], '--test_share=2.0 must be between 0 and 1'),
+    ([], 'give either --out=DIR'),
+  ],
+)
+def test_bad_input_of_a_dataset_is_one_sentence(arguments, message, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(InputError) as error:
+    procedural.main(['--count=1', *arguments])
+  assert message in one_line(error.value)
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -205,3 +205,36 @@ def test_slurm_array_splits_the_objects_and_forwards_signals(tmp_path):
   task.send_signal(signal.SIGTERM)
   assert task.wait(timeout=20) == 143
   assert not list((tmp_path / 'stopped').glob('.*')) and len(list((tmp_path / 'stopped').glob('boat_*'))) < 30
+
+
+@pytest.mark.slow
+def test_procedural_objects_by_beam_and_by_slurm_array_are_those_of_the_command(tmp_path):
+  pytest.importorskip('apache_beam', reason="Apache Beam is not installed: pip install '.[beam]'")
+  pytest.importorskip('moderngl', reason="moderngl is not installed: pip install '.[procedural]'")
+
+  def run(command, **environment):
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+  options = ['--num_views=2', '--size=32']
+  plain = run([sys.executable, 'data/procedural.py', '--count=6', f'--out={tmp_path / "plain"}', *options])
+  if 'EGL' in plain.stderr:
+    pytest.skip('OpenGL through EGL is not available')
+  beam = run([sys.executable, 'data/procedural_beam.py', '--count=6', f'--out={tmp_path / "beam"}', *options])
+  assert beam.returncode == 0 and '6 of 6 objects' in beam.stdout, beam.stderr
+  for task in range(2):
+    settings = dict(
+      COUNT='6',
+      OUT=str(tmp_path / 'slurm'),
+      OPTIONS=' '.join(options),
+      PYTHON=sys.executable,
+      SLURM_ARRAY_TASK_ID=str(task),
+      SLURM_ARRAY_TASK_MIN='0',
+      SLURM_ARRAY_TASK_COUNT='2',
+    )
+    done = run(['bash', 'launch/procedural_array.sbatch'], **settings)
+    assert done.returncode == 0, done.stderr
+  names = sorted(path.relative_to(tmp_path / 'plain') for path in (tmp_path / 'plain').glob('*/views/*.webp'))
+  assert len(names) == 12
+  for name in names:
+    expected = (tmp_path / 'plain' / name).read_bytes()
+    assert (tmp_path / 'beam' / name).read_bytes() == expected == (tmp_path / 'slurm' / name).read_bytes()
