@@ -218,6 +218,14 @@ def sideways(rgba):
   return np.rot90(rgba).copy()
 
 
+def darker(rgba):
+  return np.dstack([(0.6 * rgba[..., :3]).astype(np.uint8), rgba[..., 3]])
+
+
+def bgr(rgba):
+  return rgba[..., [2, 1, 0, 3]]
+
+
 ODD = {
   'the same image twice': (copied_image, 'same image', 'views 5 and 8 have the same image but different cameras'),
   'a lossy copy of an image': (copied_lossy_image, 'same image', 'views 5 and 8 have the same image'),
@@ -225,6 +233,11 @@ ODD = {
   'a view of one colour': (lambda r: with_view(r, 3, one_color), 'one colour', '1 of 14 views .the first is 3. show'),
   'all views of one colour': (all_one_color, 'one colour', 'all views show the object in one colour'),
   'half of the object cut off': (lambda r: with_view(r, 4, half_cut), 'odd view', 'view 4 of 14 do not fit the others'),
+  'a darker view': (
+    lambda r: with_view(r, 4, darker),
+    'other colours',
+    'other colours .*: 4 .red -.*, green -.*, blue -',
+  ),
   'a view that lies on its side': (lambda r: with_view(r, 6, sideways), 'odd view', 'view 6 of 14 do not fit'),
 }
 
@@ -235,6 +248,13 @@ def test_single_views_that_do_not_fit_are_named(kind, records):
   record = records[1]
   assert not inspection.inspect(record).problems
   assert re.search(pattern, inspection.inspect(change(record)).problems.get(problem, ''))
+
+
+def test_view_with_swapped_channels_is_named():
+  record = open_split(EMBEDDED, 'train')[0]  # A blue car.
+  found = inspection.inspect(with_view(record, 4, bgr)).problems
+  assert list(found) == ['other colours']
+  assert re.search(r': 4 .red .[0-9]+, green .[0-9], blue -[0-9]+.;', found['other colours'])
 
 
 def test_masks_swapped_between_two_cameras_are_named(records):

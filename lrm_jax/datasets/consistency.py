@@ -1,4 +1,4 @@
-"""Finds single views of an object that do not fit the others: copies, masks of other cameras, images of one colour.
+"""Finds single views of an object that do not fit the others: copies, masks of other cameras, other colours.
 
 Silhouettes are compared in two steps. Of a coarse grid of the cube [-1, 1]^3, the points that almost all views keep are
 divided, and tested again with silhouettes of twice the size. A view fits if its silhouette is covered by the hull of
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy import ndimage
 
+from lrm_jax.datasets import color_consistency
 from lrm_jax.datasets.visual_hull import MIN_COVERAGE, project_to_pixels
 from lrm_jax.geometry import images
 
@@ -45,6 +46,8 @@ def find_problems(poses: np.ndarray, intrinsics: np.ndarray, views: list[np.ndar
       f'{"view" if len(odd) == 1 else "views"} {", ".join(map(str, odd))} of {len(views)} do not fit the others, which '
       'do: a mask or an image belongs to another camera, a camera is wrong, or part of the object is cut off',
     )
+  elif not hull.is_fat:
+    yield from color_consistency.find_problems(poses, intrinsics, views, hull.points[hull.without(())])
 
 
 def _and(pairs) -> str:
