@@ -73,6 +73,7 @@ def get_config() -> ConfigDict:
   model.nerf_depth = 10  # linear layers, including the output layer [M]
   model.num_samples = 128  # samples per ray [B, C]
   model.half_size = 1.0  # world units: the planes cover the cube [-half_size, half_size]^3 [P]
+  model.num_input_views = 1  # largest number of images of an object that the model takes at once [P]
   model.density_scale = 1.0  # density = scale * softplus(s - 1), per world unit [ours; softplus C]
   model.color_padding = 0.001  # the sigmoid of colours is stretched by this much at both ends [C]
   model.sinusoidal_positions = False  # learned position tables start from noise, not from sinusoids [P]

@@ -23,7 +23,8 @@ def get_config() -> ConfigDict:
   model = config.model
   model.architecture = 'triposr'
   del model.encoder, model.encoder_interpolate_offset, model.plane_axes, model.color_padding
-  del model.camera_width, model.density_scale, model.half_size, model.sinusoidal_positions
+  del model.camera_width, model.density_scale, model.half_size, model.num_input_views
+  del model.sinusoidal_positions
   model.triplane_channels = 40
   model.radius = 0.87  # world units, half the side of the cube
 

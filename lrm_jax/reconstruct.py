@@ -1,4 +1,5 @@
 """Reconstructs objects from images: python -m lrm_jax.reconstruct IMAGE... [--checkpoint=quickstart] [--out=out]
+Or one object from several views: python -m lrm_jax.reconstruct --views FRONT RIGHT BACK [--cameras=FILE]
 
 Writes for each image NAME: OUT/NAME.glb (the mesh, see docs/meshes.md), OUT/NAME.mp4 (turntable), OUT/NAME_depth.mp4
 and OUT/NAME_planes.npz (the triplane, for further use: planes [3, P, P, C]).
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from lrm_jax.command_line import Phases, enable_compilation_cache, run_main
 from lrm_jax.errors import InputError
 from lrm_jax.geometry import image_files
-from lrm_jax.reconstruction import cleanup, inputs, mesh_files, texture
+from lrm_jax.reconstruction import cleanup, inputs, mesh_files, several_views, texture
 from lrm_jax.reconstruction.preprocess import Prepared
 from lrm_jax.reconstruction.reconstructor import Reconstructor, from_pretrained
 from lrm_jax.reconstruction.result import Reconstruction
@@ -94,11 +95,19 @@ def _number(name: str, text: str) -> float:
     raise InputError(f"--{name}={text}: use a number or 'auto'") from None
 
 
-def main() -> int | None:
+def parse() -> argparse.Namespace:
+  """Returns the arguments of the command line; InputError if one is out of range."""
   parser = argparse.ArgumentParser(prog='lrm_jax.reconstruct', description=__doc__.splitlines()[0])
   parser.add_argument(
-    'images', nargs='+', type=Path, metavar='IMAGE', help='PNG, JPEG, WebP, ..., a folder, or a quoted pattern'
+    'images', nargs='*', type=Path, metavar='IMAGE', help='PNG, JPEG, WebP, ..., a folder, or a quoted pattern'
   )
+  parser.add_argument(
+    '--views', nargs='+', type=Path, metavar='IMAGE', help='several views of one object, for a model that takes them'
+  )
+  parser.add_argument(
+    '--layout', help=f'sides that the views show, with commas (default: {",".join(several_views.LAYOUT)})'
+  )
+  parser.add_argument('--cameras', type=Path, help='JSON file with the cameras of the views (docs/views.md)')
   parser.add_argument('--checkpoint', default='quickstart', help=pretrained.HELP)
   parser.add_argument('--out', type=Path, default=Path('out'), help='directory for the results (default: out)')
   parser.add_argument(
@@ -137,20 +146,70 @@ def main() -> int | None:
   parser.add_argument('--size', type=int, default=128, help='pixels along a side of the video (default: 128)')
   parser.add_argument('--num_frames', type=int, default=48, help='frames of the turntable (default: 48)')
   args = parser.parse_args()
-  args.images = inputs.find_images(args.images)
+  if bool(args.images) == bool(args.views):
+    raise InputError('give either images, one per object, or --views with the views of one object')
+  if not args.views and (args.layout or args.cameras):
+    raise InputError('--layout and --cameras are those of --views: give the images there')
+  if args.layout and args.cameras:
+    raise InputError('give either --layout or --cameras')
   for name in ('size', 'num_frames', 'max_pixels', 'batch_size'):
     if getattr(args, name) is not None and getattr(args, name) < 1:
       raise InputError(f'--{name}={getattr(args, name)} must be at least 1')
-  formats, keep, threshold = mesh_files.parse_formats(args.formats), cleanup.parse_keep(args.keep), args.threshold
-  if threshold not in (None, 'auto'):
-    threshold = _number('threshold', threshold)
+  args.images = inputs.find_images(args.images)
+  args.formats, args.keep = mesh_files.parse_formats(args.formats), cleanup.parse_keep(args.keep)
+  if args.threshold not in (None, 'auto'):
+    args.threshold = _number('threshold', args.threshold)
   if args.texture is not None:
     texture.check(args.texture)
+  return args
+
+
+def options_of(args: argparse.Namespace) -> dict:
+  """Returns the options of `reconstruct` that the command line gives."""
+  names = ('resolution', 'threshold', 'dense', 'keep', 'faces', 'formats', 'size', 'num_frames')
+  return {name: getattr(args, name) for name in names} | {'texture_size': args.texture}
+
+
+def main() -> int | None:
+  args = parse()
   phases = Phases()
   phases.done('imports')
   enable_compilation_cache()
   model = from_pretrained(args.checkpoint)
   phases.done('weights')
+  if not args.views:
+    return _all_images(model, args, phases)
+  _one_object(model, args, phases)
+  return None
+
+
+def _one_object(model: Reconstructor, args: argparse.Namespace, phases: Phases) -> None:
+  """Reconstructs one object from several views."""
+  count = len(args.views)
+  poses, intrinsics = (
+    several_views.read_cameras(args.cameras, count, model.intrinsics) if args.cameras else (None, None)
+  )
+  result = model.reconstruct_views(
+    args.views, poses, intrinsics, layout=args.layout, remove_background=args.remove_background
+  )
+  assert result.image is not None  # It is that of the first view.
+  log = functools.partial(print, f'{count} views:')
+  files = reconstruct(
+    model,
+    result.image,
+    args.out,
+    result.name,
+    planes=jax.numpy.asarray(result.planes),
+    phases=phases,
+    log=log,
+    **options_of(args),
+  )
+  print(f'{count} views: ' + ', '.join(map(str, files.values())))
+  print(phases, file=sys.stderr)
+
+
+def _all_images(model: Reconstructor, args: argparse.Namespace, phases: Phases) -> int | None:
+  """Reconstructs the object in each image; returns the exit code."""
   # Read all images before the first reconstruction, so that a bad one is reported at once.
   prepared, problems = prepare_all(
     model, args.images, remove_background=args.remove_background, max_pixels=args.max_pixels
@@ -176,17 +235,9 @@ def main() -> int | None:
         args.out,
         name,
         planes=planes,
-        resolution=args.resolution,
-        threshold=threshold,
-        dense=args.dense,
-        keep=keep,
-        faces=args.faces,
-        texture_size=args.texture,
-        formats=formats,
-        size=args.size,
-        num_frames=args.num_frames,
         phases=phases,
         log=functools.partial(print, f'{path}:'),
+        **options_of(args),
       )
       print(f'{path}: ' + ', '.join(map(str, files.values())))
     except InputError as error:

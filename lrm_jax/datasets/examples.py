@@ -4,7 +4,7 @@ A record has `uid`, `views` (V encoded RGBA images), `camera_to_world` [V, 4, 4]
 features are not used here. Images are uint8 in 0..255, over their background, channels last; all other values are
 float32. The device converts images to float32 in 0..1 (lrm_jax/training/step.py), so that the host holds and sends a
 quarter of the bytes. Augmentations compute with float32 and round once, at the end.
-Legend: V = 1 + side views (view 0 is the input view), H W input image, w window.
+Legend: V = 1 + side views (view 0 is the first input view), N input views, H W input image, w window.
 Source: LRM (arXiv 2311.04400), section 4.1: views are resized to a random size, and a random window of each supervises.
 """
 
@@ -24,6 +24,11 @@ class MakeExample:
   With `normalise_cameras`, the scene is transformed so that the input camera is at `input_position`. With
   `keep_distance` as well, only the direction of `input_position` is used and the input camera keeps its own distance,
   as for videos of real objects.
+
+  With `num_input_views` = N > 1, an example has 1 to N different input views, each number with the same probability.
+  They fill N places: if there are fewer than N, they are repeated in turn. Attention to tokens that are all repeated
+  equally often is the same as to the tokens themselves, so that no mask is needed; only where N is not a multiple of
+  their number do the first views count more than the others.
   """
 
   image_size: int
@@ -31,6 +36,7 @@ class MakeExample:
   resize_min: int
   resize_max: int
   num_side_views: int
+  num_input_views: int = 1
   background: tuple[float, ...] = (1.0,)  # Grey levels; one is drawn for each target view.
   input_background: float = 1.0
   normalise_cameras: bool = True
@@ -45,37 +51,40 @@ class MakeExample:
     """Returns an example; raises BrokenRecordError if none can be made from the record.
 
     Keys: image [H, W, 3], camera_to_world [4, 4], intrinsics [4]; target_color [V, w, w, 3], target_opacity [V, w, w],
-    target_camera_to_world [V, 4, 4], target_intrinsics [V, 4], background [V, 3] in 0..1, a multiple of 1/255.
+    target_camera_to_world [V, 4, 4], target_intrinsics [V, 4], background [V, 3] in 0..1, a multiple of 1/255. With
+    `num_input_views` = N > 1: image [N, H, W, 3], camera_to_world [N, 4, 4], intrinsics [N, 4].
     """
     check_cameras(record)
     picked = self._pick(record, rng)
-    poses = np.asarray(record['camera_to_world'], np.float64)[picked]
-    intrinsics = np.asarray(record['intrinsics'], np.float64)[picked]
     mirrored = self.mirror and rng.random() < 0.5
-    if mirrored:
-      poses = cameras.mirror(poses)
-      intrinsics[:, 2] = 1 - intrinsics[:, 2]
-    if self.normalise_cameras:
-      poses, _ = cameras.normalise_to_input_view(poses, position=self.input_position, keep_distance=self.keep_distance)
+    poses, intrinsics = self._cameras(record, picked, mirrored)
     channels = [*rng.permutation(3), 3] if self.permute_colors else None
-    image, windows, window_intrinsics = None, [], []
-    for number, view in enumerate(picked):  # One at a time: a decoded view is 16 times as large as its window.
+    inputs = self._pick_inputs(record, picked[0], rng)
+    input_images, windows, window_intrinsics = {}, [], []
+    # One at a time, each once: a decoded view is 16 times as large as its window.
+    for view in dict.fromkeys([*picked, *inputs]):
       pixels = decode(record, view)
       if mirrored:
         pixels = pixels[:, ::-1]
       if channels:
         pixels = pixels[..., channels]
-      if number == 0:
-        image = _to_bytes(images.over(images.resize(pixels, self.image_size), self.input_background))
-      window, its_intrinsics = self._window(pixels, intrinsics[number], rng)
-      windows.append(window.copy())
-      window_intrinsics.append(its_intrinsics)
+      if view in inputs:
+        input_images[view] = _to_bytes(images.over(images.resize(pixels, self.image_size), self.input_background))
+      if view in picked:
+        window, its_intrinsics = self._window(pixels, intrinsics[picked.index(view)], rng)
+        windows.append(window.copy())
+        window_intrinsics.append(its_intrinsics)
+    input_poses, input_intrinsics = self._cameras(record, inputs, mirrored)
     # Rounded like the targets, so that a render of the background has no error.
     greys = np.round(rng.choice(self.background, len(picked)) * 255).astype(np.float32) / np.float32(255)
-    return {
-      'image': image,
-      'camera_to_world': poses[0].astype(np.float32),
-      'intrinsics': intrinsics[0].astype(np.float32),
+    example = {
+      'image': np.stack([input_images[view] for view in inputs]),
+      'camera_to_world': input_poses.astype(np.float32),
+      'intrinsics': input_intrinsics.astype(np.float32),
+    }
+    if self.num_input_views == 1:
+      example = {name: array[0] for name, array in example.items()}
+    return example | {
       'target_color': np.stack([_to_bytes(images.over(window, grey)) for window, grey in zip(windows, greys)]),
       'target_opacity': np.stack([_to_bytes(window[..., 3]) for window in windows]),
       'target_camera_to_world': poses.astype(np.float32),
@@ -94,6 +103,31 @@ class MakeExample:
     first = 0 if rng.random() < self.frontal_input_probability else int(rng.integers(count))
     others = rng.choice(np.delete(np.arange(count), first), self.num_side_views, replace=False)
     return [first, *map(int, others)]
+
+  def _pick_inputs(self, record, first, rng) -> list[int]:
+    """Returns the indices of the N input views, of which some may be repeated; the first is `first`."""
+    if self.num_input_views == 1:
+      return [first]
+    others = np.delete(np.arange(len(record['views'])), first)
+    if len(others) < self.num_input_views - 1:
+      raise BrokenRecordError(
+        f'{uid(record)} has {len(record["views"])} views, fewer than config.model.num_input_views = '
+        f'{self.num_input_views}'
+      )
+    count = int(rng.integers(self.num_input_views))
+    views = [first, *map(int, rng.choice(others, count, replace=False))]
+    return [views[place % len(views)] for place in range(self.num_input_views)]
+
+  def _cameras(self, record, views, mirrored) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the cameras ([n, 4, 4], [n, 4]) of views, in the frame of the first of them."""
+    poses = np.asarray(record['camera_to_world'], np.float64)[views]
+    intrinsics = np.asarray(record['intrinsics'], np.float64)[views]
+    if mirrored:
+      poses = cameras.mirror(poses)
+      intrinsics[:, 2] = 1 - intrinsics[:, 2]
+    if self.normalise_cameras:
+      poses, _ = cameras.normalise_to_input_view(poses, position=self.input_position, keep_distance=self.keep_distance)
+    return poses, intrinsics
 
   def _window(self, view, intrinsics, rng):
     """Returns (window [w, w, 4], its intrinsics [4]): a random crop of the view at a random size, premultiplied."""

@@ -38,7 +38,9 @@ class Source:
   name: str = ''
 
 
-def training_sources(data: Mapping, *, image_size: int, input_position: Sequence[float]) -> list[Source]:
+def training_sources(
+  data: Mapping, *, image_size: int, input_position: Sequence[float], num_input_views: int = 1
+) -> list[Source]:
   """Returns the datasets of the `data` section of a configuration: `path`, and the entries of `mixture` with a path.
 
   An entry of the mixture has its own path, and may override other values of the section. Raises InputError if it
@@ -55,7 +57,12 @@ def training_sources(data: Mapping, *, image_size: int, input_position: Sequence
     if not values.get('times', 1.0) > 0:
       raise InputError(f'{where}.times = {values["times"]} must be positive')
     rules = {field.name: values[field.name] for field in dataclasses.fields(MakeExample) if field.name in values}
-    rules |= dict(image_size=image_size, input_position=tuple(input_position), background=tuple(values['background']))
+    rules |= dict(
+      image_size=image_size,
+      num_input_views=num_input_views,
+      input_position=tuple(input_position),
+      background=tuple(values['background']),
+    )
     sources.append(Source(values['path'], values['train_split'], MakeExample(**rules), values.get('times', 1.0), name))
   return sources
 

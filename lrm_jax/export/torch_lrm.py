@@ -6,7 +6,7 @@ two files beside it, torch_lrm.json (the configuration) and torch_lrm.safetensor
   import torch_lrm
 
   model = torch_lrm.load('DIR')                  # An nn.Module in eval mode, float32; e.g. model.to('cuda').
-  planes = model.encode(image)                   # [B, H, W, 3] in 0..1 -> [B, 3, P, P, C]
+  planes = model.encode(image)                   # [B, H, W, 3] in 0..1 -> [B, 3, P, P, C]; N views: [B, N, H, W, 3]
   pixels = model.render(planes, camera_to_world, intrinsics, size=128)  # .color, .depth, .opacity for [B, V] cameras
   density, color = model.query(planes, points)   # Points [B, Q, 3] in world coordinates.
 
@@ -282,6 +282,19 @@ class Decoder(nn.Module):
     return _to_planes(self.upsampler(self.norm(x)), self.resolution, self.upsample) + self.upsampler_bias
 
 
+class ViewTags(nn.Module):
+  """Tokens [B, N, M, D] of N input views -> [B, N M, D], with a tag by how the camera differs from the first view's."""
+
+  def __init__(self, width, camera_width, pose_rows):
+    super().__init__()
+    self.pose_rows = pose_rows
+    self.embedding = MLP(4 * pose_rows + 4, camera_width, width, F.silu)
+
+  def forward(self, tokens, camera_to_world, intrinsics):
+    tags = self.embedding(torch.cat([camera_to_world[:, :, : self.pose_rows].flatten(2), intrinsics], dim=-1))
+    return (tokens + (tags - tags[:, :1])[:, :, None]).flatten(1, 2)
+
+
 class TripoSRBlock(nn.Module):
   """Self-attention, cross-attention and GEGLU, each with a pre-norm and a residual connection."""
 
@@ -441,6 +454,7 @@ class LRM(TriplaneModel):
     nerf_depth,
     num_samples,
     half_size=1.0,
+    num_input_views=1,
     encoder='dino',
     encoder_registers=0,
     encoder_interpolate_offset=0.0,
@@ -479,11 +493,24 @@ class LRM(TriplaneModel):
       channels=triplane_channels,
       pose_rows=pose_rows,
     )
+    self.num_input_views = num_input_views
+    if num_input_views > 1:
+      self.view_tags = ViewTags(encoder_width, camera_width, pose_rows)
     self.nerf = NeRFMLP(triplane_channels, nerf_width, nerf_depth, activation=F.relu, color_padding=color_padding)
 
   def encode(self, image, camera_to_world=None, intrinsics=None):
-    """Returns the planes [B, 3, P, P, C] of images [B, H, W, 3] in 0..1 with cameras [B, 4, 4] and [B, 4]."""
-    return self.decoder(self.encoder(image), *self._input_camera(image, camera_to_world, intrinsics))
+    """Returns the planes [B, 3, P, P, C] of images [B, H, W, 3] in 0..1 with cameras [B, 4, 4] and [B, 4].
+
+    For N views of each object: images [B, N, H, W, 3], cameras [B, N, 4, 4] and [B, N, 4] in the frame of the first.
+    """
+    if image.ndim == 4:
+      return self.decoder(self.encoder(image), *self._input_camera(image, camera_to_world, intrinsics))
+    views = image.shape[1]
+    if views > self.num_input_views:
+      raise ValueError(f'the model takes at most {self.num_input_views} input views of an object, not {views}')
+    tokens = self.encoder(image.flatten(0, 1)).unflatten(0, (-1, views))
+    tokens = self.view_tags(tokens, camera_to_world, intrinsics) if views > 1 else tokens[:, 0]
+    return self.decoder(tokens, camera_to_world[:, 0], intrinsics[:, 0])
 
   def _density(self, raw):
     return self.density_scale * F.softplus(raw - 1)

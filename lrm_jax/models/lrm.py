@@ -2,14 +2,15 @@
 
   image --ViT encoder--> image tokens --triplane decoder, given the camera--> planes --NeRF, ray marcher--> views
 
-This module builds the parts and defines the path from an image to planes. The base class in
+This module builds the parts and defines the path from images to planes. The base class in
 lrm_jax/models/triplane_model.py renders planes and queries them at points.
 Source: LRM (arXiv 2311.04400), section 3. Axes and camera conventions: lrm_jax/geometry/cameras.py.
-Legend: B batch, H W image, P texels along a plane's side, C channels, S samples, R rays.
+Legend: B batch, N input views, H W image, P texels along a plane's side, C channels, S samples, R rays.
 """
 
 from collections.abc import Sequence
 
+from einops import rearrange
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from lrm_jax.models.dinov2 import DINOv2
 from lrm_jax.models.encoder import ViT
 from lrm_jax.models.nerf import NeRFMLP
 from lrm_jax.models.triplane_model import TriplaneModel, check_sizes
+from lrm_jax.models.view_tags import ViewTags
 
 
 class LRM(TriplaneModel):
@@ -57,6 +59,7 @@ class LRM(TriplaneModel):
     nerf_depth: int,
     num_samples: int,
     half_size: float = 1.0,
+    num_input_views: int = 1,
     encoder: str = 'dino',
     encoder_registers: int = 0,
     encoder_interpolate_offset: float = 0.0,
@@ -75,8 +78,10 @@ class LRM(TriplaneModel):
     )
     if not half_size > 0:
       raise InputError(f'config.model.{half_size=} must be positive: it is half the side of the cube around the object')
+    if num_input_views < 1:
+      raise InputError(f'config.model.{num_input_views=} must be at least 1')
     self.image_size, self.num_samples = image_size, num_samples
-    self.half_size = half_size
+    self.half_size, self.num_input_views = half_size, num_input_views
     self.plane_axes = triplane.plane_axes(plane_axes)
     dtype, remat = jnp.dtype(dtype), layers.remat_policy(remat)
     encoder_kwargs = dict(
@@ -116,6 +121,8 @@ class LRM(TriplaneModel):
       dtype=dtype,
       rngs=rngs,
     )
+    if num_input_views > 1:
+      self.view_tags = ViewTags(encoder_width, camera_width, pose_rows, rngs=rngs)
     self.nerf = NeRFMLP(
       triplane_channels,
       nerf_width,
@@ -127,13 +134,28 @@ class LRM(TriplaneModel):
     )
 
   def encode(
-    self, image: Float[Array, 'B H W 3'], camera_to_world: Float[Array, 'B 4 4'], intrinsics: Float[Array, 'B 4']
+    self,
+    image: Float[Array, 'B *N H W 3'],
+    camera_to_world: Float[Array, 'B *N 4 4'],
+    intrinsics: Float[Array, 'B *N 4'],
   ) -> Float[Array, 'B 3 P P C']:
-    """Returns the planes of images with values in 0..1, `image_size` pixels wide and high, taken by these cameras."""
+    """Returns the planes of images with values in 0..1, `image_size` pixels wide and high, taken by these cameras.
+
+    With an axis N, these are the images of N views of each object, and the planes are in the frame of the first.
+    Raises InputError if there are more than `num_input_views`.
+    """
+    if image.ndim == 4:
+      image, camera_to_world, intrinsics = image[:, None], camera_to_world[:, None], intrinsics[:, None]
+    views = image.shape[1]
+    if views > self.num_input_views:
+      raise InputError(f'the model takes at most {self.num_input_views} input views of an object, not {views}')
     with jax.named_scope('encode'):
-      tokens = shard_by_batch(self.encoder(image))
+      tokens = shard_by_batch(self.encoder(rearrange(image, 'b n h w c -> (b n) h w c')))
+      if views > 1:
+        tokens = rearrange(tokens, '(b n) m e -> b n m e', n=views)
+        tokens = self.view_tags(tokens, camera_to_world, intrinsics)
     with jax.named_scope('decode'):
-      return shard_by_batch(self.decoder(tokens, camera_to_world, intrinsics))
+      return shard_by_batch(self.decoder(shard_by_batch(tokens), camera_to_world[:, 0], intrinsics[:, 0]))
 
   def samples(
     self, origins: Float[Array, 'R 3'], directions: Float[Array, 'R 3'], keys: Key[Array, 'R'] | None

@@ -41,7 +41,7 @@ class TriplaneModel(nnx.Module):
   which the outline of the mesh matches that of the volume. `longest_ray` is the largest possible sum of step lengths
   along a ray; it bounds the error of skipping samples. If it is None, no sample may be skipped.
   `image_size` is the size of training images in pixels. With `any_image_size`, the model also takes other sizes that
-  are multiples of the patch size.
+  are multiples of the patch size. `num_input_views` is the largest number of images of an object that it takes at once.
   """
 
   encoder: ViT | DINOv2
@@ -53,6 +53,7 @@ class TriplaneModel(nnx.Module):
   half_size = 1.0
   surface_density: float | None = None
   any_image_size = False
+  num_input_views = 1
   plane_axes = triplane.PLANE_AXES
   pixel_rays = staticmethod(rays.pixel_rays)
 

@@ -29,11 +29,15 @@ _THIN_SPECK = 0.05  # the same, for parts that are at most two pixels thick, suc
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """`image` [S, S, 3] in 0..1. `has_mask` says whether the object was cut out. `notes` are sentences for the user."""
+  """`image` [S, S, 3] in 0..1. `has_mask` says whether the object was cut out. `notes` are sentences for the user.
+
+  `extent` is the longer side of the object in pixels of the file (reduced to 2,048 pixels), or 0 without a mask.
+  """
 
   image: np.ndarray
   has_mask: bool
   notes: tuple[str, ...] = ()
+  extent: int = 0
 
 
 def prepare(
@@ -73,7 +77,25 @@ def prepare(
       raise InputError(f'{path} has the same colour everywhere: it shows no object')
     return Prepared(_whole(rgba, size), False, tuple(notes))
   image, found = centre(rgba, size, name=str(path), fill=fill, background=background)
-  return Prepared(image, True, (*notes, *(f'{path} {note}' for note in found)))
+  extent = _extent(_without_specks(rgba[..., 3] >= _VISIBLE))
+  return Prepared(image, True, (*notes, *(f'{path} {note}' for note in found)), extent)
+
+
+def whole(path: str | Path, size: int, background: float = 1.0) -> Prepared:
+  """Returns the whole image in a file, with what is transparent over a grey `background` in 0..1.
+
+  It keeps the camera that took it: images that are not square are padded with the grey, around their centre. Raises
+  InputError if the file is not an image.
+  """
+  rgba, assumed = read(path)
+  height, width = rgba.shape[:2]
+  side = max(height, width)
+  square = np.zeros((side, side, 4), np.float32)
+  top, left = (side - height) // 2, (side - width) // 2
+  square[top : top + height, left : left + width] = rgba
+  square[..., :3] *= square[..., 3:]
+  image = images.over(images.resize(square, size), background).astype(np.float32)
+  return Prepared(image, bool(rgba[..., 3].min() < _VISIBLE), tuple(f'{path} {note}' for note in assumed))
 
 
 def read(path: str | Path, *, max_pixels: int = image_files.MAX_PIXELS) -> tuple[np.ndarray, list[str]]:
@@ -96,7 +118,7 @@ def centre(
     )
   main = _without_specks(visible)
   top, bottom, left, right = _box(main)
-  extent = max(bottom - top, right - left)
+  extent = _extent(main)
   if extent < _SMALLEST:
     raise InputError(f'{name} shows an object of only {extent} pixels: it must have at least {_SMALLEST}')
   notes = list(_notes(visible, main, extent, _COARSE * fill * size))
@@ -112,6 +134,12 @@ def _box(mask) -> tuple[int, int, int, int]:
   """Returns (top, bottom, left, right) of the bounding box of a mask [H, W]."""
   rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
   return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+
+
+def _extent(mask) -> int:
+  """Returns the longer side of the bounding box of a mask [H, W]."""
+  top, bottom, left, right = _box(mask)
+  return int(max(bottom - top, right - left))
 
 
 def _without_specks(visible: np.ndarray) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 Axes and camera conventions: lrm_jax/geometry/cameras.py. Arguments may be NumPy or JAX arrays. Results are NumPy
 arrays, except planes, which stay on the device.
-Legend: B images, H W image, V views, P texels along a plane's side, C channels, Q points.
+Legend: B images, N input views of an object, H W image, V views, P texels along a plane's side, C channels, Q points.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import dataclasses
 import functools
 import logging
 from pathlib import Path
@@ -22,7 +24,7 @@ from lrm_jax.errors import InputError
 from lrm_jax.geometry import cameras, image_files
 from lrm_jax.geometry.volume import Pixels
 from lrm_jax.models.triplane_model import TriplaneModel
-from lrm_jax.reconstruction import cleanup, inputs, preprocess, surface, video
+from lrm_jax.reconstruction import cleanup, inputs, preprocess, several_views, surface, video
 from lrm_jax.reconstruction import mesh as mesh_lib
 from lrm_jax.reconstruction.result import Reconstruction, load_planes
 from lrm_jax.weights import pretrained
@@ -47,7 +49,14 @@ def from_pretrained(source: str | Path) -> 'Reconstructor':
   """
   model, config, step = pretrained.load(source)
   data = config.data
-  return Reconstructor(model, fov=data.fov, step=step, fill=data.fill, input_background=data.input_background)
+  return Reconstructor(
+    model,
+    fov=data.fov,
+    step=step,
+    fill=data.fill,
+    input_background=data.input_background,
+    keep_distance=data.get('keep_distance', False),
+  )
 
 
 class Reconstructor:
@@ -70,6 +79,8 @@ class Reconstructor:
     fov: full field of view of the training images, in degrees.
     fill: fraction of the input image that the longer side of the object covers.
     input_background: grey around the object in input images, in 0..1.
+    num_input_views: largest number of images of an object that the model takes at once.
+    keep_distance: whether input cameras kept their distance to the object in training; otherwise scenes were scaled.
     step: training step of the weights; 0 for third-party weights.
   """
 
@@ -81,8 +92,10 @@ class Reconstructor:
     step: int = 0,
     fill: float = preprocess.FILL,
     input_background: float = 1.0,
+    keep_distance: bool = False,
   ):
     self.model, self.fov, self.step, self.fill, self.input_background = model, fov, step, fill, input_background
+    self.keep_distance, self.num_input_views = keep_distance, model.num_input_views
     self.image_size, self.half_size, self.input_position = model.image_size, model.half_size, model.input_position
     self.input_camera = cameras.input_camera(self.input_position).astype(np.float32)
 
@@ -142,6 +155,67 @@ class Reconstructor:
     ]
     return results if several else results[0]
 
+  def reconstruct_views(
+    self,
+    images: Sequence[inputs.ImageLike],
+    camera_to_world: np.ndarray | None = None,
+    intrinsics: np.ndarray | None = None,
+    *,
+    layout: str | None = None,
+    remove_background: bool = False,
+  ) -> Reconstruction:
+    """Returns one reconstruction of several views of the same object, in the frame of the first.
+
+    With cameras, `camera_to_world` [N, 4, 4] (object at the origin, z up) and `intrinsics` [N, 4] (default: the
+    property `intrinsics`), the images are used whole. Without, the views are those of the sides in `layout` (default:
+    'front,right,back,left' as far as there are images), taken from the same distance at the height of the object with
+    the same camera: each object is centred, and all are scaled by one factor, so that the largest has the usual size.
+    Raises InputError if there are more views than `num_input_views`, or if an image cannot be used.
+    """
+    if not 1 <= len(images) <= self.num_input_views:
+      raise InputError(
+        f'this model takes 1 to {self.num_input_views} views of an object, not {len(images)}: give fewer, or train '
+        'with a larger config.model.num_input_views'
+      )
+    whole = camera_to_world is not None
+    if whole:
+      camera_to_world, _ = cameras.normalise_to_input_view(
+        camera_to_world, position=self.input_position, keep_distance=self.keep_distance
+      )
+      intrinsics = np.tile(self.intrinsics, (len(images), 1)) if intrinsics is None else intrinsics
+    else:
+      names = several_views.parse_layout(layout, len(images))
+      camera_to_world, intrinsics = several_views.layout_cameras(names, self.input_position, self.intrinsics)
+    prepared = self._prepare_views(images, whole=whole, remove_background=remove_background)
+    planes = self.encode(
+      np.stack([one.image for one in prepared])[None], np.asarray(camera_to_world)[None], np.asarray(intrinsics)[None]
+    )
+    first = images[0]
+    name = Path(first).stem if isinstance(first, (str, Path)) else 'image'
+    return Reconstruction(self, planes[0], prepared[0].image, prepared[0].has_mask, name)
+
+  def _prepare_views(self, images, *, whole: bool, remove_background: bool) -> list[preprocess.Prepared]:
+    """Returns the images of several views: whole, or with the object centred and scaled by one factor for all."""
+
+    def prepare(path, fill):
+      return preprocess.prepare(
+        path, self.image_size, remove_background=remove_background, fill=fill, background=self.input_background
+      )
+
+    prepared = []
+    with contextlib.ExitStack() as files:
+      paths = [files.enter_context(inputs.as_file(image)) for image in images]
+      if whole:
+        return [preprocess.whole(path, self.image_size, self.input_background) for path in paths]
+      prepared = [prepare(path, self.fill) for path in paths]
+      largest = max(one.extent for one in prepared)
+      for number, (path, one) in enumerate(zip(paths, prepared)):
+        if 0 < one.extent < largest:
+          prepared[number] = dataclasses.replace(prepare(path, self.fill * one.extent / largest), notes=one.notes)
+        for note in one.notes:
+          _LOGGER.warning('%s', note)
+    return prepared
+
   def from_planes(
     self, planes: str | Path | np.ndarray | Array, image: np.ndarray | None = None, name: str | None = None
   ) -> Reconstruction:
@@ -184,17 +258,20 @@ class Reconstructor:
 
   def encode(
     self,
-    images: Float[Array | np.ndarray, 'B H W 3'],
-    camera_to_world: Float[Array | np.ndarray, 'B 4 4'] | None = None,
-    intrinsics: Float[Array | np.ndarray, 'B 4'] | None = None,
+    images: Float[Array | np.ndarray, 'B *N H W 3'],
+    camera_to_world: Float[Array | np.ndarray, 'B *N 4 4'] | None = None,
+    intrinsics: Float[Array | np.ndarray, 'B *N 4'] | None = None,
   ) -> Float[Array, 'B 3 P P C']:
     """Returns the planes of images in 0..1, with `input_background` around the object.
 
     `camera_to_world` and `intrinsics` describe the cameras that took the images; the defaults are `input_camera` and
-    the property `intrinsics`. TripoSR's models ignore them. Raises InputError if a shape is wrong.
+    the property `intrinsics`. TripoSR's models ignore them. With an axis N, there are N views of each object, with
+    cameras in the frame of the first. Raises InputError if a shape is wrong, or N is larger than `num_input_views`.
     """
     images = jnp.asarray(images, jnp.float32)
     size, step = self.image_size, self.model.encoder.patch_size
+    if images.ndim == 5:
+      return self._encode_views(images, camera_to_world, intrinsics)
     fits = images.ndim == 4 and images.shape[1] == images.shape[2] and images.shape[3] == 3
     fits = fits and (not images.shape[1] % step if self.model.any_image_size else images.shape[1] == size)
     wanted = f'[B, {size}, {size}, 3]'
@@ -209,6 +286,15 @@ class Reconstructor:
       intrinsics = np.tile(self.intrinsics, (batch, 1))
     _check('camera_to_world', camera_to_world, (batch, 4, 4))
     _check('intrinsics', intrinsics, (batch, 4))
+    return _encode(self.model, images, _float(camera_to_world), _float(intrinsics))
+
+  def _encode_views(self, images, camera_to_world, intrinsics) -> Float[Array, 'B 3 P P C']:
+    batch, count = images.shape[:2]
+    if count > self.num_input_views:
+      raise InputError(f'this model takes 1 to {self.num_input_views} views of an object, not {count}')
+    _check('images', images, (batch, count, self.image_size, self.image_size, 3))
+    _check('camera_to_world', camera_to_world, (batch, count, 4, 4))
+    _check('intrinsics', intrinsics, (batch, count, 4))
     return _encode(self.model, images, _float(camera_to_world), _float(intrinsics))
 
   def render(

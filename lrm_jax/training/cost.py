@@ -31,6 +31,8 @@ def abstract_batch(config: ConfigDict, placement, *, num_datasets: int = 1) -> d
     'target_intrinsics': (views, 4),
     'background': (views, 3),
   }
+  if (inputs := config.model.get('num_input_views', 1)) > 1:
+    shapes |= {name: (inputs, *shapes[name]) for name in ('image', 'camera_to_world', 'intrinsics')}
   batch = {
     name: jax.ShapeDtypeStruct((objects, *shape), jnp.uint8 if name in images else jnp.float32, sharding=placement)
     for name, shape in shapes.items()
@@ -47,21 +49,23 @@ def count(params) -> int:
 
 def attention_operations(model: ConfigDict) -> dict[str, float]:
   """Returns the operations of attention, q k^T and the weighted sums of v, in encoder and decoder, for one object."""
-  image_tokens, tokens = _tokens(model)
+  views, per_view, tokens = _tokens(model)
   return {
-    'encoder': model.encoder_depth * 4 * image_tokens**2 * model.encoder_width,
-    'decoder': model.decoder_depth * 4 * tokens * (image_tokens + tokens) * model.decoder_width,
+    'encoder': model.encoder_depth * 4 * views * per_view**2 * model.encoder_width,
+    'decoder': model.decoder_depth * 4 * tokens * (views * per_view + tokens) * model.decoder_width,
   }
 
 
-def _tokens(model: ConfigDict) -> tuple[int, int]:
-  """Returns the numbers of (image tokens, triplane tokens)."""
-  return 1 + (model.image_size // model.patch_size) ** 2, 3 * model.triplane_resolution**2
+def _tokens(model: ConfigDict) -> tuple[int, int, int]:
+  """Returns the numbers of (input views, image tokens per view, triplane tokens)."""
+  per_view = 1 + (model.image_size // model.patch_size) ** 2
+  return model.get('num_input_views', 1), per_view, 3 * model.triplane_resolution**2
 
 
 def forward_operations(model: ConfigDict, num_rays: int) -> dict[str, float]:
   """Returns the operations of a forward pass for one object: encoder, decoder, and renderer for `num_rays` rays."""
-  image_tokens, tokens = _tokens(model)
+  views, per_view, tokens = _tokens(model)
+  image_tokens = views * per_view
   encoder_width, width = model.encoder_width, model.decoder_width
   attention = attention_operations(model)
   encoder = model.encoder_depth * 24 * image_tokens * encoder_width**2 + attention['encoder']
@@ -127,7 +131,7 @@ def _recomputed_operations(config: ConfigDict) -> float:
 def report(config: ConfigDict, params: dict) -> str:
   """Returns the lines of --dry_run that follow from the sizes of the model. `params` are arrays or shapes."""
   model = config.model
-  image_tokens, tokens = _tokens(model)
+  inputs, per_view, tokens = _tokens(model)
   texels, views = model.triplane_resolution * model.triplane_upsample, 1 + config.data.num_side_views
   parts = forward_operations(model, views * config.data.window**2)
   if config.loss.lpips_weight > 0:
@@ -135,7 +139,7 @@ def report(config: ConfigDict, params: dict) -> str:
   return '\n'.join(
     [
       f'parameters: {count(params):,}  (' + ', '.join(f'{name} {count(tree):,}' for name, tree in params.items()) + ')',
-      f'triplane tokens: {tokens:,}; image tokens: {image_tokens:,}; planes: 3 x {texels} x {texels} x '
+      f'triplane tokens: {tokens:,}; image tokens: {inputs * per_view:,}; planes: 3 x {texels} x {texels} x '
       f'{model.triplane_channels}',
       'operations of a forward pass, per object: '
       + ', '.join(f'{name} {value / 1e9:,.1f} GFLOP' for name, value in parts.items()),

@@ -33,7 +33,10 @@ def check(config: ConfigDict, workdir: str | Path, num_devices: int) -> list[str
   ]
   model = registry.abstract_model(config.model.to_dict())
   sources = pipeline.training_sources(
-    config.data.to_dict(), image_size=config.model.image_size, input_position=model.input_position
+    config.data.to_dict(),
+    image_size=config.model.image_size,
+    input_position=model.input_position,
+    num_input_views=model.num_input_views,
   )
   check_path(config)
   for source in sources:

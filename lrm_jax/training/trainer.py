@@ -45,7 +45,10 @@ class Trainer:
     self.sources = []
     if not synthetic_data:
       self.sources = pipeline.training_sources(
-        config.data.to_dict(), image_size=config.model.image_size, input_position=self.model.input_position
+        config.data.to_dict(),
+        image_size=config.model.image_size,
+        input_position=self.model.input_position,
+        num_input_views=self.model.num_input_views,
       )
     transform, self.schedule = make_optimizer(num_train_steps=config.num_train_steps, **config.optimizer)
     self.init = step_lib.state_init(model_kwargs, transform, config.seed, ema=config.ema_decay > 0)

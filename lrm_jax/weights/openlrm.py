@@ -256,6 +256,7 @@ def refusal(config: Mapping) -> list[str]:
       'plane_axes': (tuple(value('plane_axes', ('xy', 'xz', 'yz'))), ('xy', 'xz', 'zy')),
       'density_scale': (value('density_scale', 1.0), 1.0),
       'half_size': (value('half_size', 1.0), 1.0),
+      'num_input_views': (value('num_input_views', 1), 1),
       'color_padding': (value('color_padding', 0.0), 0.001),
     }
   stretched = model['encoder_table_size'] * model['patch_size'] != model['image_size']
