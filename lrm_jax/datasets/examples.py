@@ -57,9 +57,9 @@ class MakeExample:
     check_cameras(record)
     picked = self._pick(record, rng)
     mirrored = self.mirror and rng.random() < 0.5
-    poses, intrinsics = self._cameras(record, picked, mirrored)
     channels = [*rng.permutation(3), 3] if self.permute_colors else None
     inputs = self._pick_inputs(record, picked[0], rng)
+    poses, intrinsics = self._cameras(record, [*picked, *inputs[1:]], mirrored)
     input_images, windows, window_intrinsics = {}, [], []
     # One at a time, each once: a decoded view is 16 times as large as its window.
     for view in dict.fromkeys([*picked, *inputs]):
@@ -74,20 +74,20 @@ class MakeExample:
         window, its_intrinsics = self._window(pixels, intrinsics[picked.index(view)], rng)
         windows.append(window.copy())
         window_intrinsics.append(its_intrinsics)
-    input_poses, input_intrinsics = self._cameras(record, inputs, mirrored)
     # Rounded like the targets, so that a render of the background has no error.
     greys = np.round(rng.choice(self.background, len(picked)) * 255).astype(np.float32) / np.float32(255)
+    places = [0, *range(len(picked), len(poses))]  # of the input views in `poses`
     example = {
       'image': np.stack([input_images[view] for view in inputs]),
-      'camera_to_world': input_poses.astype(np.float32),
-      'intrinsics': input_intrinsics.astype(np.float32),
+      'camera_to_world': poses[places].astype(np.float32),
+      'intrinsics': intrinsics[places].astype(np.float32),
     }
     if self.num_input_views == 1:
       example = {name: array[0] for name, array in example.items()}
     return example | {
       'target_color': np.stack([_to_bytes(images.over(window, grey)) for window, grey in zip(windows, greys)]),
       'target_opacity': np.stack([_to_bytes(window[..., 3]) for window in windows]),
-      'target_camera_to_world': poses.astype(np.float32),
+      'target_camera_to_world': poses[: len(picked)].astype(np.float32),
       'target_intrinsics': np.stack(window_intrinsics).astype(np.float32),
       'background': np.tile(greys[:, None], (1, 3)),
     }
