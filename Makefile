@@ -24,7 +24,7 @@ test: $(READY)
 	$(RUN) -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
 test-slow: $(READY)
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m slow
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow
 
 coverage: $(READY)
 	$(RUN) -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' --cov --cov-report=term

@@ -30,6 +30,14 @@ if 'PYTEST_XDIST_WORKER' not in os.environ:
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0',
   }
 
+# Files whose tests take minutes. They come first, so that no worker of `make test-slow` is idle at the end.
+_LONGEST = ('test_slurm', 'test_overfit', 'test_several_processes', 'test_faults', 'test_models', 'test_quickstart')
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST))
+
+
 flags.FLAGS.mark_as_parsed()  # Grain's workers read flags.
 
 TINY_MODEL = dict(
