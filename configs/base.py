@@ -126,9 +126,12 @@ def get_config() -> ConfigDict:
   optimizer.weight_decay = 0.05  # on kernels only [B; the mask M, C]
   optimizer.warmup_steps = 3000  # steps [B]
   optimizer.clip_norm = 1.0  # maximum global norm of the gradient [M, C]
-  # For fine-tuning, patterns over the names of parameters, such as 'encoder/*' or '*/norm*'; '*' also matches '/'.
+  # For fine-tuning, patterns over the names of parameters, such as 'encoder/*' or '*/norm*'; '*' also matches '/', and
+  # '!nerf/*' is everything else than 'nerf/*'.
   optimizer.freeze = ()  # patterns of parameters that do not change
   optimizer.multipliers = ()  # PATTERN=FACTOR, factors of the learning rate, such as ('encoder/*=0.1',)
+  # PART=FACTOR, the factor of the learning rate from each layer to the one below it, such as ('encoder=0.75',).
+  optimizer.layer_decay = ()  # parts are 'encoder' and 'decoder'
   optimizer.muon = False  # True: Muon for the kernels of transformer layers [ours; the paper uses AdamW]
 
   # The devices form a grid of data x fsdp; -1 takes the remaining devices. On many nodes: data = -1, fsdp = 8.
