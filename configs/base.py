@@ -49,6 +49,8 @@ def get_config() -> ConfigDict:
   config.allow_other_data = False
   # Initial weights of the whole model: a run, OpenLRM or TripoSR directory, or hf://owner/name; '': random.
   config.init_from = ''
+  # True: takes from a model of other sizes what fits, and resizes its tables; the rest is random (docs/training.md).
+  config.init_partial = False
   config.encoder_weights = ''  # file with the initial weights of the encoder, DINO ViT-B/16 [P]; '': random
 
   config.model = model = ConfigDict()
@@ -78,6 +80,10 @@ def get_config() -> ConfigDict:
   model.sinusoidal_positions = False  # learned position tables start from noise, not from sinusoids [P]
   # Activations kept for the backward pass: 'none' keeps all, 'dots' products with weights, 'full' only layer inputs.
   model.remat = 'dots'  # [ours]
+  # LoRA, for fine-tuning: all parameters are frozen, and low-rank changes of these projections of attention train.
+  model.lora_rank = 0  # 0: no LoRA; such as 16
+  model.lora_alpha = 16.0  # the changes are scaled by lora_alpha / lora_rank
+  model.lora_projections = ('q', 'v')  # of 'q', 'k', 'v', 'out' [Hu et al. 2021]
   model.dtype = 'bfloat16'  # compute dtype of the networks; parameters, cameras, compositing are float32 [B]
 
   config.data = data = ConfigDict()
