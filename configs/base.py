@@ -97,6 +97,9 @@ def get_config() -> ConfigDict:
   data.window = 128  # px, side of the random window of each view that is rendered and supervised [B]
   data.resize_min = 128  # px; before the window is cut, a view is resized to a random side, at least this [B]
   data.resize_max = 384  # px; at most this [B]
+  # 'foreground': instead of the window, as many single pixels of the whole view, not for LPIPS (docs/training.md).
+  data.rays = 'window'  # [ours]
+  data.foreground_share = 0.5  # share of these pixels that are on the object [ours]
   data.foreground_bias = 0.0  # probability that a window is centred on the object instead of placed uniformly [ours]
   data.background = (1.0,)  # grey levels; each target view has one at random; white [B, C]
   data.input_background = 1.0  # grey level behind the object in the input image [B, C]

@@ -4,6 +4,10 @@ A record has `uid`, `views` (V encoded RGBA images), `camera_to_world` [V, 4, 4]
 features are not used here. Images are uint8 in 0..255, over their background, channels last; all other values are
 float32. The device converts images to float32 in 0..1 (lrm_jax/training/step.py), so that the host holds and sends a
 quarter of the bytes. Augmentations compute with float32 and round once, at the end.
+With rays='foreground', w x w single pixels of each view supervise in place of a window. A share of them, s, is drawn
+from the object's F pixels, and the others from all N pixels of the view. Their errors are weighted by 1 / (1 - s) off
+the object and 1 / (s N / F + 1 - s) on it, the inverse of how often they are drawn, so that the expected mean is that
+of the whole view.
 Legend: V = 1 + side views (view 0 is the input view), H W input image, w window.
 Source: LRM (arXiv 2311.04400), section 4.1: views are resized to a random size, and a random window of each supervises.
 """
@@ -40,12 +44,16 @@ class MakeExample:
   permute_colors: bool = False
   frontal_input_probability: float = 0.0
   foreground_bias: float = 0.0
+  rays: str = 'window'  # or 'foreground'
+  foreground_share: float = 0.5
 
   def __call__(self, record: Mapping, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Returns an example; raises BrokenRecordError if none can be made from the record.
 
     Keys: image [H, W, 3], camera_to_world [4, 4], intrinsics [4]; target_color [V, w, w, 3], target_opacity [V, w, w],
     target_camera_to_world [V, 4, 4], target_intrinsics [V, 4], background [V, 3] in 0..1, a multiple of 1/255.
+    With rays='foreground', also target_position [V, w, w, 2], the centres (x, y) of the pixels in 0..1 of their view,
+    and target_weight [V, w, w].
     """
     check_cameras(record)
     picked = self._pick(record, rng)
@@ -58,7 +66,7 @@ class MakeExample:
     if self.normalise_cameras:
       poses, _ = cameras.normalise_to_input_view(poses, position=self.input_position, keep_distance=self.keep_distance)
     channels = [*rng.permutation(3), 3] if self.permute_colors else None
-    image, windows, window_intrinsics = None, [], []
+    image, windows, window_intrinsics, positions, weights = None, [], [], [], []
     for number, view in enumerate(picked):  # One at a time: a decoded view is 16 times as large as its window.
       pixels = decode(record, view)
       if mirrored:
@@ -67,12 +75,18 @@ class MakeExample:
         pixels = pixels[..., channels]
       if number == 0:
         image = _to_bytes(images.over(images.resize(pixels, self.image_size), self.input_background))
-      window, its_intrinsics = self._window(pixels, intrinsics[number], rng)
+      if self.rays == 'foreground':
+        window, position, weight = self._single_pixels(pixels, rng)
+        its_intrinsics = intrinsics[number]
+        positions.append(position)
+        weights.append(weight)
+      else:
+        window, its_intrinsics = self._window(pixels, intrinsics[number], rng)
       windows.append(window.copy())
       window_intrinsics.append(its_intrinsics)
     # Rounded like the targets, so that a render of the background has no error.
     greys = np.round(rng.choice(self.background, len(picked)) * 255).astype(np.float32) / np.float32(255)
-    return {
+    example = {
       'image': image,
       'camera_to_world': poses[0].astype(np.float32),
       'intrinsics': intrinsics[0].astype(np.float32),
@@ -82,6 +96,9 @@ class MakeExample:
       'target_intrinsics': np.stack(window_intrinsics).astype(np.float32),
       'background': np.tile(greys[:, None], (1, 3)),
     }
+    if self.rays == 'foreground':
+      example |= {'target_position': np.stack(positions), 'target_weight': np.stack(weights)}
+    return example
 
   def _pick(self, record, rng) -> list[int]:
     """Returns the indices of the input view and of the side views, all different."""
@@ -107,6 +124,22 @@ class MakeExample:
     top, left = map(int, corner)
     window = view[top : top + self.window, left : left + self.window]
     return window, cameras.window_intrinsics(intrinsics, size, left, top, self.window)
+
+  def _single_pixels(self, view, rng):
+    """Returns (pixels [w, w, 4], premultiplied; positions [w, w, 2]; weights [w, w]) of the view at a random size."""
+    size, count = int(rng.integers(self.resize_min, self.resize_max + 1)), self.window**2
+    flat = images.resize(view, size).reshape(-1, 4)
+    inside = np.flatnonzero(flat[:, 3] > 0.5)
+    on_object = round(self.foreground_share * count) if len(inside) else 0
+    drawn = rng.choice(inside, on_object) if on_object else np.empty(0, int)
+    # In the order of the image: neighbouring rays read neighbouring texels.
+    drawn = np.sort(np.concatenate([drawn, rng.integers(0, len(flat), count - on_object)]))
+    share = on_object / count
+    weights = np.full(count, 1 / (1 - share), np.float32)
+    weights[flat[drawn, 3] > 0.5] = 1 / (share * len(flat) / max(len(inside), 1) + 1 - share)
+    positions = (np.stack([drawn % size, drawn // size], axis=-1) + 0.5) / size
+    shape = self.window, self.window
+    return flat[drawn].reshape(*shape, 4), positions.astype(np.float32).reshape(*shape, 2), weights.reshape(shape)
 
 
 def _to_bytes(pixels: np.ndarray) -> np.ndarray:

@@ -31,6 +31,8 @@ def abstract_batch(config: ConfigDict, placement, *, num_datasets: int = 1) -> d
     'target_intrinsics': (views, 4),
     'background': (views, 3),
   }
+  if config.data.rays == 'foreground':
+    shapes |= {'target_position': (views, window, window, 2), 'target_weight': (views, window, window)}
   batch = {
     name: jax.ShapeDtypeStruct((objects, *shape), jnp.uint8 if name in images else jnp.float32, sharding=placement)
     for name, shape in shapes.items()

@@ -192,6 +192,19 @@ def check(config: ConfigDict, num_devices: int) -> None:
     )
   if negative := [name for name, value in config.loss.items() if name.endswith('_weight') and value < 0]:
     raise InputError(f'config.loss.{negative[0]} = {config.loss[negative[0]]} must be at least 0')
+  if data.rays not in ('window', 'foreground'):
+    raise InputError(f"config.data.rays = {data.rays!r} must be 'window' or 'foreground'")
+  if data.rays == 'foreground' and config.loss.lpips_weight > 0:
+    raise InputError(
+      f"config.data.rays = 'foreground' has no windows, which config.loss.lpips_weight = {config.loss.lpips_weight} "
+      "needs: set config.data.rays = 'window' (config.data.foreground_bias moves windows to the object), or the weight "
+      'to 0'
+    )
+  if not 0 <= data.foreground_share < 1:
+    raise InputError(
+      f'config.data.foreground_share = {data.foreground_share} must be at least 0 and below 1: some pixels must show '
+      'the background'
+    )
   if not data.background:
     raise InputError('config.data.background = () must have at least one grey level, such as (1.0,)')
   if not 1 <= data.window <= data.resize_min <= data.resize_max:
