@@ -143,8 +143,9 @@ def get_config() -> ConfigDict:
   optimizer.layer_decay = ()  # parts are 'encoder' and 'decoder'
   optimizer.muon = False  # True: Muon for the kernels of transformer layers [ours; the paper uses AdamW]
 
-  # The devices form a grid of data x fsdp; -1 takes the remaining devices. On many nodes: data = -1, fsdp = 8.
+  # The devices form a grid of dcn x data x fsdp; -1 takes the remaining devices. On many nodes: data = -1, fsdp = 8.
   config.mesh = mesh = ConfigDict()
+  mesh.dcn = 1  # slices of TPUs, or other parts that are only connected by a data-centre network [ours]
   mesh.data = 1  # groups of devices; each group holds all parameters [ours]
   mesh.fsdp = -1  # devices in a group; they share its parameters [ours]
   return config

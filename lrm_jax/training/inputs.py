@@ -25,10 +25,10 @@ def check(config: ConfigDict, workdir: str | Path, num_devices: int) -> list[str
   if num_devices < 1:
     raise InputError(f'--check={num_devices} must be the number of devices, at least 1')
   check_config(config, num_devices)
-  data, fsdp = sharding.mesh_shape(**config.mesh, count=num_devices)
+  dcn, data, fsdp = sharding.mesh_shape(**config.mesh, count=num_devices)
   lines = [
     f'{num_devices} devices: batch of {config.batch_size} sharded over {num_devices}, parameters over {fsdp} '
-    f'(mesh {data} x {fsdp})'
+    f'(mesh {f"{dcn} x " if dcn > 1 else ""}{data} x {fsdp})'
   ]
   model = registry.abstract_model(config.model.to_dict())
   sources = pipeline.training_sources(
