@@ -3,7 +3,7 @@
 Prints a Markdown table with, for each topology (default: h100:8, a100:16x8, v5e:4x4, v5p:2x2x2, v6e:4x4), the memory
 per device, the compile time, the communication between devices, and the time of a step at --utilisation of the peak,
 which is an assumption. Nothing runs on the accelerators: the memory is that of the compiled program, and the time is
-not measured.
+not measured. A topology of two slices of TPUs, such as v5e:4x4:2, needs --set mesh.dcn=2.
 
   python -m venv /tmp/aot && /tmp/aot/bin/pip install -e '.[train]' 'jax[tpu]' jax-cuda12-plugin jax-cuda12-pjrt \
       nvidia-cudnn-cu12 nvidia-cublas-cu12 nvidia-cuda-nvrtc-cu12

@@ -49,6 +49,8 @@ def get_config() -> ConfigDict:
   config.allow_other_data = False
   # Initial weights of the whole model: a run, OpenLRM or TripoSR directory, or hf://owner/name; '': random.
   config.init_from = ''
+  # True: takes from a model of other sizes what fits, and resizes its tables; the rest is random (docs/training.md).
+  config.init_partial = False
   config.encoder_weights = ''  # file with the initial weights of the encoder, DINO ViT-B/16 [P]; '': random
 
   config.model = model = ConfigDict()
@@ -79,6 +81,10 @@ def get_config() -> ConfigDict:
   model.sinusoidal_positions = False  # learned position tables start from noise, not from sinusoids [P]
   # Activations kept for the backward pass: 'none' keeps all, 'dots' products with weights, 'full' only layer inputs.
   model.remat = 'dots'  # [ours]
+  # LoRA, for fine-tuning: all parameters are frozen, and low-rank changes of these projections of attention train.
+  model.lora_rank = 0  # 0: no LoRA; such as 16
+  model.lora_alpha = 16.0  # the changes are scaled by lora_alpha / lora_rank
+  model.lora_projections = ('q', 'v')  # of 'q', 'k', 'v', 'out' [Hu et al. 2021]
   model.dtype = 'bfloat16'  # compute dtype of the networks; parameters, cameras, compositing are float32 [B]
 
   config.data = data = ConfigDict()
@@ -92,6 +98,9 @@ def get_config() -> ConfigDict:
   data.window = 128  # px, side of the random window of each view that is rendered and supervised [B]
   data.resize_min = 128  # px; before the window is cut, a view is resized to a random side, at least this [B]
   data.resize_max = 384  # px; at most this [B]
+  # 'foreground': instead of the window, as many single pixels of the whole view, not for LPIPS (docs/training.md).
+  data.rays = 'window'  # [ours]
+  data.foreground_share = 0.5  # share of these pixels that are on the object [ours]
   data.foreground_bias = 0.0  # probability that a window is centred on the object instead of placed uniformly [ours]
   data.background = (1.0,)  # grey levels; each target view has one at random; white [B, C]
   data.input_background = 1.0  # grey level behind the object in the input image [B, C]
@@ -127,13 +136,17 @@ def get_config() -> ConfigDict:
   optimizer.weight_decay = 0.05  # on kernels only [B; the mask M, C]
   optimizer.warmup_steps = 3000  # steps [B]
   optimizer.clip_norm = 1.0  # maximum global norm of the gradient [M, C]
-  # For fine-tuning, patterns over the names of parameters, such as 'encoder/*' or '*/norm*'; '*' also matches '/'.
+  # For fine-tuning, patterns over the names of parameters, such as 'encoder/*' or '*/norm*'; '*' also matches '/', and
+  # '!nerf/*' is everything else than 'nerf/*'.
   optimizer.freeze = ()  # patterns of parameters that do not change
   optimizer.multipliers = ()  # PATTERN=FACTOR, factors of the learning rate, such as ('encoder/*=0.1',)
+  # PART=FACTOR, the factor of the learning rate from each layer to the one below it, such as ('encoder=0.75',).
+  optimizer.layer_decay = ()  # parts are 'encoder' and 'decoder'
   optimizer.muon = False  # True: Muon for the kernels of transformer layers [ours; the paper uses AdamW]
 
-  # The devices form a grid of data x fsdp; -1 takes the remaining devices. On many nodes: data = -1, fsdp = 8.
+  # The devices form a grid of dcn x data x fsdp; -1 takes the remaining devices. On many nodes: data = -1, fsdp = 8.
   config.mesh = mesh = ConfigDict()
+  mesh.dcn = 1  # slices of TPUs, or other parts that are only connected by a data-centre network [ours]
   mesh.data = 1  # groups of devices; each group holds all parameters [ours]
   mesh.fsdp = -1  # devices in a group; they share its parameters [ours]
   return config

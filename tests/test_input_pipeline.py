@@ -257,6 +257,35 @@ def test_foreground_bias_accepts_blank_views(dots):
   np.testing.assert_array_equal(example['target_color'], 255)
 
 
+def test_single_pixels_are_drawn_on_the_object_and_weighted_to_the_mean_of_the_view(dots):
+  rng, square = np.random.default_rng(0), np.zeros((64, 64, 4), np.uint8)
+  square[10:34, 20:50] = rng.integers(0, 256, (24, 30, 4))
+  square[10:34, 20:50, 3] = 255
+  record = dots | {'views': [encode_png(square)] * 7}
+  make = dataclasses.replace(MAKE, rays='foreground', foreground_share=0.5, window=32, resize_min=64, resize_max=64)
+  white = np.where(square[..., 3:] > 0, square[..., :3], 255)
+  means = []
+  for _ in range(20):
+    example = make(record, rng)
+    column, row = np.moveaxis(np.floor(example['target_position'] * 64).astype(int), -1, 0)
+    np.testing.assert_array_equal(example['target_color'], white[row, column])
+    np.testing.assert_allclose(example['target_position'] * 64 % 1, 0.5, atol=1e-4)
+    np.testing.assert_array_equal(example['target_intrinsics'], record['intrinsics'][:3])
+    on_object = example['target_opacity'] > 0
+    assert np.all(on_object.mean((1, 2)) > 0.5)
+    np.testing.assert_allclose(np.unique(example['target_weight']), [1 / (0.5 * 4096 / 720 + 0.5), 2], rtol=1e-6)
+    errors = example['target_weight'][..., None] * example['target_color']
+    means.append([example['target_weight'].mean(), (example['target_weight'] * on_object).mean(), errors.mean()])
+  np.testing.assert_allclose(np.mean(means, axis=0), [1, 720 / 4096, white.mean()], rtol=0.02)
+
+
+def test_single_pixels_of_a_blank_view_are_uniform(dots):
+  blank = dots | {'views': [encode_png(np.zeros((32, 32, 4), np.uint8))] * 7}
+  example = dataclasses.replace(MAKE, rays='foreground')(blank, np.random.default_rng(0))
+  np.testing.assert_array_equal(example['target_weight'], 1)
+  assert example['target_position'].min() > 0 and example['target_position'].max() < 1
+
+
 def test_small_views_are_upsampled(dots):
   make = dataclasses.replace(MAKE, image_size=128, window=110, resize_min=112, resize_max=120)
   example = make(dots, np.random.default_rng(0))

@@ -49,6 +49,11 @@ def test_held_out_objects_of_all_datasets_are_checked(dataset, tiny_config):
     ({'data.eval_split': 'none'}, 1, "no split 'none'"),
     ({'loss.lpips_weight': 1.0}, 1, 'LPIPS needs VGG16 weights'),
     ({'loss.lpips_weight': 1.0, 'loss.lpips_network': 'gone.npz'}, 1, "'gone.npz'"),
+    (
+      {'data.rays': 'foreground', 'loss.lpips_weight': 2.0},
+      1,
+      'no windows, which config.loss.lpips_weight = 2.0 needs',
+    ),
     ({'encoder_weights': 'gone.pth'}, 1, 'gone.pth does not exist'),
     ({'init_from': 'gone'}, 1, 'config.init_from = Model gone was not found'),
     ({'init_from': 'quickstart'}, 1, 'config.init_from = quickstart does not match config.model'),

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from conftest import TINY_MODEL
+from lrm_jax.errors import InputError
 from lrm_jax.models import registry
 from lrm_jax.training import step as step_lib
-from lrm_jax.training.optimizer import decayed, make_optimizer
+from lrm_jax.training.optimizer import decayed, layer_factors, make_optimizer
 
 SETTINGS = dict(
   learning_rate=1e-3, beta1=0.9, beta2=0.95, weight_decay=0.05, warmup_steps=10, clip_norm=1.0, num_train_steps=100
@@ -82,3 +83,33 @@ def test_deterministic_training_sets_the_options_of_xla():
   np.testing.assert_array_equal(program(jnp.arange(2)), [1, 1, 0])
   with pytest.raises(jax.errors.JaxRuntimeError, match='xla_gpu_no_such_option'):
     jax.jit(lambda x: x).lower(1.0).compile(compiler_options={'xla_gpu_no_such_option': True})
+
+
+def test_layer_decay_falls_from_the_top_layer_to_the_embeddings(params):
+  factors = flat(layer_factors(params, {'encoder': 0.5, 'decoder': 0.9}))
+  for name in ('attention/qkv/kernel', 'norm1/scale'):
+    np.testing.assert_allclose(np.ravel(factors[f'encoder/blocks/{name}']), [0.25, 0.5])
+  assert factors['encoder/position_embedding'] == factors['encoder/patch_embedding/kernel'] == 0.5**3
+  np.testing.assert_allclose(np.ravel(factors['decoder/blocks/mlp/expand/kernel']), [0.81, 0.9], rtol=1e-6)
+  assert factors['decoder/tokens'] == factors['decoder/camera_embedding/expand/bias'] == 0.9**3
+  for name in ('encoder/norm/scale', 'decoder/norm/scale', 'decoder/upsampler/kernel', 'nerf/hidden/kernel'):
+    assert factors[name] == 1
+
+
+def test_layer_decay_multiplies_the_learning_rate_beside_multipliers_and_frozen_parameters():
+  params = {'encoder': {'blocks': {'kernel': jnp.ones((3, 2, 2))}, 'class_token': jnp.ones(2), 'norm': jnp.ones(2)}}
+  grads = jax.tree.map(jnp.ones_like, params)
+  settings = {**SETTINGS, 'weight_decay': 0.0, 'layer_decay': ['encoder=0.5'], 'multipliers': ['*/kernel=3']}
+  for freeze in ((), ('*/norm',)):
+    transform, _ = make_optimizer(**settings, freeze=freeze)
+    update = jax.jit(transform.update)(grads, transform.init(params), params)[0]['encoder']
+    for layer, expected in zip(update['blocks']['kernel'], (0.375, 0.75, 1.5)):
+      np.testing.assert_allclose(layer, expected, rtol=1e-5)
+    np.testing.assert_allclose(update['class_token'], 0.5**4, rtol=1e-5)
+    np.testing.assert_allclose(update['norm'], 0 if freeze else 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize('text', ['0.75', 'nerf=0.5', 'encoder=1.5', 'encoder=0', 'encoder=fast', ''])
+def test_malformed_layer_decay_is_refused(text):
+  with pytest.raises(InputError, match='write PART=FACTOR'):
+    make_optimizer(**SETTINGS, layer_decay=[text])

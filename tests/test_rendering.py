@@ -13,6 +13,7 @@ from lrm_jax.geometry import cameras, rays, volume
 from lrm_jax.models import renderer, triplane
 from lrm_jax.models.nerf import NeRFMLP
 from lrm_jax.models.triposr import bounded_exp
+from lrm_jax.training import losses
 
 
 def test_points_on_rays_project_to_the_pixel_centres(rng):
@@ -24,6 +25,8 @@ def test_points_on_rays_project_to_the_pixel_centres(rng):
   row, column = np.meshgrid(np.arange(8), np.arange(8), indexing='ij')
   np.testing.assert_allclose(pixels.reshape(8, 8, 2) * 8, np.stack([column, row], -1) + 0.5, atol=1e-4)
   np.testing.assert_allclose(np.linalg.norm(directions, axis=-1), 1, atol=1e-6)
+  at_centres = rays.rays_at(*(jnp.array(x, jnp.float32) for x in (pose, intrinsics, pixels.reshape(8, 8, 2))))
+  np.testing.assert_allclose(at_centres, (origins, directions), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +52,21 @@ def test_samples_are_bin_midpoints_or_stratified(rng):
   drawn, _ = rays.sample_distances(near, far, 4, jax.random.key(0))
   edges = 1 + 0.5 * np.arange(5)
   assert np.all(drawn[0] >= edges[:-1]) and np.all(drawn[0] <= edges[1:])
+
+
+def test_weights_of_pixels_weight_the_errors_of_their_means(rng):
+  color, target, opacity, mask, weight = (
+    jnp.array(rng.uniform(size=(1, 2, 3, 3, *shape)), jnp.float32) for shape in ((3,), (3,), (), (), ())
+  )
+  weights = dict(mask_weight=1.0, mask_entropy_weight=1.0)
+  pixels, planes = volume.Pixels(color, opacity, opacity), jnp.zeros((1, 3, 2, 2, 4))
+  _, parts = losses.reconstruction(pixels, target, mask, planes, pixel_weight=weight, **weights)
+  np.testing.assert_allclose(parts['mse'], np.mean(weight[..., None] * (color - target) ** 2), rtol=1e-5)
+  np.testing.assert_allclose(parts['mask'], np.mean(weight * (opacity - mask) ** 2), rtol=1e-5)
+  _, equal = losses.reconstruction(pixels, target, mask, planes, pixel_weight=jnp.ones_like(weight), **weights)
+  _, without = losses.reconstruction(pixels, target, mask, planes, **weights)
+  for name, value in without.items():
+    np.testing.assert_allclose(value, equal[name], rtol=1e-5)
 
 
 def test_weights_and_background_sum_to_one(rng):

@@ -275,7 +275,7 @@ def test_triposr_is_fine_tuned_from_its_weights(triposr_directory, dataset, tmp_
   config.optimizer.warmup_steps = 1
   trainer = train_lib.Trainer(config, lpips=None)
   expected = arrays(lrm_jax.from_pretrained(triposr_directory).model)
-  first = traverse_util.flatten_dict(trainer.first_state(trainer.read_weights())['params'], sep='/')
+  first = traverse_util.flatten_dict(trainer.first_state(trainer.read_weights()[0])['params'], sep='/')
   for path, array in expected.items():
     np.testing.assert_array_equal(first[path], array)
   assert np.isfinite(train_lib.train(config, tmp_path / 'tuned')['eval_psnr'])
@@ -304,7 +304,7 @@ config = quickstart.get_config()
 config.data.path, config.mesh.data, config.mesh.fsdp, config.batch_size = sys.argv[2], 1, 8, 8
 config.init_from = sys.argv[1]
 trainer = train_lib.Trainer(config, lpips=None)
-initial = trainer.read_weights()
+initial, _ = trainer.read_weights()
 expected = traverse_util.flatten_dict(trainer.abstract_on_devices["params"], sep="/")
 saved = pretrained.flat_parameters(lrm_jax.from_pretrained(sys.argv[1]).model)
 assert initial.keys() == expected.keys() == saved.keys()

@@ -174,6 +174,8 @@ def test_patterns_that_match_nothing_or_everything_are_refused():
     (['encodr/*'], [], "'encodr/\\*' matches no parameter"),
     ([], ['head*=2'], "'head\\*' matches no parameter"),
     (['*'], [], 'no parameter to train'),
+    (['!*/kernel'], [], "'!.*/kernel' matches no parameter"),
+    (['encoder/*', '!encoder/*'], [], 'no parameter to train'),
   ):
     with pytest.raises(InputError, match=message):
       optimizer_lib.check_patterns(params, freeze, multipliers)

@@ -1,5 +1,6 @@
 """Specifications and topologies of accelerators, the choice of kernels, and the collectives of compiled programs."""
 
+import dataclasses
 import os
 from pathlib import Path
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from lrm_jax import extras
 from lrm_jax.configs import base
 from lrm_jax.distributed import accelerators, backend, collectives, sharding
+from lrm_jax.errors import InputError
 from lrm_jax.models import attention, registry, renderer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,16 +30,17 @@ ROOT = Path(__file__).resolve().parents[1]
     ('h100:2', ('h100', (1, 2)), 2),
     ('a100:128', ('a100', (16, 8)), 128),
     ('a100:4x4', ('a100', (4, 4)), 16),
+    ('v5e:4x4:2', ('v5e', (4, 4)), 32),
   ],
 )
 def test_topology_names(name, expected, devices):
   assert accelerators.parse(name) == expected and accelerators.count(name) == devices
 
 
-@pytest.mark.parametrize('name', ['h100', 'v5e:', 'v5e:4x', 'b900:8', 'h100:12', 'h100:0', 'v5e:4x-4', ''])
+@pytest.mark.parametrize('name', ['h100', 'v5e:', 'v5e:4x', 'b900:8', 'h100:12', 'h100:0', 'v5e:4x-4', 'v5e:4x4:0', ''])
 def test_invalid_topology_raises_with_its_value(name):
   with pytest.raises(ValueError, match='topology = ') as caught:
-    accelerators.parse(name)
+    accelerators.count(name)
   assert repr(name) in str(caught.value)
 
 
@@ -64,6 +67,33 @@ def test_missing_compiler_is_named(monkeypatch):
 )
 def test_devices_are_recognised_by_device_kind(kind, name):
   assert accelerators.accelerator(kind) == (name and accelerators.ACCELERATORS[name])
+
+
+@dataclasses.dataclass(frozen=True)
+class Attached:
+  """A device of a slice and a process."""
+
+  id: int
+  process_index: int
+  slice_index: int
+  platform: str = 'gpu'
+  device_kind: str = 'NVIDIA H100 80GB HBM3'
+
+
+@pytest.mark.parametrize('slices, processes', [(2, 4), (8, 2), (8, 4)])
+def test_groups_of_a_network_are_slices_or_processes_or_consecutive_devices(slices, processes):
+  devices = [Attached(i, i * processes // 8, i * slices // 8) for i in range(8)]
+  assert sharding.mesh_shape(-1, 2, 8, dcn=2) == (2, 2, 2)
+  found = sharding.arranged((2, 2, 2), devices)
+  assert [[device.id for device in group.flat] for group in found] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_slices_of_tpus_need_the_axis_between_them():
+  devices = [Attached(i, i // 4, i // 4, platform='tpu', device_kind='TPU v5 lite') for i in range(8)]
+  with pytest.raises(InputError, match='config.mesh.dcn = 1, but the devices are 2 slices of TPUs: set it to 2'):
+    sharding.make_mesh(-1, 4, devices=devices)
+  with pytest.raises(InputError, match=r'config.mesh = \(3, -1, 1\) does not match 8 devices'):
+    sharding.make_mesh(-1, 1, dcn=3, devices=devices)
 
 
 def test_small_parameters_are_not_sharded():

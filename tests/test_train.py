@@ -161,6 +161,8 @@ def test_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(config, tmp_p
     ({'ema_decay': 1.0}, 'ema_decay = 1.0'),
     ({'data.path': ''}, 'data.path'),
     ({'data.resize_min': 4}, 'window'),
+    ({'data.rays': 'pixels'}, "rays = 'pixels'"),
+    ({'data.foreground_share': 1.0}, 'foreground_share = 1.0'),
     ({'loss.lpips_weight': 1.0}, 'lpips_network'),
     ({'mesh.fsdp': 3, 'mesh.data': 2}, 'devices'),
     ({'optimizer.warmup_steps': 99}, 'warmup_steps'),
@@ -262,3 +264,14 @@ def test_moving_average_is_evaluated_and_exported(config, tmp_path):
   assert read(tmp_path / 'run')[-1]['eval_psnr'] != read(tmp_path / 'plain')[-1]['eval_psnr']
   run, plain = (registry.parameters(checkpoint.restore(tmp_path / name)[0]) for name in ('run', 'plain'))
   assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(run), jax.tree.leaves(plain)))
+
+
+@pytest.mark.slow
+def test_single_pixels_train_in_place_of_windows(config, tmp_path):
+  config.data.rays = 'foreground'
+  config.data.mixture.mvimgnet.path = config.data.path
+  config.loss.mask_entropy_weight = 0.1
+  result = train_lib.train(config, tmp_path)
+  last = read(tmp_path)[-1]
+  assert np.isfinite(result['eval_psnr']) and last['skipped'] == 0
+  assert {'mse_main', 'mse_mvimgnet', 'mask_entropy'} <= {name for line in read(tmp_path) for name in line}

@@ -4,6 +4,10 @@ A record has `uid`, `views` (V encoded RGBA images), `camera_to_world` [V, 4, 4]
 features are not used here. Images are uint8 in 0..255, over their background, channels last; all other values are
 float32. The device converts images to float32 in 0..1 (lrm_jax/training/step.py), so that the host holds and sends a
 quarter of the bytes. Augmentations compute with float32 and round once, at the end.
+With rays='foreground', w x w single pixels of each view supervise in place of a window. A share of them, s, is drawn
+from the object's F pixels, and the others from all N pixels of the view. Their errors are weighted by 1 / (1 - s) off
+the object and 1 / (s N / F + 1 - s) on it, the inverse of how often they are drawn, so that the expected mean is that
+of the whole view.
 Legend: V = 1 + side views (view 0 is the first input view), N input views, H W input image, w window.
 Source: LRM (arXiv 2311.04400), section 4.1: views are resized to a random size, and a random window of each supervises.
 """
@@ -46,13 +50,17 @@ class MakeExample:
   permute_colors: bool = False
   frontal_input_probability: float = 0.0
   foreground_bias: float = 0.0
+  rays: str = 'window'  # or 'foreground'
+  foreground_share: float = 0.5
 
   def __call__(self, record: Mapping, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Returns an example; raises BrokenRecordError if none can be made from the record.
 
     Keys: image [H, W, 3], camera_to_world [4, 4], intrinsics [4]; target_color [V, w, w, 3], target_opacity [V, w, w],
-    target_camera_to_world [V, 4, 4], target_intrinsics [V, 4], background [V, 3] in 0..1, a multiple of 1/255. With
-    `num_input_views` = N > 1: image [N, H, W, 3], camera_to_world [N, 4, 4], intrinsics [N, 4].
+    target_camera_to_world [V, 4, 4], target_intrinsics [V, 4], background [V, 3] in 0..1, a multiple of 1/255.
+    With rays='foreground', also target_position [V, w, w, 2], the centres (x, y) of the pixels in 0..1 of their view,
+    and target_weight [V, w, w]. With `num_input_views` = N > 1: image [N, H, W, 3], camera_to_world [N, 4, 4],
+    intrinsics [N, 4].
     """
     check_cameras(record)
     picked = self._pick(record, rng)
@@ -60,7 +68,7 @@ class MakeExample:
     channels = [*rng.permutation(3), 3] if self.permute_colors else None
     inputs = self._pick_inputs(record, picked[0], rng)
     poses, intrinsics = self._cameras(record, [*picked, *inputs[1:]], mirrored)
-    input_images, windows, window_intrinsics = {}, [], []
+    input_images, targets = {}, []
     # One at a time, each once: a decoded view is 16 times as large as its window.
     for view in dict.fromkeys([*picked, *inputs]):
       pixels = decode(record, view)
@@ -71,9 +79,8 @@ class MakeExample:
       if view in inputs:
         input_images[view] = _to_bytes(images.over(images.resize(pixels, self.image_size), self.input_background))
       if view in picked:
-        window, its_intrinsics = self._window(pixels, intrinsics[picked.index(view)], rng)
-        windows.append(window.copy())
-        window_intrinsics.append(its_intrinsics)
+        targets.append(self._target(pixels, intrinsics[picked.index(view)], rng))
+    windows, window_intrinsics, positions, weights = zip(*targets)
     # Rounded like the targets, so that a render of the background has no error.
     greys = np.round(rng.choice(self.background, len(picked)) * 255).astype(np.float32) / np.float32(255)
     places = [0, *range(len(picked), len(poses))]  # of the input views in `poses`
@@ -84,13 +91,16 @@ class MakeExample:
     }
     if self.num_input_views == 1:
       example = {name: array[0] for name, array in example.items()}
-    return example | {
+    example |= {
       'target_color': np.stack([_to_bytes(images.over(window, grey)) for window, grey in zip(windows, greys)]),
       'target_opacity': np.stack([_to_bytes(window[..., 3]) for window in windows]),
       'target_camera_to_world': poses[: len(picked)].astype(np.float32),
       'target_intrinsics': np.stack(window_intrinsics).astype(np.float32),
       'background': np.tile(greys[:, None], (1, 3)),
     }
+    if self.rays == 'foreground':
+      example |= {'target_position': np.stack(positions), 'target_weight': np.stack(weights)}
+    return example
 
   def _pick(self, record, rng) -> list[int]:
     """Returns the indices of the input view and of the side views, all different."""
@@ -129,6 +139,17 @@ class MakeExample:
       poses, _ = cameras.normalise_to_input_view(poses, position=self.input_position, keep_distance=self.keep_distance)
     return poses, intrinsics
 
+  def _target(self, view, intrinsics, rng):
+    """Returns what supervises a view: pixels [w, w, 4], premultiplied, and their intrinsics [4].
+
+    Single pixels also have positions [w, w, 2] and weights [w, w]; these are None for a window.
+    """
+    if self.rays == 'foreground':
+      pixels, positions, weights = self._single_pixels(view, rng)
+      return pixels, intrinsics, positions, weights
+    pixels, intrinsics = self._window(view, intrinsics, rng)
+    return pixels.copy(), intrinsics, None, None
+
   def _window(self, view, intrinsics, rng):
     """Returns (window [w, w, 4], its intrinsics [4]): a random crop of the view at a random size, premultiplied."""
     size = int(rng.integers(self.resize_min, self.resize_max + 1))
@@ -141,6 +162,22 @@ class MakeExample:
     top, left = map(int, corner)
     window = view[top : top + self.window, left : left + self.window]
     return window, cameras.window_intrinsics(intrinsics, size, left, top, self.window)
+
+  def _single_pixels(self, view, rng):
+    """Returns (pixels [w, w, 4], premultiplied; positions [w, w, 2]; weights [w, w]) of the view at a random size."""
+    size, count = int(rng.integers(self.resize_min, self.resize_max + 1)), self.window**2
+    flat = images.resize(view, size).reshape(-1, 4)
+    inside = np.flatnonzero(flat[:, 3] > 0.5)
+    on_object = round(self.foreground_share * count) if len(inside) else 0
+    drawn = rng.choice(inside, on_object) if on_object else np.empty(0, int)
+    # In the order of the image: neighbouring rays read neighbouring texels.
+    drawn = np.sort(np.concatenate([drawn, rng.integers(0, len(flat), count - on_object)]))
+    share = on_object / count
+    weights = np.full(count, 1 / (1 - share), np.float32)
+    weights[flat[drawn, 3] > 0.5] = 1 / (share * len(flat) / max(len(inside), 1) + 1 - share)
+    positions = (np.stack([drawn % size, drawn // size], axis=-1) + 0.5) / size
+    shape = self.window, self.window
+    return flat[drawn].reshape(*shape, 4), positions.astype(np.float32).reshape(*shape, 2), weights.reshape(shape)
 
 
 def _to_bytes(pixels: np.ndarray) -> np.ndarray:

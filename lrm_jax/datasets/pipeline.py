@@ -48,8 +48,8 @@ def training_sources(
   """
   sources = []
   for name, where, values in mixture.datasets(data):
-    for shared in ('window', 'num_side_views'):
-      if values[shared] != data[shared]:
+    for shared in ('window', 'num_side_views', 'rays'):
+      if values.get(shared) != data.get(shared):
         raise InputError(
           f'{where}.{shared} = {values[shared]} must equal config.data.{shared} = {data[shared]}, because batches '
           'mix all datasets'
@@ -85,7 +85,8 @@ def make_dataset(
   thread if it is 0; they pass on chunks of a few examples, and batches are put together in this process.
   Keys: image [B, H, W, 3] uint8, camera_to_world [B, 4, 4], intrinsics [B, 4]; target_color [B, V, h, w, 3] uint8,
   target_opacity [B, V, h, w] uint8, target_camera_to_world [B, V, 4, 4], target_intrinsics [B, V, 4],
-  background [B, V, 3]; record [B] int32, the index of the object in the concatenation of the splits.
+  background [B, V, 3]; record [B] int32, the index of the object in the concatenation of the splits; with single pixels
+  in place of windows also target_position [B, V, h, w, 2] and target_weight [B, V, h, w].
   Broken records are logged and replaced by the next one of their split. The iterator raises InputError if they exceed
   `max_broken_share` of the examples read so far, or of one epoch if that is more.
   """

@@ -1,7 +1,8 @@
 """Specifications of accelerators, and devices of unattached ones, for which programs can be compiled.
 
 A topology name is kind:shape. v5e:4x4 and v5p:2x2x1 are TPU slices in Google's notation; h100:8 is one host with 8
-GPUs; a100:16x8 is 16 hosts with 8 GPUs each (a100:128 is the same).
+GPUs; a100:16x8 is 16 hosts with 8 GPUs each (a100:128 is the same). A number after a second colon counts slices:
+v5e:16x16:2 are two slices of 16 x 16, connected by a data-centre network.
 """
 
 import dataclasses
@@ -124,9 +125,9 @@ def mesh_memory(mesh: jax.sharding.Mesh) -> float | None:
 
 
 def parse(name: str) -> tuple[str, tuple[int, ...]]:
-  """Returns (kind, shape) of a topology name. Raises InputError if it is not a topology."""
-  kind, _, shape = name.lower().partition(':')
-  parts = shape.split('x')
+  """Returns (kind, shape of a slice) of a topology name. Raises InputError if it is not a topology."""
+  kind, _, rest = name.lower().partition(':')
+  parts = rest.partition(':')[0].split('x')
   if kind not in ACCELERATORS or not all(part.isdigit() and int(part) for part in parts):
     raise InputError(
       f'topology = {name!r} is unknown: write kind:shape, such as v5e:4x4 or h100:8; kinds: {", ".join(ACCELERATORS)}'
@@ -140,9 +141,17 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
   return kind, shape
 
 
+def slices(name: str) -> int:
+  """Returns the number of slices of a topology, 1 if its name gives none. Raises InputError for another text."""
+  text = name.split(':', 2)[2] if name.count(':') > 1 else '1'
+  if not text.isdigit() or not int(text):
+    raise InputError(f'topology = {name!r} has {text!r} slices: write kind:shape:slices, such as v5e:16x16:2')
+  return int(text)
+
+
 def count(name: str) -> int:
   """Returns the number of devices in a topology."""
-  return math.prod(parse(name)[1])
+  return slices(name) * math.prod(parse(name)[1])
 
 
 def devices(name: str) -> list[jax.Device]:
@@ -158,11 +167,13 @@ def devices(name: str) -> list[jax.Device]:
     )
   if kind in _GPUS:
     return topologies.get_topology_desc(
-      platform='cuda', target_config=_target(kind), topology='1x' + 'x'.join(map(str, shape))
+      platform='cuda', target_config=_target(kind), topology='x'.join(map(str, (slices(name), *shape)))
     ).devices
   os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')  # libtpu warns if it cannot resolve the host name.
+  several = {'num_slices': slices(name)} if slices(name) > 1 else {}
+  topology = f'{kind}:{"x".join(map(str, shape))}'
   try:
-    return topologies.get_topology_desc(platform='tpu', topology_name=f'{kind}:{"x".join(map(str, shape))}').devices
+    return topologies.get_topology_desc(platform='tpu', topology_name=topology, **several).devices
   except Exception as error:  # libtpu raises JaxRuntimeError, NotImplementedError and others.
     raise InputError(f'topology = {name!r} is not supported by libtpu: {str(error).splitlines()[0]}') from error
 

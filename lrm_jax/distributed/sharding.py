@@ -1,42 +1,72 @@
-"""Sharding: a mesh of ('data', 'fsdp') devices and one rule over array shapes.
+"""Sharding: a mesh of ('dcn', 'data', 'fsdp') devices and one rule over array shapes.
 
 The objects of a batch are sharded over all devices. A large parameter (and its optimizer state) is sharded along its
 largest divisible dimension over 'fsdp'. Models carry no sharding annotations except `shard_by_batch` on activations.
+'dcn' are groups of devices that only a data-centre network connects, such as the slices of a multi-slice TPU.
+Parameters are sharded within a group, and gradients are summed over all groups.
 """
 
 from collections.abc import Sequence
 import math
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 
 from lrm_jax.errors import InputError
 
-BATCH = PartitionSpec(('data', 'fsdp'))
+_AXES = ('dcn', 'data', 'fsdp')
+BATCH = PartitionSpec(_AXES)
 # Elements; smaller arrays are replicated: a collective costs more than their memory. So are the NeRF's kernels, which
 # would otherwise be gathered for each chunk of rays, and the norms and biases of stacked layers.
 _SMALLEST_SHARDED = 2**18
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-  """Returns the (data, fsdp) mesh of `devices` (default: all devices). An axis of -1 takes the remaining devices.
+def make_mesh(
+  data: int = -1, fsdp: int = 1, dcn: int = 1, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+  """Returns the mesh of `devices` (default: all devices). An axis `data` or `fsdp` of -1 takes the remaining devices.
 
-  Raises InputError if the product of the axes is not the number of devices.
+  Raises InputError if the product of the axes is not the number of devices, or if `dcn` is not their number of slices.
   """
-  shape = mesh_shape(data, fsdp, jax.device_count() if devices is None else len(devices))
-  return jax.make_mesh(shape, ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2, devices=devices)
+  devices = jax.devices() if devices is None else devices
+  shape, types = mesh_shape(data, fsdp, len(devices), dcn), (AxisType.Auto,) * 3
+  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  if slices != dcn and devices[0].platform == 'tpu':
+    raise InputError(f'config.mesh.dcn = {dcn}, but the devices are {slices} slices of TPUs: set it to {slices}')
+  if dcn == 1:
+    return jax.make_mesh(shape, _AXES, axis_types=types, devices=devices)
+  return jax.sharding.Mesh(arranged(shape, devices), _AXES, axis_types=types)
 
 
-def mesh_shape(data: int, fsdp: int, count: int) -> tuple[int, int]:
-  """Returns (data, fsdp) for `count` devices; an axis of -1 takes the remaining ones. Raises like `make_mesh`."""
+def arranged(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.ndarray:
+  """Returns the devices as a grid (dcn, data, fsdp), whose groups along `dcn` are slices or processes if they match."""
+  dcn, *rest = shape
+  for attribute in ('slice_index', 'process_index'):
+    if len({getattr(device, attribute, 0) for device in devices}) == dcn:
+      return mesh_utils.create_hybrid_device_mesh(
+        (1, *rest), (dcn, 1, 1), devices, process_is_granule=attribute == 'process_index'
+      )
+  # Devices come in the order of their processes, so that a group is some of the hosts, or a part of one.
+  return np.array(devices, object).reshape(shape)
+
+
+def mesh_shape(data: int, fsdp: int, count: int, dcn: int = 1) -> tuple[int, int, int]:
+  """Returns (dcn, data, fsdp) for `count` devices; -1 for `data` or `fsdp` takes the remaining ones.
+
+  Raises InputError if they do not match.
+  """
+  given = (data, fsdp) if dcn == 1 else (dcn, data, fsdp)
+  if dcn < 1:
+    raise InputError(f'config.mesh.dcn = {dcn} must be at least 1: the number of slices')
   if data == -1 and fsdp >= 1:
-    data = count // fsdp
+    data = count // (dcn * fsdp)
   elif fsdp == -1 and data >= 1:
-    fsdp = count // data
-  if data < 1 or fsdp < 1 or data * fsdp != count:
-    raise InputError(f'config.mesh = {(data, fsdp)} does not match {count} devices: set one axis to -1')
-  return data, fsdp
+    fsdp = count // (dcn * data)
+  if data < 1 or fsdp < 1 or dcn * data * fsdp != count:
+    raise InputError(f'config.mesh = {given} does not match {count} devices: set one axis to -1')
+  return dcn, data, fsdp
 
 
 def shardings(mesh: jax.sharding.Mesh, tree):

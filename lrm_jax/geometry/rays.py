@@ -22,7 +22,22 @@ def pixel_rays(
   focal, principal = intrinsics[..., None, :2], intrinsics[..., None, 2:]
   x = (centre[:, None] - principal)[..., 0] / focal[..., 0]  # [..., W]
   y = (centre[:, None] - principal)[..., 1] / focal[..., 1]  # [..., H]
-  x, y = jnp.broadcast_arrays(x[..., None, :], y[..., :, None])
+  return _rays(camera_to_world, *jnp.broadcast_arrays(x[..., None, :], y[..., :, None]))
+
+
+def rays_at(
+  camera_to_world: Float[Array, '*b 4 4'], intrinsics: Float[Array, '*b 4'], positions: Float[Array, '*b h w 2']
+) -> tuple[Float[Array, '*b h w 3'], Float[Array, '*b h w 3']]:
+  """Returns (origins, directions) of the rays through positions (x, y) of an image, in 0..1 from its top left."""
+  focal, principal = intrinsics[..., None, None, :2], intrinsics[..., None, None, 2:]
+  offsets = (positions - principal) / focal
+  return _rays(camera_to_world, offsets[..., 0], offsets[..., 1])
+
+
+def _rays(
+  camera_to_world: Float[Array, '*b 4 4'], x: Float[Array, '*b h w'], y: Float[Array, '*b h w']
+) -> tuple[Float[Array, '*b h w 3'], Float[Array, '*b h w 3']]:
+  """Returns (origins, unit directions) of rays, given the tangents of their angles to the right and downwards."""
   local = jnp.stack([x, -y, -jnp.ones_like(x)], axis=-1)
   # Explicit precision: TPUs would round to bfloat16, which moves rays by up to 1.6 pixels at 384 px, and GPUs to TF32.
   directions = jnp.einsum(

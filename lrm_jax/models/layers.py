@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from lrm_jax.distributed.sharding import shard_by_batch
 from lrm_jax.errors import InputError
 from lrm_jax.models.attention import attend
+from lrm_jax.models.lora import Projection
 
 
 class SelfAttention(nnx.Module):
@@ -24,8 +25,8 @@ class SelfAttention(nnx.Module):
 
   def __init__(self, width: int, num_heads: int, *, bias: bool, out_bias: bool | None = None, dtype, rngs: nnx.Rngs):
     self.num_heads = num_heads
-    self.qkv = nnx.Linear(width, 3 * width, use_bias=bias, dtype=dtype, rngs=rngs)
-    self.out = nnx.Linear(width, width, use_bias=bias if out_bias is None else out_bias, dtype=dtype, rngs=rngs)
+    self.qkv = Projection(width, 3 * width, use_bias=bias, dtype=dtype, rngs=rngs)
+    self.out = Projection(width, width, use_bias=bias if out_bias is None else out_bias, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Float[Array, 'B N D']) -> Float[Array, 'B N D']:
     q, k, v = rearrange(shard_by_batch(self.qkv(x)), 'b n (three h d) -> three b n h d', three=3, h=self.num_heads)
@@ -47,9 +48,9 @@ class CrossAttention(nnx.Module):
     rngs: nnx.Rngs,
   ):
     self.num_heads = num_heads
-    self.q = nnx.Linear(width, width, use_bias=bias, dtype=dtype, rngs=rngs)
-    self.kv = nnx.Linear(context_width, 2 * width, use_bias=bias, dtype=dtype, rngs=rngs)
-    self.out = nnx.Linear(width, width, use_bias=bias if out_bias is None else out_bias, dtype=dtype, rngs=rngs)
+    self.q = Projection(width, width, use_bias=bias, dtype=dtype, rngs=rngs)
+    self.kv = Projection(context_width, 2 * width, use_bias=bias, dtype=dtype, rngs=rngs)
+    self.out = Projection(width, width, use_bias=bias if out_bias is None else out_bias, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Float[Array, 'B N D'], context: Float[Array, 'B M E']) -> Float[Array, 'B N D']:
     q = rearrange(shard_by_batch(self.q(x)), 'b n (h d) -> b n h d', h=self.num_heads)

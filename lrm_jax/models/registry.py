@@ -6,6 +6,7 @@ Training and checkpoints use parameters as nested dicts of arrays, whereas model
 from flax import nnx
 
 from lrm_jax.errors import InputError
+from lrm_jax.models import lora
 from lrm_jax.models.lrm import LRM
 from lrm_jax.models.openlrm import OpenLRM
 from lrm_jax.models.triplane_model import TriplaneModel
@@ -19,14 +20,16 @@ def build_model(model_kwargs: dict, rngs: nnx.Rngs) -> TriplaneModel:
 
   Raises InputError if the architecture is unknown, a value is missing or unexpected, or sizes do not fit together.
   """
-  sizes = {'architecture': 'lrm'} | model_kwargs
+  low_rank, sizes = lora.settings({'architecture': 'lrm'} | model_kwargs)
   name = sizes.pop('architecture')
   if name not in ARCHITECTURES:
     raise InputError(f'config.model.architecture = {name!r} is unknown: use one of {", ".join(ARCHITECTURES)}')
   try:
-    return ARCHITECTURES[name](**sizes, rngs=rngs)
+    model = ARCHITECTURES[name](**sizes, rngs=rngs)
   except TypeError as error:  # A missing or an unexpected argument.
     raise InputError(f'config.model does not fit the architecture {name!r}: {error}') from error
+  lora.add(model, low_rank, rngs)  # Last, so that the other parameters are those of the model without LoRA.
+  return model
 
 
 def abstract_model(model_kwargs: dict) -> TriplaneModel:

@@ -98,15 +98,20 @@ class TriplaneModel(nnx.Module):
     *,
     skip: bool = False,
     rays_per_chunk: int | None = None,
+    positions: Float[Array, 'B V size size 2'] | None = None,
   ) -> volume.Pixels:
     """Returns colour [B, V, size, size, 3], depth and opacity [B, V, size, size] of views of the planes.
 
+    The rays go through the centres of the pixels, or through `positions` (x, y) of the image, in 0..1.
     Sampling is stratified with a `key`, or one for each object [B], and deterministic without one. At most
     `rays_per_chunk` rays of each object are computed at once (None: all rays), which bounds the memory. With `skip`,
     samples that are not seen are skipped (see lrm_jax/models/skipping.py), unless `longest_ray` is None; this is for
     inference, because it has no gradient.
     """
-    origins, directions = self.pixel_rays(camera_to_world, intrinsics, size)
+    if positions is None:
+      origins, directions = self.pixel_rays(camera_to_world, intrinsics, size)
+    else:
+      origins, directions = rays.rays_at(camera_to_world, intrinsics, positions)
 
     def flat(x):
       return shard_by_batch(rearrange(x, 'b v h w c -> b (v h w) c'))

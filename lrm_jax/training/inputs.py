@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from flax import traverse_util
 from ml_collections import ConfigDict
 
 from lrm_jax.datasets import pipeline, views
@@ -13,7 +12,7 @@ from lrm_jax.errors import InputError
 from lrm_jax.models import registry
 from lrm_jax.storage import checkpoint, paths
 from lrm_jax.training.trainer import check as check_config
-from lrm_jax.weights import dino, pretrained
+from lrm_jax.weights import initial
 from lrm_jax.weights.vgg import load_lpips
 
 
@@ -26,10 +25,10 @@ def check(config: ConfigDict, workdir: str | Path, num_devices: int) -> list[str
   if num_devices < 1:
     raise InputError(f'--check={num_devices} must be the number of devices, at least 1')
   check_config(config, num_devices)
-  data, fsdp = sharding.mesh_shape(**config.mesh, count=num_devices)
+  dcn, data, fsdp = sharding.mesh_shape(**config.mesh, count=num_devices)
   lines = [
     f'{num_devices} devices: batch of {config.batch_size} sharded over {num_devices}, parameters over {fsdp} '
-    f'(mesh {data} x {fsdp})'
+    f'(mesh {f"{dcn} x " if dcn > 1 else ""}{data} x {fsdp})'
   ]
   model = registry.abstract_model(config.model.to_dict())
   sources = pipeline.training_sources(
@@ -55,7 +54,7 @@ def check(config: ConfigDict, workdir: str | Path, num_devices: int) -> list[str
     lines.append(f'LPIPS network: {load_lpips(config.loss.lpips_network).source}')
   steps = checkpoint.saved_steps(workdir)
   if not steps:
-    lines += _check_weights(config, pretrained.shapes(config))
+    lines += initial.check(config)
   paths.check_writable(workdir)
   lines.append(f'{workdir}: ' + (f'resumes after step {steps[-1]}' if steps else 'a new run'))
   return lines
@@ -80,19 +79,3 @@ def epochs(config: ConfigDict, sources: Sequence[pipeline.Source]) -> str:
   if unused:
     line += f' without {", ".join(unused)}, whose path is empty'
   return line
-
-
-def _check_weights(config: ConfigDict, shapes: dict[str, tuple[int, ...]]) -> list[str]:
-  """Checks the initial parameters of a new run against those of the model, {path: shape}; returns lines."""
-  lines = []
-  if config.init_from:
-    try:
-      pretrained.check(config.init_from, shapes)
-    except InputError as error:
-      raise InputError(f'config.init_from = {error}') from error
-    lines.append(f'initial parameters: {config.init_from}')
-  if config.encoder_weights:
-    tree = traverse_util.unflatten_dict(shapes, sep='/')
-    dino.load(config.encoder_weights, traverse_util.flatten_dict(tree['encoder'], sep='/'))
-    lines.append(f'initial encoder: {config.encoder_weights}')
-  return lines

@@ -71,7 +71,7 @@ def train(
   elif checkpoint.saved_steps(workdir):
     raise InputError(f'--synthetic_data measures the speed, and {workdir} is a training: give another --workdir')
   evaluator = None if synthetic_data else Evaluator(trainer)
-  given = {} if checkpoint.saved_steps(workdir) else trainer.read_weights()
+  given, origin = ({}, []) if checkpoint.saved_steps(workdir) else trainer.read_weights()
   first = jax.process_index() == 0
   with lock.exclusive(workdir) if first else contextlib.nullcontext(), processes.StopRequest() as stop:
     best = _best_policy(workdir, config.best_metric)
@@ -79,7 +79,7 @@ def train(
     with _closing(checkpoints), jax.set_mesh(trainer.mesh):
       last = trainer.last_state(checkpoints)
       if last is None:
-        state, position, status = trainer.first_state(given), resume.Position(), 'a new run'
+        state, position, status = trainer.first_state(given), resume.Position(), '\n'.join(['a new run', *origin])
       else:
         state, position, status = last[0], *_resume(trainer, last[1], checkpoint.read_config(workdir))
       step = trainer.compile()

@@ -22,6 +22,7 @@ def reconstruction(
   target_opacity: Float[Array, 'B V h w'],
   planes: Float[Array, 'B 3 P P C'],
   *,
+  pixel_weight: Float[Array, 'B V h w'] | None = None,
   lpips_weight: float = 0.0,
   mask_weight: float = 0.0,
   mask_entropy_weight: float = 0.0,
@@ -30,10 +31,11 @@ def reconstruction(
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
   """Returns (loss, its terms): MSE + the weighted sum of the terms with a positive weight, averaged over all views.
 
+  `pixel_weight` multiplies the errors of single pixels in the means; it excludes LPIPS, which needs whole windows.
   Terms with weight 0 are not computed. `lpips` maps two batches of images [N, h, w, 3] in 0..1 to distances [N]; it is
   required if `lpips_weight` is positive.
   """
-  mse = jnp.mean(jnp.square(pixels.color - target_color))
+  mse = _mean(jnp.square(pixels.color - target_color), pixel_weight)
   parts = {'mse': mse}
   loss = mse
   if lpips_weight > 0:
@@ -47,10 +49,10 @@ def reconstruction(
       parts['lpips'] = jnp.mean(lpips(stack(pixels.color), stack(target_color)))
     loss += lpips_weight * parts['lpips']
   if mask_weight > 0:
-    parts['mask'] = jnp.mean(jnp.square(pixels.opacity - target_opacity))
+    parts['mask'] = _mean(jnp.square(pixels.opacity - target_opacity), pixel_weight)
     loss += mask_weight * parts['mask']
   if mask_entropy_weight > 0:
-    parts['mask_entropy'] = cross_entropy(pixels.opacity, target_opacity)
+    parts['mask_entropy'] = cross_entropy(pixels.opacity, target_opacity, pixel_weight)
     loss += mask_entropy_weight * parts['mask_entropy']
   if total_variation_weight > 0:
     parts['total_variation'] = total_variation(planes)
@@ -58,13 +60,22 @@ def reconstruction(
   return loss, parts
 
 
-def cross_entropy(opacity: Float[Array, '*b'], target: Float[Array, '*b']) -> Float[Array, '']:
-  """Returns the mean of -(t log o + (1 - t) log(1 - o)), for opacities o and targets t in 0..1.
+def cross_entropy(
+  opacity: Float[Array, '*b'], target: Float[Array, '*b'], weight: Float[Array, '*b'] | None = None
+) -> Float[Array, '']:
+  """Returns the mean of -(t log o + (1 - t) log(1 - o)), for opacities o and targets t in 0..1, times the weights.
 
   Opacities are clipped to [0.001, 0.999], so that gradients are finite.
   """
   opacity = jnp.clip(opacity, 1e-3, 1 - 1e-3)
-  return -jnp.mean(target * jnp.log(opacity) + (1 - target) * jnp.log1p(-opacity))
+  return -_mean(target * jnp.log(opacity) + (1 - target) * jnp.log1p(-opacity), weight)
+
+
+def _mean(error: Float[Array, '...'], weight: Float[Array, '...'] | None) -> Float[Array, '']:
+  """Returns the mean of errors, times the weights of their pixels, which may lack the axis of channels."""
+  if weight is None:
+    return jnp.mean(error)
+  return jnp.mean(error * (weight if weight.ndim == error.ndim else weight[..., None]))
 
 
 def total_variation(planes: Float[Array, 'B 3 P P C']) -> Float[Array, '']:

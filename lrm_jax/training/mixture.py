@@ -9,13 +9,19 @@ import numpy as np
 
 
 def errors(
-  color: Float[Array, 'B V h w 3'], target: Float[Array, 'B V h w 3'], dataset: Int[Array, 'B'], count: int
+  color: Float[Array, 'B V h w 3'],
+  target: Float[Array, 'B V h w 3'],
+  dataset: Int[Array, 'B'],
+  count: int,
+  weight: Float[Array, 'B V h w'] | None = None,
 ) -> Float[Array, 'D 2']:
   """Returns, for each of `count` datasets, (the sum of its objects' mean squared errors, the number of its objects).
 
-  `dataset` is the number of each object's dataset. Legend: B objects, V views, h w window, D datasets.
+  `dataset` is the number of each object's dataset, and `weight` that of each pixel's error.
+  Legend: B objects, V views, h w window, D datasets.
   """
-  error = jnp.mean(jnp.square(color - target), axis=(1, 2, 3, 4))
+  squared = jnp.square(color - target)
+  error = jnp.mean(squared if weight is None else weight[..., None] * squared, axis=(1, 2, 3, 4))
   mine = jax.nn.one_hot(dataset, count)
   return jnp.stack([error @ mine, jnp.sum(mine, axis=0)], axis=-1)
 

@@ -88,6 +88,7 @@ def make_train_step(
     batch = to_float(batch)  # Here, so that only one micro-batch at a time is float32.
     trained = registry.with_parameters(model, params)
     planes = trained.encode(batch['image'], batch['camera_to_world'], batch['intrinsics'])
+    single = {'positions': batch['target_position']} if 'target_position' in batch else {}  # Pixels, not windows.
     pixels = trained.render(
       planes,
       batch['target_camera_to_world'],
@@ -96,12 +97,21 @@ def make_train_step(
       batch['background'],
       keys,
       rays_per_chunk=rays_per_chunk,
+      **single,
     )
     loss, parts = losses.reconstruction(
-      pixels, batch['target_color'], batch['target_opacity'], planes, lpips=lpips, **loss_weights
+      pixels,
+      batch['target_color'],
+      batch['target_opacity'],
+      planes,
+      lpips=lpips,
+      pixel_weight=batch.get('target_weight'),
+      **loss_weights,
     )
     if num_datasets > 1:
-      parts['datasets'] = mixture.errors(pixels.color, batch['target_color'], batch['dataset'], num_datasets)
+      parts['datasets'] = mixture.errors(
+        pixels.color, batch['target_color'], batch['dataset'], num_datasets, batch.get('target_weight')
+      )
     return loss, parts
 
   def gradients(params, batch, keys, lpips):

@@ -21,6 +21,8 @@ def batch(config: ConfigDict, objects: int, seed: int = 0) -> dict[str, np.ndarr
       found[name] = cameras.look_at(2 * positions / np.linalg.norm(positions, axis=-1, keepdims=True))
     elif name.endswith('intrinsics'):
       found[name] = np.broadcast_to(cameras.intrinsics_from_fov(50), size)
+    elif name == 'target_position':
+      found[name] = rng.uniform(size=size)
     else:
       found[name] = np.ones(size)
   floats = {name: x.astype(np.float32) for name, x in found.items() if x.dtype == np.float64}

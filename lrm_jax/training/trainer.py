@@ -11,13 +11,13 @@ import numpy as np
 from lrm_jax.datasets import pipeline
 from lrm_jax.distributed import accelerators, backend, sharding
 from lrm_jax.errors import InputError
-from lrm_jax.models import registry
+from lrm_jax.models import lora, registry
 from lrm_jax.models.lpips import LPIPS
 from lrm_jax.storage import checkpoint
 from lrm_jax.training import cost, micro_batches, synthetic, trackers
 from lrm_jax.training import step as step_lib
 from lrm_jax.training.optimizer import check_patterns, make_optimizer
-from lrm_jax.weights import dino, pretrained
+from lrm_jax.weights import initial
 
 
 class Trainer:
@@ -50,10 +50,13 @@ class Trainer:
         input_position=self.model.input_position,
         num_input_views=self.model.num_input_views,
       )
-    transform, self.schedule = make_optimizer(num_train_steps=config.num_train_steps, **config.optimizer)
+    optimizer = dict(config.optimizer)
+    if config.model.get('lora_rank', 0):
+      optimizer['freeze'] = (*config.optimizer.freeze, f'!{lora.PATTERN}')  # Only LoRA's parameters train.
+    transform, self.schedule = make_optimizer(num_train_steps=config.num_train_steps, **optimizer)
     self.init = step_lib.state_init(model_kwargs, transform, config.seed, ema=config.ema_decay > 0)
     self.abstract_state = jax.eval_shape(self.init)
-    check_patterns(self.abstract_state['params'], config.optimizer.freeze, config.optimizer.multipliers)
+    check_patterns(self.abstract_state['params'], optimizer['freeze'], config.optimizer.multipliers)
     self.shardings = sharding.shardings(self.mesh, self.abstract_state)
     memory = accelerators.mesh_memory(self.mesh)
     with jax.set_mesh(self.mesh):
@@ -78,7 +81,7 @@ class Trainer:
       loss_spike=config.loss_spike,
       ema_decay=config.ema_decay,
       num_datasets=len(self.sources),
-      freeze=tuple(config.optimizer.freeze),
+      freeze=tuple(optimizer['freeze']),
       seed=config.seed,
     )
     self._step = step_lib.compile_step(step, self.mesh, self.shardings)
@@ -98,13 +101,19 @@ class Trainer:
       )
 
   def first_state(self, given: dict[str, np.ndarray | jax.Array] | None = None) -> dict:
-    """Returns a new state, created on its devices. Arrays in `given` {path: array} replace random parameters."""
+    """Returns a new state, created on its devices. Arrays in `given` {path: array} replace random parameters.
+
+    If an array has fewer layers than the parameter, it replaces the first ones.
+    """
     state = jax.jit(self.init, out_shardings=self.shardings)()
     if given:
 
       def place(array, old):
-        if isinstance(array, jax.Array):  # It was read directly into its sharding.
-          return array
+        if len(array) < len(old):
+          return jax.jit(lambda old, first: old.at[: len(first)].set(first), out_shardings=old.sharding)(old, array)
+        if isinstance(array, jax.Array):  # A run's arrays were read into their sharding, unless they were resized.
+          same = array.sharding.is_equivalent_to(old.sharding, array.ndim)
+          return array if same else jax.jit(lambda x: x, out_shardings=old.sharding)(array)
         return sharding.place(array.astype(old.dtype, copy=False), old.sharding)
 
       fresh = traverse_util.flatten_dict(state['params'], sep='/')
@@ -114,26 +123,12 @@ class Trainer:
         state['ema'] = jax.tree.map(jnp.copy, state['params'])  # The step donates both: they must not share memory.
     return state
 
-  def read_weights(self) -> dict[str, np.ndarray | jax.Array]:
-    """Returns the initial parameters {path: array} from config.init_from and config.encoder_weights; {} without both.
+  def read_weights(self) -> tuple[dict[str, np.ndarray | jax.Array], list[str]]:
+    """Returns (initial parameters {path: array}, lines about them) from config.init_from and config.encoder_weights.
 
-    Raises InputError if they do not fit the configuration.
+    Without both, they are empty. Raises InputError if they do not fit the configuration.
     """
-    config, given = self.config, {}
-    target = traverse_util.flatten_dict(self.abstract_on_devices['params'], sep='/')
-    if config.init_from:
-      try:
-        given = dict(pretrained.load_parameters(config.init_from, target))
-      except InputError as error:
-        raise InputError(f'config.init_from = {error}') from error
-    if config.encoder_weights:
-      prefix = 'encoder/'
-      encoder = dino.load(
-        config.encoder_weights,
-        {path.removeprefix(prefix): x.shape for path, x in target.items() if path.startswith(prefix)},
-      )
-      given |= {prefix + path: array for path, array in encoder.items()}
-    return given
+    return initial.load(self.config, traverse_util.flatten_dict(self.abstract_on_devices['params'], sep='/'))
 
   @property
   def abstract_on_devices(self) -> dict:
@@ -200,6 +195,19 @@ def check(config: ConfigDict, num_devices: int) -> None:
     )
   if negative := [name for name, value in config.loss.items() if name.endswith('_weight') and value < 0]:
     raise InputError(f'config.loss.{negative[0]} = {config.loss[negative[0]]} must be at least 0')
+  if data.rays not in ('window', 'foreground'):
+    raise InputError(f"config.data.rays = {data.rays!r} must be 'window' or 'foreground'")
+  if data.rays == 'foreground' and config.loss.lpips_weight > 0:
+    raise InputError(
+      f"config.data.rays = 'foreground' has no windows, which config.loss.lpips_weight = {config.loss.lpips_weight} "
+      "needs: set config.data.rays = 'window' (config.data.foreground_bias moves windows to the object), or the weight "
+      'to 0'
+    )
+  if not 0 <= data.foreground_share < 1:
+    raise InputError(
+      f'config.data.foreground_share = {data.foreground_share} must be at least 0 and below 1: some pixels must show '
+      'the background'
+    )
   if not data.background:
     raise InputError('config.data.background = () must have at least one grey level, such as (1.0,)')
   if not 1 <= data.window <= data.resize_min <= data.resize_max:

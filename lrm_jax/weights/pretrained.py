@@ -9,13 +9,12 @@ from pathlib import Path
 import types
 
 from flax import traverse_util
-import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
 from lrm_jax.errors import FailureError, InputError, must_be_mended, one_line
-from lrm_jax.models import registry
+from lrm_jax.models import lora, registry
 from lrm_jax.models.triplane_model import TriplaneModel
 from lrm_jax.storage import checkpoint, paths
 from lrm_jax.weights import files, openlrm, plain_torch, tables, triposr
@@ -34,13 +33,14 @@ _KINDS = {
 def load(source: str | Path, step: int | None = None) -> tuple[TriplaneModel, ConfigDict, int]:
   """Returns (model, configuration, step) of the model at `source`; third-party models have step 0.
 
-  For third-party models the configuration has only the sections `model` and `data`. Raises InputError if
-  there is no model, listing the expected files, or if the files do not match each other.
+  For third-party models the configuration has only the sections `model` and `data`. LoRA is merged, so that the model
+  and the configuration are those of a model without it. Raises InputError if there is no model, listing the expected
+  files, or if the files do not match each other.
   """
   directory = find(source)
   kind = _kind(directory)
   if kind is None:
-    return checkpoint.restore(directory, step)
+    return _merged(*checkpoint.restore(directory, step))
   if step is not None:
     raise InputError(f'--step={step} cannot be used with {directory}, which contains a single model: omit --step')
   config, arrays = read(directory, kind)
@@ -52,43 +52,21 @@ def load(source: str | Path, step: int | None = None) -> tuple[TriplaneModel, Co
   return registry.with_parameters(model, traverse_util.unflatten_dict(params, sep='/')), config, 0
 
 
-def load_parameters(
-  source: str | Path, target: dict[str, jax.ShapeDtypeStruct]
-) -> Mapping[str, np.ndarray | jax.Array]:
-  """Returns {parameter path: array} of the model at `source`, for the shapes and shardings of `target`.
-
-  Arrays of an lrm_jax run are restored directly with the shardings of `target`; third-party arrays stay on the host.
-  Raises InputError if the model differs from `target`.
-  """
-  directory, arrays = _matching(source, {path: x.shape for path, x in target.items()})
-  if arrays is not None:
-    return arrays
-  params, _ = checkpoint.restore_parameters(directory, traverse_util.unflatten_dict(target, sep='/'))
-  return traverse_util.flatten_dict(params, sep='/')
+def _merged(model: TriplaneModel, config: ConfigDict, step: int) -> tuple[TriplaneModel, ConfigDict, int]:
+  """Returns a model with LoRA as the same model without it; other models are returned as they are."""
+  chosen, _ = lora.settings(config.model.to_dict())
+  if not chosen.rank:
+    return model, config, step
+  config = config.copy_and_resolve_references()
+  config.model.lora_rank = 0
+  params = traverse_util.unflatten_dict(lora.merge(flat_parameters(model), chosen), sep='/')
+  return registry.with_parameters(registry.abstract_model(config.model.to_dict()), params), config, step
 
 
-def check(source: str | Path, expected: Mapping[str, tuple[int, ...]]) -> None:
-  """Raises InputError if there is no model at `source`, or if its parameters do not have the `expected` shapes."""
-  directory, arrays = _matching(source, expected)
-  if arrays is None and not checkpoint.saved_steps(directory):
-    raise InputError(f'{source} has no checkpoint')
-
-
-def _matching(source: str | Path, expected: Mapping[str, tuple[int, ...]]) -> tuple[Path, dict[str, np.ndarray] | None]:
-  """Returns (directory, arrays) of a model whose parameters have these shapes; the arrays of a run are not read: None.
-
-  Raises InputError if it differs.
-  """
-  directory = find(source)
+def stored(directory: Path) -> tuple[ConfigDict, dict[str, np.ndarray] | None]:
+  """Returns (configuration, {path: array}) of the model in a directory; the arrays of a run are not read: None."""
   kind = _kind(directory)
-  arrays = None if kind is None else read(directory, kind)[1]
-  if arrays is None:
-    found = shapes(checkpoint.read_config(directory))
-  else:
-    found = {path: array.shape for path, array in arrays.items()}
-  if differences := checkpoint.differences(found, expected):
-    raise InputError(f'{source} does not match config.model: {"; ".join(differences)}')
-  return directory, arrays
+  return (checkpoint.read_config(directory), None) if kind is None else read(directory, kind)
 
 
 def read(directory: Path, kind: types.ModuleType) -> tuple[ConfigDict, dict[str, np.ndarray]]:
