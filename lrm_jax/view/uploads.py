@@ -194,7 +194,9 @@ def _read(data: bytes, path: Path, name: str) -> tuple[np.ndarray, list[str]]:
 def _masked(rgba: np.ndarray, name: str) -> tuple[np.ndarray, bool, list[str]]:
   """Returns (image whose alpha [H, W] is the object, whether there is one, notes)."""
   cut_out = preprocess.is_cut_out(rgba)
-  if not cut_out:
+  if cut_out:  # What programs leave behind full transparency is not part of the image.
+    rgba[rgba[..., 3] == 0, :3] = 1
+  else:
     rgba = preprocess.over(rgba, 1.0)
   try:
     rgba, _ = preprocess.without_background(rgba, name=name)
