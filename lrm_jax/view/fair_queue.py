@@ -3,17 +3,20 @@
 Not safe for several threads by itself; jobs.py holds a lock.
 """
 
-from collections import OrderedDict, deque
+from collections import deque
 from typing import Generic, TypeVar
 
 Item = TypeVar('Item')
+_REMEMBERED = 256  # clients whose last turn is known, at most
 
 
 class FairQueue(Generic[Item]):
-  """Items of several clients. The items of one client keep their order; between clients it is round robin."""
+  """Items of several clients. The items of one client keep their order; the client served longest ago is next."""
 
   def __init__(self):
-    self._waiting: OrderedDict[str, deque[Item]] = OrderedDict()  # The first client is next.
+    self._waiting: dict[str, deque[Item]] = {}  # In the order in which the clients came.
+    self._last_turn: dict[str, int] = {}  # The oldest first.
+    self._turn = 0
 
   def __len__(self) -> int:
     return sum(map(len, self._waiting.values()))
@@ -27,13 +30,18 @@ class FairQueue(Generic[Item]):
     self._waiting.setdefault(client, deque()).append(item)
 
   def take(self) -> Item:
-    """Removes and returns the next item; its client comes last afterwards. Raises IndexError if there is none."""
+    """Removes and returns the next item. Raises IndexError if there is none."""
     if not self._waiting:
       raise IndexError('the queue is empty')
-    client, items = self._waiting.popitem(last=False)
-    item = items.popleft()
-    if items:
-      self._waiting[client] = items
+    client = min(self._waiting, key=lambda name: self._last_turn.get(name, 0))
+    item = self._waiting[client].popleft()
+    if not self._waiting[client]:
+      del self._waiting[client]
+    self._turn += 1
+    self._last_turn.pop(client, None)
+    self._last_turn[client] = self._turn
+    if len(self._last_turn) > _REMEMBERED:
+      del self._last_turn[next(iter(self._last_turn))]
     return item
 
   def remove(self, item: Item) -> bool:
@@ -48,6 +56,7 @@ class FairQueue(Generic[Item]):
 
   def order(self) -> list[Item]:
     """Returns the items in the order in which `take` would return them."""
-    lines = [list(items) for items in self._waiting.values()]
-    longest = max(map(len, lines), default=0)
-    return [line[turn] for turn in range(longest) for line in lines if turn < len(line)]
+    copy: FairQueue[Item] = FairQueue()
+    copy._waiting = {client: deque(items) for client, items in self._waiting.items()}
+    copy._last_turn, copy._turn = dict(self._last_turn), self._turn
+    return [copy.take() for _ in range(len(self))]

@@ -11,6 +11,7 @@ _RESOLUTIONS = 16, 256  # grid points along a side
 _FACES = 100, 1_000_000
 _SIZES = 64, 512  # pixels along a side of the video
 _FRAMES = 2, 240
+_FLOATS = 'foreground_ratio', 'threshold'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,13 +19,15 @@ class Options:
   """Options of a reconstruction, with the names of the fields and of `python -m lrm_jax.reconstruct`.
 
   `foreground_ratio` is the fraction of the image that the object's longer side covers (None: that of the training),
-  `resolution` the grid points along a side, `faces` the greatest number of triangles (None: all), `texture` the pixels
+  `resolution` the grid points along a side, `threshold` the density at the surface (None: found automatically, or that
+  of the model's original code), `faces` the greatest number of triangles (None: all), `texture` the pixels
   along a side of a texture (None: vertex colours), `keep` which parts of the mesh remain, `video` whether turntables
   are rendered, with `num_frames` of `size` pixels along a side.
   """
 
   foreground_ratio: float | None = None
   resolution: int = 128
+  threshold: float | None = None
   faces: int | None = None
   texture: int | None = None
   keep: str | float = cleanup.KEEP
@@ -54,6 +57,8 @@ def parse(fields: Mapping[str, str]) -> Options:
     value = getattr(options, name)
     if value is not None and not low <= value <= high:
       raise RequestError(400, f'{name}={value} must be in {low:,} to {high:,}')
+  if options.threshold is not None and not 0 < options.threshold < float('inf'):
+    raise RequestError(400, f'threshold={options.threshold:g} must be a density above 0')
   if options.texture is not None:
     try:
       texture.check(options.texture)
@@ -71,7 +76,7 @@ def _value(name: str, text: str) -> str | float | int | bool:
   try:
     if name == 'keep':
       return cleanup.parse_keep(text)
-    return float(text) if name == 'foreground_ratio' else int(text)
+    return float(text) if name in _FLOATS else int(text)
   except InputError as error:
     raise RequestError(400, str(error).removeprefix('--')) from error
   except ValueError:

@@ -25,7 +25,7 @@ from lrm_jax.reconstruction.preprocess import Prepared
 from lrm_jax.reconstruction.reconstructor import Reconstructor
 from lrm_jax.view.request_error import RequestError
 
-FORMATS = ('PNG', 'JPEG', 'MPO', 'WEBP', 'BMP', 'TIFF', 'GIF', 'AVIF')
+_FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'TIFF', 'GIF', 'AVIF')
 _WORDS = 'a PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF file'
 _LARGEST = 2048  # pixels along the longer side of a stored image, as in preprocess.py
 _KEPT = 64  # images, at most; the oldest are removed
@@ -139,7 +139,7 @@ class Uploads:
 def check(data: bytes, name: str, max_pixels: int) -> tuple[int, int]:
   """Returns the (width, height) of an image file; raises RequestError if it is not an image, damaged or too large."""
   try:
-    with image_files.without_pillows_limit(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with image_files.without_pillows_limit(), Image.open(io.BytesIO(data), formats=_formats()) as image:
       width, height = image.size
       if width * height > max_pixels:
         raise RequestError(
@@ -158,12 +158,18 @@ def check(data: bytes, name: str, max_pixels: int) -> tuple[int, int]:
 def read_mask(data: bytes, max_pixels: int) -> np.ndarray:
   """Returns a mask [H, W] in 0..1: the opacity of an image file or, if it is opaque, its brightness."""
   check(data, 'the mask', max_pixels)
-  with image_files.without_pillows_limit(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+  with image_files.without_pillows_limit(), Image.open(io.BytesIO(data), formats=_formats()) as image:
     mask = image.convert('RGBA').getchannel('A')
     if mask.getextrema()[0] == 255:
       mask = image.convert('L')
   mask.thumbnail((_LARGEST, _LARGEST))
   return np.asarray(mask, np.float32) / 255
+
+
+def _formats() -> list[str]:
+  """Returns the formats that are accepted and that this version of Pillow reads."""
+  Image.init()
+  return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def stem(file_name: str) -> str:

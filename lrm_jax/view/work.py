@@ -87,6 +87,7 @@ class Workshop:
     job.begin('mesh')
     mesh = result.mesh(
       resolution=options.resolution,
+      threshold=options.threshold,
       faces=options.faces,
       texture_size=options.texture,
       keep=options.keep,
