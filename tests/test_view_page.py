@@ -212,8 +212,8 @@ def test_mask_is_edited(page):
 @pytest.mark.parametrize(
   'name, data, sentence',
   [
-    ('letter.txt', b'Dear reader,\n' * 50, 'Letter.txt is not an image: give a PNG'),
-    ('huge.png', bomb(), 'Huge.png has 30000 x 30000 pixels, more than the limit of 20,000,000: make it smaller.'),
+    ('letter.txt', b'Dear reader,\n' * 50, 'letter.txt is not an image: give a PNG'),
+    ('huge.png', bomb(), 'huge.png has 30000 x 30000 pixels, more than the limit of 20,000,000: make it smaller.'),
   ],
 )
 def test_file_that_is_refused(page, tmp_path, name, data, sentence):

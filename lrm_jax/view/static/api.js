@@ -14,8 +14,11 @@ export async function request(path, options = {}) {
   const text = await answer.text();
   let message = text.slice(0, 200) || answer.statusText;
   try { message = JSON.parse(text).error ?? message; } catch { /* not from our server */ }
-  throw new Error(message.charAt(0).toUpperCase() + message.slice(1) + '.');
+  throw new Error(sentence(message));
 }
+
+// The names of files keep their case.
+export const sentence = text => (/^[a-z]+[ ,]/.test(text) ? text.charAt(0).toUpperCase() + text.slice(1) : text) + '.';
 
 export const json = async (path, options) => (await request(path, options)).json();
 

@@ -1,5 +1,5 @@
 // The page: an image becomes a job of the HTTP API, and its result is shown.
-import {element, form, json, request} from '/static/api.js';
+import {element, form, json, request, sentence} from '/static/api.js';
 import {Gallery} from '/static/gallery.js';
 import {MaskEditor} from '/static/mask.js';
 import {Pane} from '/static/pane.js';
@@ -91,7 +91,7 @@ async function watch(first) {
     if (job?.id !== id) return;  // Another one is shown now; this one goes on.
     show(now);
   }
-  if (job.error) complain(new Error(job.error.charAt(0).toUpperCase() + job.error.slice(1) + '.'));
+  if (job.error) complain(new Error(sentence(job.error)));
   await gallery.load(job.id);
 }
 
