@@ -16,7 +16,7 @@ import shutil
 import threading
 import time
 
-from lrm_jax.errors import InputError, must_be_mended, one_line, out_of_memory
+from lrm_jax.errors import FailureError, InputError, must_be_mended, one_line, out_of_memory
 from lrm_jax.view.fair_queue import FairQueue
 from lrm_jax.view.options import Options
 from lrm_jax.view.request_error import RequestError
@@ -231,7 +231,7 @@ class Jobs:
 
 def _sentence(problem: Exception) -> str:
   """Returns what the user is told about an exception; if it is a bug, the log has its traceback."""
-  if isinstance(problem, InputError):
+  if isinstance(problem, (InputError, FailureError)):
     return one_line(problem)
   if isinstance(problem, OSError) and must_be_mended(problem):
     return f'the result cannot be written ({problem.strerror}): make room for it, then try again'

@@ -14,6 +14,7 @@ from http import HTTPStatus
 import json
 import logging
 from pathlib import Path
+import shutil
 import tempfile
 from typing import Any
 
@@ -37,12 +38,16 @@ from lrm_jax.view.work import Workshop
 
 _LOGGER = logging.getLogger(__name__)
 STATIC = Path(__file__).parent / 'static'
+_UPLOADS = '.uploads.'  # begins the name of the directory of images that wait
 _LISTED = 200  # jobs, at most
 _FIELD = 2**16  # bytes of a text field of a form
 
 
 class Server:
-  """The application `app` (ASGI) and what it is made of; `directory` is where the results are written."""
+  """The application `app` (ASGI) and what it is made of.
+
+  The results are written to `directory`, which no other server may use. Raises InputError if a checkpoint is unknown.
+  """
 
   def __init__(
     self,
@@ -56,7 +61,9 @@ class Server:
     self._max_bytes, self._max_pixels, self._warm_up = max_bytes, max_pixels, warm_up
     self.menu = Menu(checkpoints)
     directory.mkdir(parents=True, exist_ok=True)
-    self._temporary = tempfile.TemporaryDirectory(prefix='.uploads.', dir=directory)
+    for leftover in directory.glob(f'{_UPLOADS}*'):  # Of a server that was killed.
+      shutil.rmtree(leftover, ignore_errors=True)
+    self._temporary = tempfile.TemporaryDirectory(prefix=_UPLOADS, dir=directory)
     self.uploads = Uploads(Path(self._temporary.name), max_pixels)
     self.workshop = Workshop(self.menu, self.uploads)
     self.jobs = Jobs(directory, self.workshop.reconstruct)

@@ -138,7 +138,12 @@ const newPane = () => new Pane(state, moved, text => { $('rate').textContent = s
 
 function compare(other) {
   if (panes.length > 1) panes.pop().node.remove();
-  if (other && other.id !== job?.id) {
+  if (other && !job) {
+    job = other;
+    panes[0].show(job);
+    downloads();
+    gallery.mark(job.id);
+  } else if (other && other.id !== job.id) {
     const pane = newPane();
     pane.node.prepend(element('button', {type: 'button', class: 'close', title: 'Close', onclick: () => compare(null)}, '×'));
     panes.push(pane);

@@ -29,7 +29,7 @@ export class MaskEditor {
     }
     this.setMask(grey);
     this.steps = [];
-    this.edited = false;
+    this.edited = this.replaced = false;
     this.draw();
   }
 
@@ -49,7 +49,7 @@ export class MaskEditor {
   async replace(mask) {  // by that of a box
     this.remember();
     this.setMask(await image(mask));
-    this.edited = true;
+    this.edited = this.replaced = true;  // From now on, the server's own mask is that of the box.
     this.draw();
   }
 
@@ -65,7 +65,7 @@ export class MaskEditor {
     const step = all ? this.steps[0] : this.steps.pop();
     if (all) this.steps = [];
     this.mask.getContext('2d').putImageData(step, 0, 0);
-    this.edited = this.steps.length > 0;
+    this.edited = this.replaced || this.steps.length > 0;
     this.draw();
     this.changed();
   }
