@@ -17,6 +17,8 @@ from PIL import Image
 import pytest
 import trimesh
 
+from lrm_jax.evaluation import page as evaluation_page
+from lrm_jax.reconstruction import glb
 from view_server import bomb
 
 playwright = pytest.importorskip('playwright.sync_api', reason="Playwright is not installed: pip install '.[test]'")
@@ -40,19 +42,17 @@ pytestmark = [
 def server(tmp_path_factory):
   """The address of the command, started with the shipped model."""
   out = tmp_path_factory.mktemp('view')
-  process = subprocess.Popen(
-    [sys.executable, '-m', 'lrm_jax.view', '--port=0', f'--out={out / "results"}', '--max_pixels=20000000'],
-    cwd=ROOT,
-    stdout=subprocess.PIPE,
-    stderr=(out / 'log').open('w'),
-    text=True,
-  )
-  assert process.stdout is not None
-  line = process.stdout.readline()
-  assert line.startswith('Open http://127.0.0.1:'), (out / 'log').read_text()
-  yield line.split()[1]
-  process.terminate()
-  process.wait(30)
+  command = [sys.executable, '-m', 'lrm_jax.view', '--port=0', f'--out={out / "results"}', '--max_pixels=20000000']
+  with (
+    (out / 'log').open('w') as log,
+    subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+  ):
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith('Open http://127.0.0.1:'), (out / 'log').read_text()
+    yield line.split()[1]
+    process.terminate()
+    process.wait(60)
   assert not (out / 'log').read_text()
   assert not list((out / 'results').glob('.uploads*'))
 
@@ -250,6 +250,29 @@ def test_two_clients_each_get_their_own_result(browser, server):
   assert urls[0] != urls[1]
   for pages in (first, second):
     assert next(pages, None) is None
+
+
+def test_saved_page_shows_a_mesh_in_its_own_colours_without_a_server(browser, tmp_path):
+  """The page of the quickstart, opened as a file."""
+  ball = trimesh.creation.icosphere(subdivisions=3, radius=0.5)
+  ball.visual.vertex_colors = np.tile(np.array([200, 100, 50, 255], np.uint8), (len(ball.vertices), 1))
+  glb.write(ball, tmp_path / 'ball.glb')
+  script = (ROOT / 'lrm_jax/view/static/model-viewer.min.js').read_text()
+  text = evaluation_page.document('A ball', evaluation_page.mesh(tmp_path / 'ball.glb', 200, 'mesh'), script=script)
+  (tmp_path / 'index.html').write_text(text)
+  page, addresses = browser.new_page(), []
+  page.on('request', lambda request: addresses.append(request.url.partition(':')[0]))
+  page.goto(f'file://{tmp_path}/index.html', timeout=SECONDS)
+  page.locator('model-viewer').scroll_into_view_if_needed()
+  while not page.evaluate("document.querySelector('model-viewer').loaded"):
+    page.wait_for_timeout(50)
+  page.wait_for_timeout(1000)
+  shown = pixels(page.locator('model-viewer'))
+  np.testing.assert_allclose(shown[90:110, 90:110], np.broadcast_to([200, 100, 50], (20, 20, 3)), atol=3)
+  assert set(addresses) <= {'file', 'data', 'blob'}
+  # At distance 2 with a field of view of 50 degrees, a ball of radius 0.5 covers 0.5 / sqrt(3.75) / tan(25 deg).
+  assert np.mean(shown[100, :, 2] < 150) == pytest.approx(0.554, abs=0.03)
+  page.close()
 
 
 def test_page_fits_a_phone(browser, server):

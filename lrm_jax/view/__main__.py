@@ -57,13 +57,15 @@ def listen(host: str, port: int) -> socket.socket:
     raise InputError(f'--port={port} must be in 0 to 65535')
   try:
     [family, kind, _, _, address] = socket.getaddrinfo(host.strip('[]'), port, type=socket.SOCK_STREAM)[0]
-    result = socket.socket(family, kind)
+  except OSError as error:
+    raise InputError(f'--host={host} is no address of this machine: use 127.0.0.1 or 0.0.0.0') from error
+  result = socket.socket(family, kind)
+  try:
     result.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     result.bind(address)
     result.listen(128)
   except OSError as error:
-    if isinstance(error, socket.gaierror):
-      raise InputError(f'--host={host} is no address of this machine: use 127.0.0.1 or 0.0.0.0') from error
+    result.close()
     raise InputError(f'cannot listen on {host} port {port} ({error.strerror}): use another --port') from error
   return result
 

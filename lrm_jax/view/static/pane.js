@@ -2,16 +2,17 @@
 import {element, request} from '/static/api.js';
 
 const FAST = 128, FULL = 256;  // pixels along a side of a view, while it is dragged and at rest
+const IN_FLIGHT = 2;  // requests
 const REST = 160;  // milliseconds until a view at rest is rendered in full
 const COLUMNS = {vertices: 'vertices', faces: 'triangles'};
 
 export class Pane {
   // `state` is shared by all panes: {tab, kind, azimuth, elevation, distance}; `moved` is called when its camera changes.
   constructor(state, moved, rate) {
-    Object.assign(this, {state, moved, rate, job: null, busy: false, dirty: false, times: []});
+    Object.assign(this, {state, moved, rate, job: null, waiting: 0, asked: 0, shown: 0, dirty: false, times: []});
     this.viewer = element('model-viewer', {
       'camera-controls': '', 'auto-rotate': '', 'auto-rotate-delay': '300', 'rotation-per-second': '32deg',
-      'camera-orbit': '0deg 78deg 2.5m', 'camera-target': '0m 0m 0m', 'field-of-view': '42deg', 'min-camera-orbit': 'auto auto 1m',
+      'camera-orbit': '0deg 78deg 2.2m', 'camera-target': '0m 0m 0m', 'field-of-view': '42deg', 'max-field-of-view': '42deg', 'min-camera-orbit': 'auto auto 1m',
       'max-camera-orbit': 'auto auto 6m', 'interaction-prompt': 'none', 'shadow-intensity': '0', loading: 'eager', 'touch-action': 'pan-y',
       'tone-mapping': 'linear', alt: 'The mesh: drag it to turn it',
     });
@@ -78,29 +79,32 @@ export class Pane {
     }, {passive: false});
   }
 
-  // Renders a view: at most one request is on its way, and only the last position that was asked for is rendered next.
+  // Renders a view. While one is decoded here, the server renders the next; more are not on their way, and of the
+  // positions that were asked for meanwhile, only the last one is rendered.
   async render(size = FAST) {
     clearTimeout(this.timer);
-    if (this.busy) { this.dirty = true; return; }
+    if (this.waiting >= IN_FLIGHT || (size === FULL && this.waiting)) { this.dirty = true; return; }
     if (!this.job?.viewable) return;
-    this.busy = true;
+    this.waiting += 1;
     this.dirty = false;
+    const number = ++this.asked;
     const {job, state: {azimuth, elevation, distance, kind}} = this;
     const camera = new URLSearchParams({azimuth: azimuth.toFixed(1), elevation: elevation.toFixed(1), distance: distance.toFixed(3), kind, size});
     try {
       const bitmap = await createImageBitmap(await (await request(`/v1/jobs/${job.id}/view?${camera}`)).blob());
-      if (this.job === job || this.job?.id === job.id) {
+      if (this.job?.id === job.id && number > this.shown) {
         const context = this.canvas.getContext('2d');
         context.imageSmoothingQuality = 'high';
         context.drawImage(bitmap, 0, 0, FULL, FULL);
         this.drawn = true;
+        this.shown = number;
         this.canvas.dataset.view = camera;
         this.count(size);
       }
     } catch (problem) {
       this.rate(problem.message);
     }
-    this.busy = false;
+    this.waiting -= 1;
     if (this.dirty) this.render(FAST);
     else if (size !== FULL) this.timer = setTimeout(() => this.render(FULL), REST);
   }
