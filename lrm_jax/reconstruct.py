@@ -107,7 +107,7 @@ def parse() -> argparse.Namespace:
   parser.add_argument(
     '--layout', help=f'sides that the views show, with commas (default: {",".join(several_views.LAYOUT)})'
   )
-  parser.add_argument('--cameras', type=Path, help='JSON file with the cameras of the views (docs/views.md)')
+  parser.add_argument('--cameras', type=Path, help='JSON file with the cameras of the views (docs/input_views.md)')
   parser.add_argument('--checkpoint', default='quickstart', help=pretrained.HELP)
   parser.add_argument('--out', type=Path, default=Path('out'), help='directory for the results (default: out)')
   parser.add_argument(

@@ -22,7 +22,7 @@ LAYERS = (
   {'reconstruction'},
   {'training'},
   {'command_line'},
-  {'train', 'reconstruct', 'evaluate', 'export', 'quickstart', 'data_check'},
+  {'train', 'reconstruct', 'evaluate', 'export', 'quickstart', 'data_check', 'view', 'client'},
 )
 # Third-party packages and the only packages of lrm_jax that may import them.
 ONLY_IN = {
@@ -35,6 +35,8 @@ ONLY_IN = {
   'ml_collections': {'storage', 'weights', 'training', 'train'},
   'matplotlib': {'quickstart'},
   'tensorboardX': {'training'},
+  'starlette': {'view'},
+  'uvicorn': {'view'},
 }
 
 

@@ -19,6 +19,7 @@ from lrm_jax.evaluation import page
 from lrm_jax.models import registry
 from lrm_jax.models.lrm import LRM
 from lrm_jax.quickstart import __main__
+from lrm_jax.quickstart import run as run_module
 from lrm_jax.quickstart.curves import curves
 from lrm_jax.quickstart.run import run
 from lrm_jax.reconstruction import glb, video
@@ -47,6 +48,7 @@ class Outline(HTMLParser):
 
 
 def assert_needs_no_network(text):
+  text = text.replace(run_module.MODEL_VIEWER.read_text(), '')  # tests/test_view_page.py watches its requests.
   assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', text) and 'import(' not in text and 'fetch(' not in text
 
 
@@ -67,9 +69,10 @@ def test_page_is_self_contained(tmp_path):
       page.column(page.video(tmp_path / 'a.mp4', 64, 'turntable')),
       page.mesh(tmp_path / 'a.glb', 64, 'mesh'),
     ),
+    script=run_module.MODEL_VIEWER.read_text(),
   )
   counts = Outline(text).counts
-  assert counts['img'] == 2 and counts['video'] == counts['canvas'] == counts['svg'] == 1
+  assert counts['img'] == 2 and counts['video'] == counts['model-viewer'] == counts['svg'] == 1
   assert 'A &lt;title&gt;' in text and 'a &lt; b' in text and '>12.35<' in text and '>0.500<' in text
   assert_needs_no_network(text)
 
@@ -86,7 +89,7 @@ def test_quickstart_writes_page_and_metrics(dataset, tmp_path):
   for _ in range(2):  # The second run replaces the results of the first.
     summary = run(out, minutes=0.05, num_objects=2, checkpoint=str(tmp_path / 'run'), data=dataset)
     text = (out / 'index.html').read_text()
-    assert Outline(text).counts['canvas'] == 2
+    assert Outline(text).counts['model-viewer'] == 2
     assert_needs_no_network(text)
     figures = json.loads((out / 'metrics.json').read_text())
     assert figures == json.loads(json.dumps(summary))

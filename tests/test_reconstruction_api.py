@@ -65,6 +65,16 @@ def test_views_have_the_documented_shapes(model, cat):
   np.testing.assert_allclose(cat.render(poses[0], intrinsics[0], 12).color[1], turn.color[1], atol=1e-6)
 
 
+def test_occupancy_is_computed_once_for_all_views(model, cat, monkeypatch):
+  """A view costs less than the grid, so views that follow the mouse would spend most of their time on it."""
+  calls, compute = [], model.occupancy
+  monkeypatch.setattr(model, 'occupancy', lambda planes: calls.append(planes.shape) or compute(planes))
+  fresh = model.from_planes(cat.planes)
+  first, second = fresh.render(size=12), fresh.render(size=12)
+  assert calls == [(1, 3, 8, 8, 6)]
+  np.testing.assert_array_equal(first.color, second.color)
+
+
 def test_depth_is_that_of_the_object_and_infinite_beside_it(model):
   """A solid ball of radius 0.5, with planes of zeros and a network that is replaced."""
   ball = lrm_jax.Reconstruction(FakeBall(model), np.zeros((3, 1, 1, 1)))
@@ -77,6 +87,9 @@ class FakeBall:
 
   def __init__(self, model):
     self.input_camera, self.intrinsics, self.turntable = model.input_camera, model.intrinsics, model.turntable
+
+  def occupancy(self, planes):
+    return None
 
   def render(self, planes, camera_to_world, intrinsics, size, *args, **kwargs):
     origins, directions = (

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
+PAGE = [f'lrm_jax/view/static/{name}' for name in ('index.html', 'model-viewer.min.js', 'examples/chair.png')]
 
 
 def run(command, cwd, **options):
@@ -60,7 +61,7 @@ def trained_python(python, wheel):
 def test_wheel_has_one_top_level_package(wheel):
   names = zipfile.ZipFile(wheel).namelist()
   assert {name.split('/')[0] for name in names if '.dist-info' not in name} == {'lrm_jax'}
-  for name in ('lrm_jax/configs/base.py', 'lrm_jax/data/build.py', 'lrm_jax/quickstart/viewer.js', 'lrm_jax/py.typed'):
+  for name in ('lrm_jax/configs/base.py', 'lrm_jax/data/build.py', 'lrm_jax/py.typed', *PAGE):
     assert name in names
 
 

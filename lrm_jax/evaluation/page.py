@@ -30,17 +30,16 @@ section { border-top: 1px solid #e3e6ec; padding: 1.2rem 0; }
 .column { display: flex; flex-direction: column; gap: .6rem; }
 .row table th, .row table td { border: 0; padding: 1px; font-size: .8rem; font-weight: 400; color: #5b6475; }
 figure { margin: 0; } svg { max-width: 100%; height: auto; }
-img, video, canvas { display: block; } canvas { border: 1px solid #e3e6ec; border-radius: 4px; cursor: grab;
-  touch-action: none; }
+img, video, model-viewer { display: block; } model-viewer { border: 1px solid #e3e6ec; border-radius: 4px; }
 """
 
 
 def document(title: str, *parts: str, script: str = '') -> str:
-  """Returns a complete page: the parts in order, and a script, such as the one that shows meshes."""
+  """Returns a complete page: the parts in order, and a script (an ES module), such as the one that shows meshes."""
   return (
     f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
     f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n<body>\n'
-    f'<h1>{html.escape(title)}</h1>\n' + '\n'.join(parts) + f'\n<script>{script}</script></body></html>\n'
+    f'<h1>{html.escape(title)}</h1>\n' + '\n'.join(parts) + f'\n<script type="module">{script}</script></body></html>\n'
   )
 
 
@@ -100,10 +99,17 @@ def video(path: Path, width: int, caption: str) -> str:
 
 
 def mesh(path: Path, width: int, caption: str) -> str:
-  """Returns a rotating mesh from a GLB file, `width` px wide; the mouse rotates and zooms it."""
+  """Returns a rotating mesh from a GLB file, `width` px wide; the mouse rotates and zooms it.
+
+  The page needs the script of <model-viewer>. The first view is from the input camera, 2 world units away.
+  """
   return (
-    f'<figure><canvas width="{2 * width}" height="{2 * width}" style="width:{width}px;height:{width}px" '
-    f'data-glb="{_base64(path.read_bytes())}"></canvas><figcaption>{html.escape(caption)}</figcaption></figure>'
+    f'<figure><model-viewer style="width:{width}px;height:{width}px" camera-controls auto-rotate auto-rotate-delay="0" '
+    'rotation-per-second="32deg" interaction-prompt="none" camera-orbit="0deg 90deg 2m" camera-target="0m 0m 0m" '
+    'min-camera-orbit="auto auto 1m" max-camera-orbit="auto auto 5m" field-of-view="50deg" max-field-of-view="50deg" '
+    f'tone-mapping="linear" alt="{html.escape(caption)}" '
+    f'src="data:model/gltf-binary;base64,{_base64(path.read_bytes())}"></model-viewer>'
+    f'<figcaption>{html.escape(caption)}</figcaption></figure>'
   )
 
 

@@ -30,7 +30,7 @@ def read(
   than `max_pixels` pixels, or has values that are not numbers.
   """
   try:
-    with _without_pillows_limit(), Image.open(path) as file:
+    with without_pillows_limit(), Image.open(path) as file:
       width, height = file.size
       if width * height > max_pixels:
         raise InputError(
@@ -67,20 +67,20 @@ def read(
 
 def has_alpha(path: Path) -> bool:
   """Returns whether an image file has an alpha channel or a transparent colour; OSError if it is not an image."""
-  with _without_pillows_limit(), Image.open(path) as image:
+  with without_pillows_limit(), Image.open(path) as image:
     return _has_alpha(image)
 
 
 def is_plain(path: Path) -> bool:
   """Returns whether an image is 8-bit sRGB with alpha, so that any decoder returns what `read` does."""
-  with _without_pillows_limit(), Image.open(path) as image:
+  with without_pillows_limit(), Image.open(path) as image:
     profile = image.info.get('icc_profile')
     frames = getattr(image, 'n_frames', 1)
     return image.mode == 'RGBA' and not _has_wide_channels(image) and (not profile or _is_srgb(profile)) and frames == 1
 
 
 @contextlib.contextmanager
-def _without_pillows_limit() -> Iterator[None]:
+def without_pillows_limit() -> Iterator[None]:
   """Switches off Pillow's limit, whose message does not name the remedy: `read` checks the size itself."""
   limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
   try:

@@ -97,6 +97,7 @@ class TriplaneModel(nnx.Module):
     key: Key[Array, '*k'] | None = None,
     *,
     skip: bool = False,
+    cells: Bool[Array, 'B G G G'] | None = None,
     rays_per_chunk: int | None = None,
     positions: Float[Array, 'B V size size 2'] | None = None,
   ) -> volume.Pixels:
@@ -106,7 +107,7 @@ class TriplaneModel(nnx.Module):
     Sampling is stratified with a `key`, or one for each object [B], and deterministic without one. At most
     `rays_per_chunk` rays of each object are computed at once (None: all rays), which bounds the memory. With `skip`,
     samples that are not seen are skipped (see lrm_jax/models/skipping.py), unless `longest_ray` is None; this is for
-    inference, because it has no gradient.
+    inference, because it has no gradient. `cells` are the objects' occupancy grids (`occupancy`), if they are known.
     """
     if positions is None:
       origins, directions = self.pixel_rays(camera_to_world, intrinsics, size)
@@ -118,7 +119,9 @@ class TriplaneModel(nnx.Module):
 
     with jax.named_scope('render'):
       if skip and self.longest_ray is not None:
-        inputs = planes, self.nerf.fold(planes), flat(origins), flat(directions)
+        if cells is None:
+          cells = jax.lax.map(self.occupancy, planes)
+        inputs = cells, self.nerf.fold(planes), flat(origins), flat(directions)
         pixels = jax.lax.map(lambda one_object: self._render_skipping(*one_object), inputs)
       else:
         pixels = render_rays(
@@ -243,9 +246,8 @@ class TriplaneModel(nnx.Module):
     density = rearrange(density, '(x y z) a b c -> (x a) (y b) (z c)', x=blocks, y=blocks)[:size, :size, :size]
     return skipping.occupied_cells(density, skipping.EMPTY_DEPTH / self.longest_ray)  # type: ignore[operator]
 
-  def _render_skipping(self, planes, folded, origins, directions) -> volume.Pixels:
+  def _render_skipping(self, cells, folded, origins, directions) -> volume.Pixels:
     """Returns the pixels [R] over black of rays through one object, skipping samples that are not seen."""
-    cells = self.occupancy(planes)
 
     def occupied(points):
       return skipping.is_occupied(cells, points / self.half_size)

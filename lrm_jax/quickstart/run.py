@@ -22,6 +22,7 @@ from lrm_jax.training import metric_writer
 from lrm_jax.training.loop import train
 from lrm_jax.weights import pretrained
 
+MODEL_VIEWER = Path(__file__).parents[1] / 'view/static/model-viewer.min.js'
 SIZE = 64  # pixels along a side of the evaluated views
 _MESH_RESOLUTION = 96  # The page embeds the meshes: keep it small.
 _NAMES = {
@@ -80,7 +81,7 @@ def sections(views: dict, files: dict, shipped, fresh) -> str:
         views['uid'][index],
         input_figure,
         page.image_rows(rows, 72),
-        page.mesh(files[index]['mesh'], 200, 'mesh: drag to rotate, scroll to zoom, double-click for lighting'),
+        page.mesh(files[index]['mesh'], 200, 'mesh: drag to rotate, scroll to zoom'),
         page.column(
           page.video(files[index]['video'], 128, 'turntable'), page.video(files[index]['depth'], 128, 'depth')
         ),
@@ -125,7 +126,7 @@ def write_page(
       note=True,
     ),
     sections(views, files, pixels['model'], pixels['fresh']),
-    script=(Path(__file__).parent / 'viewer.js').read_text(),
+    script=MODEL_VIEWER.read_text(),
   )
   path = out / 'index.html'
   fresh = path.with_suffix('.html.tmp')

@@ -4,9 +4,12 @@ The object may reach the borders of the image. Source: Rother, Kolmogorov, Blake
 Legend: H W image.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 
+from lrm_jax.errors import InputError
 from lrm_jax.geometry import images
 
 _SIZE = 512  # pixels along the longer side of the image that is segmented
@@ -15,8 +18,12 @@ _COLORS = 6  # clusters of the colours of an image
 _SPECK = 0.01  # of the area of the largest part: smaller parts are noise of the segmentation
 
 
-def cut_out(rgba: np.ndarray) -> np.ndarray:
-  """Returns the image [H, W, 4] in 0..1 with the object as its alpha channel; all of it is 0 if none is found."""
+def cut_out(rgba: np.ndarray, box: Sequence[float] | None = None) -> np.ndarray:
+  """Returns the image [H, W, 4] in 0..1 with the object as its alpha channel; all of it is 0 if none is found.
+
+  The object lies inside of `box` (left, top, right, bottom), in 0..1 of the width and the height, if that is given.
+  Raises InputError if the box is empty or leaves the image.
+  """
   import cv2  # It takes half a second to import, and most images do not need it.
 
   height, width = rgba.shape[:2]
@@ -26,15 +33,39 @@ def cut_out(rgba: np.ndarray) -> np.ndarray:
     (max(8, int(width * scale)), max(8, int(height * scale))),
     interpolation=cv2.INTER_AREA,
   )[..., ::-1].copy()
-  found = _inside_a_margin(small)
-  if found.mean() < _FOUND:
-    found = _unlike_the_corners(small)
+  if box is not None:
+    found = _inside_a_box(small, box)
+  else:
+    found = _inside_a_margin(small)
+    if found.mean() < _FOUND:
+      found = _unlike_the_corners(small)
   labels, _ = ndimage.label(found)
   areas = np.bincount(labels.ravel())
   areas[0] = 0
   alpha = (found & (areas >= _SPECK * areas.max())[labels]).astype(np.float32)
   alpha = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LINEAR)
   return np.concatenate([rgba[..., :3], (alpha * rgba[..., 3])[..., None]], axis=-1)
+
+
+def _inside_a_box(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
+  """Returns the mask [H, W] of the object in BGR bytes, for an object inside of a box (`cut_out`)."""
+  import cv2
+
+  height, width = image.shape[:2]
+  left, top, right, bottom = box
+  if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+    raise InputError(
+      f'the box {list(box)} must be left, top, right, bottom in 0..1, with left < right and top < bottom'
+    )
+  x, y = min(int(left * width), width - 2), min(int(top * height), height - 2)
+  across, down = max(2, round(right * width) - x), max(2, round(bottom * height) - y)
+  mask = np.full((height, width), cv2.GC_BGD, np.uint8)
+  mask[y : y + down, x : x + across] = cv2.GC_PR_FGD
+  if np.all(mask == cv2.GC_PR_FGD):  # GrabCut needs some background.
+    return _inside_a_margin(image)
+  cv2.setRNGSeed(0)
+  cv2.grabCut(image, mask, (0, 0, width, height), np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
+  return _is_object(mask)
 
 
 def _inside_a_margin(image: np.ndarray) -> np.ndarray:

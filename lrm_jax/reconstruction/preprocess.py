@@ -58,24 +58,18 @@ def prepare(
   """
   rgba, assumed = read(path, max_pixels=max_pixels)
   notes = [f'{path} {note}' for note in assumed]
-  transparent = float(np.mean(rgba[..., 3] < _VISIBLE))
-  is_cut_out = transparent >= _CUT_OUT
-  if not is_cut_out and rgba[..., 3].min() < 0.99:
+  cut = is_cut_out(rgba)
+  if not cut and rgba[..., 3].min() < 0.99:
+    transparent = np.mean(rgba[..., 3] < _VISIBLE)
     notes.append(
       f'{path} has too few transparent pixels ({transparent:.2%}) for an outline, so its transparency is ignored'
     )
-    rgba = _over(rgba, background)
+    rgba = over(rgba, background)
   if remove_background:
-    rgba, kept = _without_background(rgba, is_cut_out, background, str(path))
+    rgba, kept = without_background(rgba, background, name=str(path))
     notes += [f'{path} {note}' for note in kept]
-  elif not is_cut_out:
-    if min(rgba.shape[:2]) < _SMALLEST:
-      raise InputError(
-        f'{path} is {rgba.shape[1]} x {rgba.shape[0]} pixels: a side must have at least {_SMALLEST} to show an object'
-      )
-    if np.ptp(rgba[..., :3], axis=(0, 1)).max() < 2 / 255:
-      raise InputError(f'{path} has the same colour everywhere: it shows no object')
-    return Prepared(_whole(rgba, size), False, tuple(notes))
+  elif not cut:
+    return Prepared(whole(rgba, size, name=str(path)), False, tuple(notes))
   image, found = centre(rgba, size, name=str(path), fill=fill, background=background)
   extent = _extent(_without_specks(rgba[..., 3] >= _VISIBLE))
   return Prepared(image, True, (*notes, *(f'{path} {note}' for note in found)), extent)
@@ -178,15 +172,25 @@ def _notes(visible, main, extent, smallest):
     yield f'shows an object of only {extent} pixels: the result will lack detail'
 
 
-def _over(rgba: np.ndarray, background: float) -> np.ndarray:
+def over(rgba: np.ndarray, background: float) -> np.ndarray:
   """Returns an opaque image [H, W, 4] over a grey."""
   color = rgba[..., :3] * rgba[..., 3:] + background * (1 - rgba[..., 3:])
   return np.concatenate([color, np.ones_like(rgba[..., 3:])], axis=-1)
 
 
-def _without_background(rgba, is_cut_out, background, name) -> tuple[np.ndarray, list[str]]:
-  """Returns (image whose alpha [H, W] is the object, notes)."""
-  if not is_cut_out:
+def is_cut_out(rgba: np.ndarray) -> bool:
+  """Returns whether the transparency of an image [H, W, 4] is the outline of an object, not a few stray pixels."""
+  return bool(np.mean(rgba[..., 3] < _VISIBLE) >= _CUT_OUT)
+
+
+def without_background(
+  rgba: np.ndarray, background: float = 1.0, *, name: str = 'the image'
+) -> tuple[np.ndarray, list[str]]:
+  """Returns (image whose alpha [H, W] is the object, notes).
+
+  The transparency of an image that is cut out is kept. Raises InputError if no object is found.
+  """
+  if not is_cut_out(rgba):
     result = cut_out(rgba)
     if not np.any(result[..., 3] > 0.5):
       raise InputError(
@@ -199,15 +203,24 @@ def _without_background(rgba, is_cut_out, background, name) -> tuple[np.ndarray,
     if visible[top:bottom, left:right].mean() > _RECTANGLE:  # A photo with a transparent border.
       part = rgba[top:bottom, left:right]
       result = np.zeros_like(rgba)
-      result[top:bottom, left:right] = cut_out(_over(part, background))
+      result[top:bottom, left:right] = cut_out(over(part, background))
       result[..., 3] *= rgba[..., 3]
       if np.mean(result[top:bottom, left:right, 3] >= _VISIBLE) > 0.01:
         return result, []
   return rgba, ['is already cut out by its transparency, which is kept: --remove_background finds no background']
 
 
-def _whole(rgba: np.ndarray, size: int) -> np.ndarray:
-  """Returns the image centred on a square of its median border colour."""
+def whole(rgba: np.ndarray, size: int, *, name: str = 'the image') -> np.ndarray:
+  """Returns an opaque image [H, W, 4] centred on a square [size, size, 3] of its median border colour.
+
+  Raises InputError if the image is only a few pixels wide or high, or has the same colour everywhere.
+  """
+  if min(rgba.shape[:2]) < _SMALLEST:
+    raise InputError(
+      f'{name} is {rgba.shape[1]} x {rgba.shape[0]} pixels: a side must have at least {_SMALLEST} to show an object'
+    )
+  if np.ptp(rgba[..., :3], axis=(0, 1)).max() < 2 / 255:
+    raise InputError(f'{name} has the same colour everywhere: it shows no object')
   color = rgba[..., :3]
   height, width = color.shape[:2]
   border = np.concatenate([color[0], color[-1], color[:, 0], color[:, -1]])

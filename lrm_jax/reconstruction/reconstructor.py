@@ -2,7 +2,8 @@
 
 Axes and camera conventions: lrm_jax/geometry/cameras.py. Arguments may be NumPy or JAX arrays. Results are NumPy
 arrays, except planes, which stay on the device.
-Legend: B images, N input views of an object, H W image, V views, P texels along a plane's side, C channels, Q points.
+Legend: B images, N input views of an object, H W image, V views, P texels along a plane's side, C channels, Q points,
+G cells of the occupancy grid along a side.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 import numpy as np
 import trimesh
 
@@ -306,6 +307,7 @@ class Reconstructor:
     background: float = 1.0,
     *,
     skip: bool = False,
+    cells: Bool[Array, 'B G G G'] | None = None,
     progress: Callable[[int], object] | None = None,
   ) -> Pixels:
     """Returns colour [B, V, size, size, 3] in 0..1, depth and opacity [B, V, size, size] of views of each object.
@@ -313,7 +315,8 @@ class Reconstructor:
     Depth is sum_i w_i t_i along the ray, in world units, and opacity is sum_i w_i in 0..1. `size` is in pixels and
     `background` is a grey in 0..1. Rendering is deterministic. Views are rendered a few at a time; `progress` is called
     with the number of views finished since its last call. With `skip`, invisible samples are skipped
-    (lrm_jax/models/skipping.py): this is many times faster, and its PSNR against full rendering is above 45 dB.
+    (lrm_jax/models/skipping.py): this is many times faster, and its PSNR against full rendering is above 45 dB. `cells`
+    are the results of `occupancy`, if they are known.
     Raises InputError if a shape is wrong, or if `size` or the number of views is below 1.
     """
     batch, num_views = np.shape(camera_to_world)[:2]
@@ -324,18 +327,23 @@ class Reconstructor:
     views = max(1, min(num_views, _RAYS_PER_CALL // (batch * size * size)))
     camera_to_world, intrinsics = np.asarray(camera_to_world, np.float32), np.asarray(intrinsics, np.float32)
     rays_per_chunk = self.model.rays_that_fit(accelerators.memory(jax.local_devices()[0]), batch)
+    if skip and cells is None:
+      cells = self.occupancy(planes)
     parts = []
     for first in range(0, num_views, views):
       # The last call repeats views to keep its shape, so that one program serves all calls.
       index = np.minimum(np.arange(first, first + views), num_views - 1)
-      pixels = _render(
-        self.model, planes, camera_to_world[:, index], intrinsics[:, index], size, background, skip, rays_per_chunk
-      )
+      poses, lenses = camera_to_world[:, index], intrinsics[:, index]
+      pixels = _render(self.model, planes, poses, lenses, size, background, skip, cells, rays_per_chunk)
       count = min(views, num_views - first)
       parts.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:, :count], pixels))
       if progress is not None:
         progress(count)
     return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
+
+  def occupancy(self, planes: Float[Array, 'B 3 P P C']) -> Bool[Array, 'B G G G'] | None:
+    """Returns which cells of the cube may contain something visible, for `render`; None if that cannot be known."""
+    return None if self.model.longest_ray is None else _occupancy(self.model, planes)
 
   def query(
     self, planes: Float[Array, 'B 3 P P C'], points: Float[Array | np.ndarray, 'B Q 3']
@@ -417,6 +425,7 @@ class Reconstructor:
 
 _encode = jax.jit(lambda model, *inputs: model.encode(*inputs))
 _query = jax.jit(lambda model, planes, points: model.query(planes, points))
+_occupancy = jax.jit(lambda model, planes: jax.lax.map(model.occupancy, planes))
 _grid_tables = jax.jit(lambda model, planes, coordinates: model.grid_tables(planes, coordinates))
 
 
@@ -426,8 +435,10 @@ def _block_densities(model, tables, places, count, face):
 
 
 @functools.partial(jax.jit, static_argnames=('size', 'skip', 'rays_per_chunk'))
-def _render(model, planes, camera_to_world, intrinsics, size, background, skip, rays_per_chunk):
-  return model.render(planes, camera_to_world, intrinsics, size, background, skip=skip, rays_per_chunk=rays_per_chunk)
+def _render(model, planes, camera_to_world, intrinsics, size, background, skip, cells, rays_per_chunk):
+  return model.render(
+    planes, camera_to_world, intrinsics, size, background, skip=skip, cells=cells, rays_per_chunk=rays_per_chunk
+  )
 
 
 def _scaled(mesh: trimesh.Trimesh, factor: float) -> trimesh.Trimesh:

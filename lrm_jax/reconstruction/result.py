@@ -11,6 +11,7 @@ Legend: S side of the input image, P texels along a plane's side, C channels, V 
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import os
 from pathlib import Path
 import tempfile
@@ -41,6 +42,8 @@ class Model(Protocol):
   @property
   def render(self) -> Callable[..., Pixels]: ...
   @property
+  def occupancy(self) -> Callable[[Array], Array | None]: ...
+  @property
   def mesh(self) -> Callable[..., list[trimesh.Trimesh]]: ...
 
 
@@ -62,6 +65,11 @@ class Reconstruction:
   def planes(self) -> np.ndarray:
     """The planes as a NumPy array [3, P, P, C]; `model.from_planes(array)` is the inverse."""
     return np.asarray(self.features)
+
+  @functools.cached_property
+  def _cells(self) -> Array | None:
+    """The occupancy grid [1, G, G, G], which takes as long as a view of 128 px; views do not compute it again."""
+    return self.model.occupancy(self.features[None])
 
   def mesh(self, **options) -> trimesh.Trimesh:
     """Returns the mesh in world units, z up; the options are those of `Reconstructor.mesh`."""
@@ -91,7 +99,14 @@ class Reconstruction:
       raise InputError(f'intrinsics has shape {lens.shape}, expected (4,) or ({len(views)}, 4)')
     lens = np.broadcast_to(lens, (len(views), 4))
     pixels = self.model.render(
-      self.features[None], views[None], lens[None], size, background, skip=skip, progress=progress
+      self.features[None],
+      views[None],
+      lens[None],
+      size,
+      background,
+      skip=skip,
+      cells=self._cells if skip else None,
+      progress=progress,
     )
     pixels = jax.tree.map(lambda x: x[0], pixels)
     return pixels if poses.ndim == 3 else jax.tree.map(lambda x: x[0], pixels)

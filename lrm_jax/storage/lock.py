@@ -1,4 +1,7 @@
-"""A lock on a run directory: one training at a time. The operating system releases it when the process ends."""
+"""A lock on a directory of results: one training, or one server, at a time.
+
+The operating system releases it when the process ends.
+"""
 
 from collections.abc import Iterator
 import contextlib
@@ -14,9 +17,10 @@ from lrm_jax.storage import paths
 
 
 @contextlib.contextmanager
-def exclusive(directory: epath.Path) -> Iterator[None]:
+def exclusive(directory: epath.Path, user: str = 'training', option: str = '--workdir') -> Iterator[None]:
   """Holds DIR/.lock. Raises InputError, with the owner, if another process holds it.
 
+  The message says that another `user` has it, and that `option` can name another directory.
   On cloud storage and on file systems without flock, no lock is taken.
   """
   if not paths.is_local(directory):
@@ -32,8 +36,8 @@ def exclusive(directory: epath.Path) -> Iterator[None]:
         return
       file.seek(0)
       raise InputError(
-        f'{directory} is in use by another training ({file.read().strip() or "unknown"}): stop that training, or '
-        'give another --workdir'
+        f'{directory} is in use by another {user} ({file.read().strip() or "unknown"}): stop that {user}, or '
+        f'give another {option}'
       ) from error
     with contextlib.suppress(OSError):  # The disk may be full; the lock holds anyway.
       file.truncate(0)

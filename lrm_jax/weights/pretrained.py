@@ -111,6 +111,13 @@ def find(source: str | Path) -> Path:
   )
 
 
+def recognise(source: str | Path) -> Path:
+  """Returns the directory of a model in a known format; raises InputError if there is none. Reads no weights."""
+  directory = find(source)
+  _kind(directory)
+  return directory
+
+
 def _kind(directory: Path) -> types.ModuleType | None:
   """Returns the module that reads the directory, or None for an lrm_jax run; raises InputError for neither."""
   if (directory / 'config.json').is_file() and (directory / 'checkpoints').is_dir():
