@@ -119,6 +119,7 @@ def get_config() -> ConfigDict:
   # datasets.
   data.mixture = ConfigDict()
   data.mixture.mvimgnet = ConfigDict(dict(path='', times=3.0, keep_distance=True))  # [P]
+  data.mixture.procedural = ConfigDict(dict(path='', times=1.0, eval_objects=0))  # objects of data/procedural.py [ours]
 
   config.loss = loss = ConfigDict()
   # LPIPS is the perceptual distance of a rendered window to the true one. It needs weights of VGG16 and of the LPIPS

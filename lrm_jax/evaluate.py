@@ -6,7 +6,7 @@
 
 Protocols: novel-views (view 0 is the input, all others are novel), lrm (each of several input views in turn), geometry
 and geometry-triposr, -sf3d, -spar3d, -meshlrm (surfaces), full (all that the data allow). docs/evaluation.md defines
-them. --out writes results.json, results.md and report.html.
+them. --out writes results.json, results.md and report.html; if it is stopped, the same command continues.
 """
 
 import argparse
@@ -25,13 +25,28 @@ from lrm_jax.datasets.views import HeldOut, ViewRules
 from lrm_jax.distributed import sharding
 from lrm_jax.errors import InputError
 from lrm_jax.evaluation import baselines, geometry_runs, novel_views, report, results, surfaces, view_protocols
+from lrm_jax.evaluation.finished import Finished
 from lrm_jax.evaluation.geometry_protocols import PROTOCOLS
 from lrm_jax.evaluation.results import Section
 from lrm_jax.reconstruction.reconstructor import Reconstructor, from_pretrained
+from lrm_jax.storage import paths
 from lrm_jax.weights import pretrained
 from lrm_jax.weights.vgg import load_lpips
 
 _NAMES = ('novel-views', 'lrm', *PROTOCOLS)
+# Options that change values, besides those that name files.
+_OPTIONS = (
+  'size',
+  'input_views',
+  'keep_distance',
+  'resolution',
+  'predictions_frame',
+  'no_baselines',
+  'nearest_surface',
+  'train_split',
+  'baseline_views',
+  'baseline_objects',
+)
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
@@ -68,12 +83,6 @@ def main() -> None:
     lambda: baselines.Nearest(args.data, args.train_split, rules, num_objects=args.baseline_objects)
   )
   mesh = sharding.make_mesh()
-  with jax.set_mesh(mesh):  # Shards the objects over all devices of this machine.
-    replicated = sharding.replicated(mesh)
-    network = jax.device_put(lpips, replicated)
-    model = None if reconstructor is None else jax.device_put(reconstructor.model, replicated)
-    sections = _evaluate_views(args, held_out, protocols, nearest, model, network)
-  sections += _evaluate_surfaces(args, held_out, protocols, nearest, reconstructor)
   about = {
     'system': str(args.predictions or args.checkpoint),
     'hash': _hash(args, reconstructor),
@@ -83,31 +92,44 @@ def main() -> None:
   }
   if lpips:
     about['lpips_network'] = lpips.source
+  finished = Finished(args.out, _settings(args, about, held_out, protocols, lpips), restart=args.restart)
+  if finished.count:
+    print(f'{args.out}: continues after {finished.count} finished objects')
+  with jax.set_mesh(mesh):  # Shards the objects over all devices of this machine.
+    replicated = sharding.replicated(mesh)
+    network = jax.device_put(lpips, replicated)
+    model = None if reconstructor is None else jax.device_put(reconstructor.model, replicated)
+    sections = _evaluate_views(args, held_out, protocols, nearest, model, network, finished)
+  sections += _evaluate_surfaces(args, held_out, protocols, nearest, reconstructor, finished)
   _print(about, sections)
   if args.out:
     document = results.write(args.out, about, sections)
     report.write(args.out / 'report.html', document, held_out, _renders(args, held_out, reconstructor))
+    finished.remove()
     print(f'{args.out}: results.json, results.md, report.html')
 
 
-def _evaluate_views(args, held_out: HeldOut, protocols: Sequence[str], nearest, model, network) -> list[Section]:
+def _evaluate_views(
+  args, held_out: HeldOut, protocols: Sequence[str], nearest, model, network, finished: Finished
+) -> list[Section]:
   """Returns the sections of the protocols that compare views."""
   names = [name for name in protocols if name in view_protocols.VERSIONS]
   if not names:
     return []
   if args.predictions:
-    systems = {'predictions': view_protocols.folder_system(held_out, args.predictions, network)}
+    systems = {'predictions': view_protocols.folder_system(held_out, args.predictions, network, finished)}
   else:
 
     def scores(number):
-      batches = novel_views.Batches(held_out, input_view=number, progress=_progress(f'model, input view {number}'))
-      return novel_views.evaluate_model(batches, model, network)[0]
+      name = f'model, input view {number}'
+      batches = novel_views.Batches(held_out, input_view=number, progress=_progress(name))
+      return novel_views.evaluate_model(batches, model, network, finished.part(name))[0]
 
     systems = {'model': scores}
   settings: dict = {}
   if not args.no_baselines:
     mean_view = baselines.mean_training_view(args.data, args.train_split, args.size, num_views=args.baseline_views)
-    systems |= view_protocols.trivial_systems(held_out, mean_view, nearest(), network)
+    systems |= view_protocols.trivial_systems(held_out, mean_view, nearest(), network, finished)
     settings['baselines'] = (
       f'mean view of {args.baseline_views} views and nearest object among {args.baseline_objects} objects, at most, of '
       f'the split {args.train_split}; seed 0'
@@ -117,7 +139,7 @@ def _evaluate_views(args, held_out: HeldOut, protocols: Sequence[str], nearest, 
 
 
 def _evaluate_surfaces(
-  args, held_out: HeldOut, protocols: Sequence[str], nearest, reconstructor: Reconstructor | None
+  args, held_out: HeldOut, protocols: Sequence[str], nearest, reconstructor: Reconstructor | None, finished: Finished
 ) -> list[Section]:
   """Returns the sections of the protocols that compare surfaces."""
   chosen = [PROTOCOLS[name] for name in protocols if name in PROTOCOLS]
@@ -130,7 +152,13 @@ def _evaluate_surfaces(
   if not args.no_baselines and args.nearest_surface:
     systems['nearest_training_object'] = geometry_runs.nearest_system(held_out, nearest(), args.meshes)
   return geometry_runs.run(
-    chosen, held_out, systems, args.meshes, baselines=not args.no_baselines, progress=_progress('surfaces')
+    chosen,
+    held_out,
+    systems,
+    args.meshes,
+    baselines=not args.no_baselines,
+    progress=_progress('surfaces'),
+    finished=finished.part('surfaces'),
   )
 
 
@@ -191,12 +219,33 @@ def _protocols(args, held_out: HeldOut) -> list[str]:
   return names
 
 
+def _settings(args, about: Mapping, held_out: HeldOut, protocols: Sequence[str], lpips) -> dict:
+  """Returns everything that the values of objects depend on."""
+  network = None if lpips is None else dict(enumerate(jax.tree.leaves(lpips)))
+  return {
+    **about,
+    'data': str(paths.dataset(args.data)),
+    'uids': hashlib.sha256('\n'.join(held_out.uids).encode()).hexdigest(),
+    'protocols': {n: view_protocols.VERSIONS.get(n) or PROTOCOLS[n].version for n in protocols},
+    'lpips_hash': None if network is None else _hash_arrays(network),
+    # Sums on other devices differ in the last bits.
+    'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    'versions': results.versions(),
+    **{name: getattr(args, name) for name in _OPTIONS},
+    'meshes': args.meshes and str(args.meshes.absolute()),
+  }
+
+
 def _hash(args, reconstructor: Reconstructor | None) -> str:
   """Returns a SHA-256 of the parameters of the model, or of the files with the predictions."""
   if reconstructor is None:
     return results.hash_of(args.predictions)
+  return _hash_arrays(pretrained.flat_parameters(reconstructor.model))
+
+
+def _hash_arrays(arrays: Mapping) -> str:
   digest = hashlib.sha256()
-  for name, array in sorted(pretrained.flat_parameters(reconstructor.model).items()):
+  for name, array in sorted(arrays.items()):
     digest.update(f'{name} {array.shape} {array.dtype}\n'.encode())
     digest.update(np.ascontiguousarray(array).tobytes())
   return digest.hexdigest()
@@ -253,6 +302,9 @@ def _parse() -> argparse.Namespace:
   )
   parser.add_argument('--protocol', default='novel-views', choices=(*_NAMES, 'full'), help='default: novel-views')
   parser.add_argument('--out', type=Path, help='directory for results.json, results.md and report.html')
+  parser.add_argument(
+    '--restart', action='store_true', help='discard the finished objects of an evaluation that was stopped in --out'
+  )
   parser.add_argument('--split', default='test', help='split to evaluate (default: test)')
   parser.add_argument('--objects', type=int, help='number of objects, the first of the split (default: all)')
   parser.add_argument('--uids', type=Path, help='objects to evaluate: a file with a uid a line, or uids with commas')

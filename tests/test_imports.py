@@ -22,7 +22,7 @@ LAYERS = (
   {'reconstruction'},
   {'training'},
   {'command_line'},
-  {'train', 'reconstruct', 'evaluate', 'export', 'quickstart', 'data_check', 'view', 'client'},
+  {'train', 'reconstruct', 'evaluate', 'export', 'quickstart', 'data_check', 'view', 'client', 'report'},
 )
 # Third-party packages and the only packages of lrm_jax that may import them.
 ONLY_IN = {
@@ -32,8 +32,8 @@ ONLY_IN = {
   'grain': {'datasets'},
   'tensorflow_datasets': {'datasets'},
   'absl': {'train'},
-  'ml_collections': {'storage', 'weights', 'training', 'train'},
-  'matplotlib': {'quickstart'},
+  'ml_collections': {'storage', 'weights', 'training', 'train', 'report'},
+  'matplotlib': {'evaluation'},
   'tensorboardX': {'training'},
   'starlette': {'view'},
   'uvicorn': {'view'},

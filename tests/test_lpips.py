@@ -166,8 +166,8 @@ def test_evaluate_reports_which_lpips_network_was_used(dataset, tmp_path, capsys
   def network(x, y):
     return jnp.mean(jnp.square(x - y), axis=(1, 2, 3))
 
-  def evaluate_model(batches, model, lpips):
-    del model
+  def evaluate_model(batches, model, lpips, finished):
+    del model, finished
     return novel_views.evaluate(batches, true_views, None, lpips)
 
   network = jax.tree_util.Partial(network)

@@ -16,11 +16,11 @@ import trimesh
 from conftest import DATA, TINY_MODEL
 from lrm_jax.command_line import run_main
 from lrm_jax.evaluation import page
+from lrm_jax.evaluation.curves import Panel, curves
 from lrm_jax.models import registry
 from lrm_jax.models.lrm import LRM
 from lrm_jax.quickstart import __main__
 from lrm_jax.quickstart import run as run_module
-from lrm_jax.quickstart.curves import curves
 from lrm_jax.quickstart.run import run
 from lrm_jax.reconstruction import glb, video
 from lrm_jax.storage import checkpoint
@@ -62,7 +62,10 @@ def test_page_is_self_contained(tmp_path):
     'A <title>',
     page.paragraph('a < b'),
     page.table(['', 'dB'], [('ours', 12.345), ('white', 0.5)], ours=[0]),
-    curves({'run': lines, 'empty': [{'step': 1, 'loss': 1.0}]}, {'white': 14.0}),
+    curves(
+      [Panel('loss', 'loss', smooth=True), Panel('eval_psnr', 'PSNR', 'dB', levels={'white': 14.0})],
+      {'run': lines, 'empty': [{'step': 1, 'loss': 1.0}]},
+    ),
     page.section(
       'object',
       page.image_rows({'truth': [np.zeros((4, 4, 3))] * 2}, 32),

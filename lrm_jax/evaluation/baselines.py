@@ -16,6 +16,7 @@ import numpy as np
 
 from lrm_jax.datasets.records import check_cameras, decode, open_split, uid
 from lrm_jax.datasets.views import HeldOut, ViewRules
+from lrm_jax.evaluation.finished import Finished
 from lrm_jax.evaluation.novel_views import Batches, Prediction, Scores, evaluate
 from lrm_jax.geometry import cameras, images
 
@@ -148,22 +149,32 @@ class Nearest:
 
 
 def trivial(
-  held_out: HeldOut, mean_view: np.ndarray, lpips=None, *, input_number: int = 0, nearest: Nearest | None = None
+  held_out: HeldOut,
+  mean_view: np.ndarray,
+  lpips=None,
+  *,
+  input_number: int = 0,
+  nearest: Nearest | None = None,
+  finished: Finished | None = None,
 ) -> dict[str, Scores]:
   """Returns {baseline: scores} of white, mean_view, input_view and, if given, nearest_training_object.
 
   `mean_view` [s, s, 3] is the mean training view, and `input_number` the number of the input view.
   """
+  finished = Finished(None, {}) if finished is None else finished
   batches = Batches(held_out, input_view=input_number)
-  rows = {
-    'white': evaluate(batches, white, None, lpips)[0],
-    'mean_view': evaluate(batches, same_image, mean_view, lpips)[0],
-    'input_view': evaluate(batches, input_view, None, lpips)[0],
+  systems: dict[str, tuple] = {
+    'white': (batches, white, None),
+    'mean_view': (batches, same_image, mean_view),
+    'input_view': (batches, input_view, None),
   }
   if nearest is not None:
     batches = Batches(held_out, input_view=input_number, extra=nearest.views)
-    rows['nearest_training_object'] = evaluate(batches, given_views, np.float32(held_out.rules.background), lpips)[0]
-  return rows
+    systems['nearest_training_object'] = (batches, given_views, np.float32(held_out.rules.background))
+  return {
+    name: evaluate(batches, predict, state, lpips, finished=finished.part(f'{name}, input view {input_number}'))[0]
+    for name, (batches, predict, state) in systems.items()
+  }
 
 
 def _directions(poses: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from lrm_jax.datasets.views import HeldOut
 from lrm_jax.errors import InputError
 from lrm_jax.evaluation import surfaces
 from lrm_jax.evaluation.baselines import Nearest
+from lrm_jax.evaluation.finished import Part
 from lrm_jax.evaluation.geometry_protocols import Protocol
 from lrm_jax.evaluation.results import Row, Section
 from lrm_jax.evaluation.surfaces import Surface
@@ -89,37 +90,28 @@ def run(
   *,
   baselines: bool = True,
   progress: Callable[[Iterable], Iterable] = iter,
+  finished: Part | None = None,
 ) -> list[Section]:
   """Returns a section for each protocol, with a row for each system; the first is the one that is evaluated.
 
   With `baselines`, there are two more rows: a sphere and, if the truth is a mesh, the truth with other points, which is
-  the best that points can measure. Raises InputError, naming the object, if its truth or a prediction is broken.
+  the best that points can measure. Objects in `finished` are not computed again, and the others are added to it. Raises
+  InputError, naming the object, if its truth or a prediction is broken.
   """
+  finished = Part() if finished is None else finished
   scores: dict[str, dict[str, dict]] = {protocol.name: {} for protocol in protocols}
   failed: dict[str, dict[str, str]] = {}
   kinds = set()
   for place in progress(range(len(held_out))):
-    name = held_out.uids[place]
-    truth = true_surface(held_out.record(place), meshes)
-    kinds.add(_kind(truth))
-    predictions = {}
-    for system, surface_of in systems.items():
-      try:
-        predictions[system] = surface_of(place)
-      except NoSurfaceError as error:
-        failed.setdefault(system, {})[name] = str(error)
-        predictions[system] = surfaces.of_points(np.zeros((1, 3)))
-    if baselines:
-      predictions['sphere'] = surfaces.sphere(SPHERE)
-    known: dict[tuple, dict[str, dict[str, float]]] = {}  # Alignment is slow, and several protocols share their rules.
-    for protocol in protocols:
-      if protocol.rules not in known:
-        values = {system: protocol.score(surface, truth) for system, surface in predictions.items()}
-        if baselines and truth.is_mesh:
-          values['truth_with_other_points'] = protocol.score(truth, truth, true_seed=1)
-        known[protocol.rules] = values
-      for system, value in known[protocol.rules].items():
-        scores[protocol.name].setdefault(system, {})[name] = value
+    if place not in finished:
+      finished.add({place: _object(protocols, held_out, place, systems, meshes, baselines)})
+    name, one = held_out.uids[place], finished[place]
+    kinds.add(one['truth'])
+    for system, reason in one['failed'].items():
+      failed.setdefault(system, {})[name] = reason
+    for protocol, rows in one['scores'].items():
+      for system, value in rows.items():
+        scores[protocol].setdefault(system, {})[name] = value
   return [
     Section(
       protocol.name,
@@ -135,6 +127,41 @@ def run(
     )
     for protocol in protocols
   ]
+
+
+def _object(
+  protocols: Sequence[Protocol],
+  held_out: HeldOut,
+  place: int,
+  systems: Mapping[str, System],
+  meshes: Path | None,
+  baselines: bool,
+) -> dict:
+  """Returns {truth: its kind, failed: {system: reason}, scores: {protocol: {system: {metric: value}}}} of an object."""
+  truth = true_surface(held_out.record(place), meshes)
+  predictions, failed = {}, {}
+  for system, surface_of in systems.items():
+    try:
+      predictions[system] = surface_of(place)
+    except NoSurfaceError as error:
+      failed[system] = str(error)
+      predictions[system] = surfaces.of_points(np.zeros((1, 3)))
+  if baselines:
+    predictions['sphere'] = surfaces.sphere(SPHERE)
+  known: dict[tuple, dict[str, dict[str, float]]] = {}  # Alignment is slow, and several protocols share their rules.
+  for protocol in protocols:
+    if protocol.rules not in known:
+      values = {system: protocol.score(surface, truth) for system, surface in predictions.items()}
+      if baselines and truth.is_mesh:
+        values['truth_with_other_points'] = protocol.score(truth, truth, true_seed=1)
+      known[protocol.rules] = {
+        system: {metric: float(x) for metric, x in value.items()} for system, value in values.items()
+      }
+  return {
+    'truth': _kind(truth),
+    'failed': failed,
+    'scores': {protocol.name: known[protocol.rules] for protocol in protocols},
+  }
 
 
 def _kind(truth: Surface) -> str:

@@ -7,7 +7,7 @@ own objects, and only numbers [O, V] come back.
 Legend: O objects, V views, s pixels along a side.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from lrm_jax.datasets.views import HeldOut
 from lrm_jax.distributed import accelerators, sharding
 from lrm_jax.distributed.sharding import replicate, shard_by_batch
 from lrm_jax.evaluation import image_metrics
+from lrm_jax.evaluation.finished import Part
 from lrm_jax.geometry import images
 from lrm_jax.models.triplane_model import TriplaneModel
 
@@ -39,6 +40,7 @@ class Prediction(NamedTuple):
   opacity: Float[Array, 'O V s s'] | None = None
 
 
+Shown = tuple[dict, Prediction]
 Predict = Callable[[Any, Mapping, int], Prediction]  # (state, batch, rays_per_chunk) -> prediction
 
 
@@ -109,12 +111,20 @@ class Batches:
 
   def __iter__(self) -> Iterator[dict]:
     """Yields batches of device arrays."""
+    return (arrays for _, arrays in self.without(()))
+
+  def without(self, finished: Container[int]) -> Iterator[tuple[range, dict]]:
+    """Yields (places, device arrays) of each batch that has an object whose place is not in `finished`."""
     for number in self._progress(range(len(self._places))):
+      first = number * self.per_batch
+      places = range(first, min(first + self.per_batch, len(self.held_out)))
+      if all(place in finished for place in places):
+        continue
       arrays = self._kept[number] if self._kept is not None else self._read(self._places[number])
       if not self.mesh.empty:
         where = sharding.batch_sharding(self.mesh)
         arrays = {name: jax.make_array_from_process_local_data(where, x) for name, x in arrays.items()}
-      yield arrays
+      yield places, arrays
 
   def _read(self, places: Sequence[int]) -> dict:
     objects = []
@@ -128,28 +138,38 @@ class Batches:
 
 
 def evaluate(
-  batches: Batches, predict: Predict, state: Any, lpips=None, *, rays_per_chunk: int = 0
-) -> tuple[Scores, tuple[dict, Prediction]]:
+  batches: Batches, predict: Predict, state: Any, lpips=None, *, rays_per_chunk: int = 0, finished: Part | None = None
+) -> tuple[Scores, Shown | None]:
   """Returns (scores, shown): `shown` is (views, prediction) of the first views of this process's first objects.
 
   `predict` must be a function at the top of a module, because programs are compiled once for each. Every process gets
-  all scores. Raises InputError if the views are too small for a metric.
+  all scores. Batches whose objects are all in `finished` are not computed again, and the others are added to it;
+  `shown` is None if none is left. Raises InputError if the views are too small for a metric.
   """
   background = batches.held_out.rules.background
-  parts, numbers, shown = [], [], None
-  for batch in batches:
+  finished = Part() if finished is None else finished
+  shown = None
+  for places, batch in batches.without(finished):
     values, number, few = _evaluate(predict, state, lpips, batch, rays_per_chunk, background)
-    parts.append(jax.tree.map(np.asarray, values))
-    numbers.append(np.asarray(number))
+    arrays = {name: np.asarray(x, np.float64) for name, x in values.items()}
+    number = np.asarray(number)
+    finished.add(
+      {
+        place: {'number': number[row].tolist(), 'values': {name: x[row].tolist() for name, x in arrays.items()}}
+        for row, place in enumerate(places)
+      }
+    )
     shown = jax.tree.map(_local_rows, few) if shown is None else shown
-  count = len(batches.held_out)
-  number = np.concatenate(numbers)[:count]
-  scores = {
-    name: np.where(number >= 0, np.concatenate([part[name] for part in parts])[:count].astype(np.float64), np.nan)
-    for name in sorted(parts[0], key=_ORDER.index)  # Programs return dictionaries in alphabetical order.
-  }
-  assert shown is not None
-  return Scores(number, scores), shown
+  return _scores([finished[place] for place in range(len(batches.held_out))]), shown
+
+
+def _scores(objects: Sequence[Mapping]) -> Scores:
+  """Returns the scores of finished objects."""
+  number = np.array([one['number'] for one in objects], np.int32)
+  names = sorted(objects[0]['values'], key=_ORDER.index)  # Programs return dictionaries in alphabetical order.
+  return Scores(
+    number, {name: np.where(number >= 0, np.array([one['values'][name] for one in objects]), np.nan) for name in names}
+  )
 
 
 def metrics_of(
@@ -159,9 +179,12 @@ def metrics_of(
   return _evaluate(predict, state, lpips, batch, 0, background)[0]
 
 
-def evaluate_model(batches: Batches, model: TriplaneModel, lpips=None) -> tuple[Scores, tuple[dict, Prediction]]:
+def evaluate_model(
+  batches: Batches, model: TriplaneModel, lpips=None, finished: Part | None = None
+) -> tuple[Scores, Shown | None]:
   """Returns `evaluate` of a model, with as many rays at once as fit into the memory of the devices."""
-  return evaluate(batches, render, model, lpips, rays_per_chunk=_rays_that_fit(model, batches.per_device))
+  rays_per_chunk = _rays_that_fit(model, batches.per_device)
+  return evaluate(batches, render, model, lpips, rays_per_chunk=rays_per_chunk, finished=finished)
 
 
 def predict(model: TriplaneModel, views: Mapping) -> Prediction:
@@ -220,7 +243,7 @@ def _local_rows(x: jax.Array) -> np.ndarray:
   return np.concatenate([np.asarray(shards[start].data) for start in sorted(shards)])
 
 
-def comparison(shown: tuple[Mapping, Prediction], objects: int = 4) -> np.ndarray:
+def comparison(shown: Shown, objects: int = 4) -> np.ndarray:
   """Returns an image with a row per object: its input, then target, render and depth of some of its novel views."""
   reference, prediction = shown
   depth, opacity = prediction.depth, prediction.opacity

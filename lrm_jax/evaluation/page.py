@@ -29,6 +29,7 @@ section { border-top: 1px solid #e3e6ec; padding: 1.2rem 0; }
 .row { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
 .column { display: flex; flex-direction: column; gap: .6rem; }
 .row table th, .row table td { border: 0; padding: 1px; font-size: .8rem; font-weight: 400; color: #5b6475; }
+.scrolling { overflow-x: auto; margin-bottom: 1rem; } .scrolling td { white-space: nowrap; }
 figure { margin: 0; } svg { max-width: 100%; height: auto; }
 img, video, model-viewer { display: block; } model-viewer { border: 1px solid #e3e6ec; border-radius: 4px; }
 """
@@ -66,6 +67,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence], ours: Sequence[int] =
     cells = ''.join(f'<td>{html.escape(cell(value))}</td>' for value in row)
     lines.append(f'<tr{" class=ours" if number in ours else ""}>{cells}</tr>')
   return '\n'.join(lines) + '</table>'
+
+
+def scrolling(part: str) -> str:
+  """Returns a wide part that scrolls sideways instead of widening the page."""
+  return f'<div class="scrolling">{part}</div>'
 
 
 def image(pixels: np.ndarray, width: int) -> str:

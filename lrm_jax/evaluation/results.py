@@ -73,11 +73,15 @@ def to_text(about: Mapping, sections: Sequence[Section]) -> str:
   document = {
     'format': FORMAT,
     **about,
-    'versions': {'python': platform.python_version()}
-    | {name: extras.version(name) or 'not installed' for name in _PACKAGES},
+    'versions': versions(),
     'sections': [section.to_json() for section in sections],
   }
-  return json.dumps(_plain(document), indent=1, allow_nan=False) + '\n'
+  return json.dumps(plain(document), indent=1, allow_nan=False) + '\n'
+
+
+def versions() -> dict[str, str]:
+  """Returns the versions of Python and of the packages that values may depend on."""
+  return {'python': platform.python_version()} | {name: extras.version(name) or 'not installed' for name in _PACKAGES}
 
 
 def to_markdown(document: Mapping) -> str:
@@ -198,12 +202,12 @@ def hash_of(directory: str | os.PathLike) -> str:
 _NOT_LISTED = ('system', 'format', 'sections', 'versions')
 
 
-def _plain(value):
+def plain(value):
   """Returns a tree with Python's numbers, and None for NaN, which JSON does not have."""
   if isinstance(value, Mapping):
-    return {str(name): _plain(x) for name, x in value.items()}
+    return {str(name): plain(x) for name, x in value.items()}
   if isinstance(value, (list, tuple)):
-    return [_plain(x) for x in value]
+    return [plain(x) for x in value]
   if isinstance(value, (float, np.floating)):
     return float(value) if np.isfinite(value) else None
   return int(value) if isinstance(value, np.integer) else value

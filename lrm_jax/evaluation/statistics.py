@@ -42,6 +42,27 @@ def interval(values: np.ndarray) -> list[float]:
   return [float(x) for x in np.percentile(means, [tail, 100 - tail])]
 
 
+def crossed_interval(values: np.ndarray, reference: np.ndarray | None = None) -> list[float]:
+  """Returns the ends of the 95 % bootstrap interval of the mean of values [S, O] of S seeds and O objects.
+
+  With `reference` [T, O], of the same objects, that of the mean of `values` minus that of `reference`. Each of the
+  10,000 seeded resamples draws objects, the same for both, and seeds, for each on its own, with replacement. With a
+  single seed, the interval covers only the objects.
+  """
+  rng = np.random.default_rng(_SEED)
+
+  def weights(count):
+    """Returns how often each of `count` things is drawn in each resample, as shares [R, count]."""
+    return rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count
+
+  objects = weights(values.shape[1])
+  means = np.einsum('rs,so,ro->r', weights(len(values)), values, objects, optimize=True)
+  if reference is not None:
+    means = means - np.einsum('rs,so,ro->r', weights(len(reference)), reference, objects, optimize=True)
+  tail = 50 * (1 - _LEVEL)
+  return [float(x) for x in np.percentile(means, [tail, 100 - tail])]
+
+
 def paired(first: Mapping[str, float | None], second: Mapping[str, float | None]) -> dict:
   """Returns the summary of second - first over the objects that both have, and their number as `pairs`.
 

@@ -14,8 +14,8 @@ from lrm_jax.datasets.views import HeldOut, ViewRules, color
 from lrm_jax.errors import InputError
 from lrm_jax.evaluate import table
 from lrm_jax.evaluation import baselines, novel_views, page
+from lrm_jax.evaluation.curves import Panel, curves
 from lrm_jax.geometry import images
-from lrm_jax.quickstart.curves import curves
 from lrm_jax.reconstruct import reconstruct
 from lrm_jax.reconstruction import reconstructor, video
 from lrm_jax.training import metric_writer
@@ -113,7 +113,13 @@ def write_page(
     page.table(['', 'PSNR, dB', 'SSIM'], scores, ours=(0, 1)),
     page.paragraph(f'The baselines need no model. Time taken: {duration}.', note=True),
     page.heading('Learning curves'),
-    curves(runs, levels),
+    curves(
+      [
+        Panel('loss', 'training loss', smooth=True, log_values=True),
+        Panel('eval_psnr', 'PSNR of novel views, held-out objects', 'dB', levels=levels),
+      ],
+      runs,
+    ),
     page.paragraph(
       'Both models were trained without the LPIPS loss, so uncertain parts are blurred: its VGG16 network is not '
       'included in this repository, and evaluating it would take longer than this model does. The PSNR during training '

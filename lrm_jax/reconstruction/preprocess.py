@@ -75,7 +75,7 @@ def prepare(
   return Prepared(image, True, (*notes, *(f'{path} {note}' for note in found)), extent)
 
 
-def whole(path: str | Path, size: int, background: float = 1.0) -> Prepared:
+def uncropped(path: str | Path, size: int, background: float = 1.0) -> Prepared:
   """Returns the whole image in a file, with what is transparent over a grey `background` in 0..1.
 
   It keeps the camera that took it: images that are not square are padded with the grey, around their centre. Raises

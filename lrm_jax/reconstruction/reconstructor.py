@@ -207,7 +207,7 @@ class Reconstructor:
     with contextlib.ExitStack() as files:
       paths = [files.enter_context(inputs.as_file(image)) for image in images]
       if whole:
-        return [preprocess.whole(path, self.image_size, self.input_background) for path in paths]
+        return [preprocess.uncropped(path, self.image_size, self.input_background) for path in paths]
       prepared = [prepare(path, self.fill) for path in paths]
       largest = max(one.extent for one in prepared)
       for number, (path, one) in enumerate(zip(paths, prepared)):

@@ -43,6 +43,7 @@ class Evaluator:
     for name, batches in self.batches.items():
       prefix = f'eval_{name}' if name else 'eval'
       scores, shown = novel_views.evaluate_model(batches, model, self.trainer.lpips)
+      assert shown is not None
       # The depth error is not defined as long as no pixel is opaque.
       result |= {
         f'{prefix}_{metric}': value

@@ -159,9 +159,40 @@ class _Lines:
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, float]]:
-  """Returns the lines of a run's metrics.jsonl, each {'step': step, name: value, ...}."""
-  lines = (paths.directory(workdir) / 'metrics.jsonl').read_text().splitlines()
-  return [json.loads(line) for line in lines if line.strip()]
+  """Returns the lines of a run's metrics.jsonl, each {'step': step, name: value, ...}, without an incomplete one.
+
+  Raises InputError if the directory has none.
+  """
+  return _read_lines(workdir, 'metrics.jsonl')
+
+
+def read_starts(workdir: str | os.PathLike) -> list[dict]:
+  """Returns the lines of a run's starts.jsonl, oldest first; empty if it has none."""
+  return _read_lines(workdir, 'starts.jsonl', required=False)
+
+
+def newest_images(workdir: str | os.PathLike) -> dict[str, tuple[int, np.ndarray]]:
+  """Returns {name: (step, image [H, W, 3] in 0..1)}: the newest image of each name that `write_image` has written."""
+  newest: dict[str, tuple[int, epath.Path]] = {}
+  folder = paths.directory(workdir) / 'images'
+  for path in sorted(folder.glob('*.png'), key=os.fspath) if folder.is_dir() else []:
+    name, _, step = path.stem.rpartition('_')
+    if name and step.isdigit() and int(step) >= newest.get(name, (0, path))[0]:
+      newest[name] = int(step), path
+  return {name: (step, images.decode(path.read_bytes())[..., :3]) for name, (step, path) in newest.items()}
+
+
+def _read_lines(workdir: str | os.PathLike, name: str, *, required: bool = True) -> list[dict]:
+  path = paths.directory(workdir) / name
+  if not path.is_file():
+    if required:
+      raise InputError(f'{workdir} has no {name}: give the --workdir of a training')
+    return []
+  found = []
+  for line in path.read_text().splitlines():
+    with contextlib.suppress(json.JSONDecodeError):  # The last line of a run that is being written or was killed.
+      found.append(json.loads(line))
+  return found
 
 
 def _is_at_most(line: str, step: int) -> bool:

@@ -61,16 +61,16 @@ def read_position(progress: Mapping, old: ConfigDict) -> Position:
   return Position(**{field.name: values[field.name] for field in dataclasses.fields(Position) if field.name in values})
 
 
-def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[str, str]]:
-  """Returns {dotted name: (old value, new value)} of the values that differ, as JSON; '-' means that it is missing."""
-  plain = [json.loads(json.dumps(config.to_dict())) for config in (old, new)]
+def differences(*configs: ConfigDict) -> dict[str, tuple[str, ...]]:
+  """Returns {dotted name: value in each, as JSON} of the values that differ; '-' means that a value is missing."""
+  plain = [json.loads(json.dumps(config.to_dict())) for config in configs]
   flat = [traverse_util.flatten_dict(config, sep='.') for config in plain]
-  names = sorted(flat[0].keys() | flat[1].keys())
-  pairs = [(name, *(json.dumps(x[name]) if name in x else '-' for x in flat)) for name in names]
-  return {name: (a, b) for name, a, b in pairs if a != b}
+  names = sorted(set().union(*flat))
+  values = {name: tuple(json.dumps(x[name]) if name in x else '-' for x in flat) for name in names}
+  return {name: found for name, found in values.items() if len(set(found)) > 1}
 
 
-def check(position: Position, changes: Mapping[str, tuple[str, str]], sources: Sequence[Source], allowed: bool) -> None:
+def check(position: Position, changes: Mapping[str, tuple[str, ...]], sources: Sequence[Source], allowed: bool) -> None:
   """Raises InputError if the data or the seed differ from those of the checkpoint and that is not `allowed`."""
   reasons = [f'config.{name} was {a} and is {b}' for name, (a, b) in changes.items() if name == 'seed']
   if position.data:
@@ -94,7 +94,7 @@ def check(position: Position, changes: Mapping[str, tuple[str, str]], sources: S
 
 
 def describe(
-  position: Position, changes: Mapping[str, tuple[str, str]], rates: tuple[float, float], num_train_steps: int
+  position: Position, changes: Mapping[str, tuple[str, ...]], rates: tuple[float, float], num_train_steps: int
 ) -> str:
   """Returns what changes, one line each, and what follows from it. `rates` are the old and new learning rates."""
   lines = [f'  config.{name}: {a} -> {b}' for name, (a, b) in changes.items()]

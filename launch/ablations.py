@@ -1,0 +1,252 @@
+"""Trains and evaluates the variants of a sweep with several seeds, and writes a table of what each choice does.
+
+  python launch/ablations.py --sweep=quickstart --out=ablations             # one run after another, here
+  python launch/ablations.py --sweep=paper --out=DIR --slurm                # an array of jobs, one for each run
+  python launch/ablations.py --sweep=quickstart --out=ablations --table     # only the table of the finished runs
+
+Sweeps: quickstart, paper (launch/sweeps.py), or a Python file with a Sweep called SWEEP. Each run is DIR/VARIANT/seedK,
+the --workdir of a training, with its evaluation in `evaluation`. The same command continues: finished runs are kept,
+and an unfinished one resumes. Writes DIR/ablations.md, .json and .png.
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+
+import ablation_table
+from lrm_jax.command_line import run_main
+from lrm_jax.errors import FAILURE, TEMPORARY_FAILURE, InputError, Interrupted
+from sweeps import SWEEPS, Overrides, Sweep
+
+_SLURM = """#!/bin/bash
+# Written by launch/ablations.py: one task for each run. A task that is requeued resumes.
+#SBATCH --job-name=ablations
+#SBATCH --array=0-{last}
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:TERM@120
+#SBATCH --output={out}/%x_%A_%a.log
+{options}
+cd {folder}
+trap 'kill -TERM "$child"' TERM
+{command} --task="$SLURM_ARRAY_TASK_ID" &
+child=$!
+wait "$child"; code=$?
+while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done
+[ "$code" -eq {temporary} ] && scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
+exit "$code"
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One training with its evaluation, in `workdir`."""
+
+  variant: str
+  seed: int
+  workdir: Path
+  overrides: Overrides
+
+  @property
+  def result(self) -> Path:
+    """The file that a finished run has."""
+    return self.workdir / 'evaluation' / 'results.json'
+
+
+def runs_of(
+  sweep: Sweep, out: Path, seeds: int, extra: Overrides, inputs: dict[str, str]
+) -> tuple[list[Run], list[str]]:
+  """Returns the runs, all variants with the first seed first, and what is left out because an input is not given.
+
+  Raises InputError if an input of the base is not given.
+  """
+  chosen, left_out = {}, []
+  for number, (name, overrides) in enumerate(sweep.variants.items()):
+    try:
+      chosen[name] = {key: fill(value, inputs) for key, value in {**sweep.common, **overrides, **extra}.items()}
+    except KeyError as missing:
+      if number == 0:
+        raise InputError(f'the sweep needs --input={missing.args[0]}=PATH') from missing
+      left_out.append(f'{name} needs --input={missing.args[0]}=PATH')
+  return [
+    Run(name, seed, out / name / f'seed{seed}', {**overrides, 'seed': seed})
+    for seed in range(seeds)
+    for name, overrides in chosen.items()
+  ], left_out
+
+
+def fill(value: object, inputs: dict[str, str]) -> object:
+  """Returns a value, with an input in braces replaced; raises KeyError if it is not given."""
+  return value.format_map(inputs) if isinstance(value, str) else value
+
+
+def execute(run: Run, sweep: Sweep, data: str) -> int:
+  """Trains and evaluates a run, unless it is finished; returns the exit code.
+
+  Raises InputError if its directory was started with other values, and Interrupted after SIGTERM.
+  """
+  started = run.workdir / 'ablation.json'
+  wanted = {'config': sweep.config, 'overrides': run.overrides}
+  if started.is_file():
+    if (found := json.loads(started.read_text())) != wanted:
+      raise InputError(
+        f'{run.workdir} was started with {json.dumps(found)}, not {json.dumps(wanted)}: give another --out, or '
+        'remove it'
+      )
+  else:
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    started.write_text(json.dumps(wanted, indent=1) + '\n')
+  if run.result.is_file():
+    return 0
+  options = [f'--config.{name}={value}' for name, value in run.overrides.items()]
+  code = call('lrm_jax.train', f'--config={sweep.config}', f'--workdir={run.workdir}', *options)
+  if code:
+    return code
+  where = [f'--data={data}', f'--split={sweep.split}', f'--size={sweep.size}', f'--out={run.result.parent}']
+  return call('lrm_jax.evaluate', f'--checkpoint={run.workdir}', '--no_baselines', *where)
+
+
+def call(module: str, *options: str) -> int:
+  """Runs a command of the package and returns its exit code. Passes SIGTERM on; then raises Interrupted."""
+  command = [sys.executable, '-m', module, *options]
+  print(shlex.join(command), flush=True)
+  stopped = []
+  with subprocess.Popen(command) as process:
+
+    def stop(number, frame):
+      del frame
+      stopped.append(number)
+      process.send_signal(number)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+      code = process.wait()
+    finally:
+      signal.signal(signal.SIGTERM, previous)
+  if stopped:
+    raise Interrupted('stopped by SIGTERM: the same command continues')
+  return code
+
+
+def run_all(runs: list[Run], sweep: Sweep, data: str) -> list[str]:
+  """Runs one after another; returns a sentence for each that failed. The next start tries those again."""
+  failed = []
+  for number, run in enumerate(runs, 1):
+    print(f'\n== {number} of {len(runs)}: {run.workdir}', flush=True)
+    if code := execute(run, sweep, data):
+      failed.append(f'{run.workdir} failed with exit code {code}')
+      print(failed[-1], file=sys.stderr, flush=True)
+  return failed
+
+
+def array_script(args, runs: list[Run]) -> Path:
+  """Writes DIR/ablations.sbatch, an array with a task for each run, and returns its path."""
+  words = [
+    word for word in sys.argv[1:] if word not in ('--slurm', '--submit') and not word.startswith('--slurm_options')
+  ]
+  command = shlex.join([sys.executable, str(Path(__file__).resolve()), *words])
+  options = '\n'.join(f'#SBATCH {option}' for option in shlex.split(args.slurm_options))
+  path = args.out / 'ablations.sbatch'
+  args.out.mkdir(parents=True, exist_ok=True)
+  path.write_text(
+    _SLURM.format(
+      last=len(runs) - 1,
+      out=args.out.absolute(),
+      options=options,
+      folder=shlex.quote(str(Path.cwd())),
+      command=command,
+      temporary=TEMPORARY_FAILURE,
+    )
+  )
+  return path
+
+
+def main() -> int:
+  args = parse()
+  sweep = find_sweep(args.sweep)
+  inputs, extra = dict(args.input), dict(args.set)
+  runs, left_out = runs_of(sweep, args.out, args.seeds, extra, inputs)
+  data = str(fill(sweep.data, inputs))
+  for sentence in left_out:
+    print(f'left out: {sentence}')
+  if args.list:
+    for number, run in enumerate(runs):
+      print(number, run.workdir, json.dumps(run.overrides))
+    return 0
+  if args.task is not None:
+    if not 0 <= args.task < len(runs):
+      raise InputError(f'--task={args.task} must be from 0 to {len(runs) - 1}')
+    return execute(runs[args.task], sweep, data)
+  if args.slurm:
+    path = array_script(args, runs)
+    if args.submit:
+      return subprocess.run(['sbatch', str(path)], check=False).returncode
+    print(f'sbatch {path}')
+    return 0
+  failed = [] if args.table else run_all(runs, sweep, data)
+  finished = [run for run in runs if run.result.is_file()]
+  if not finished:
+    raise InputError(f'{args.out} has no finished run' + ('' if args.table else f': {"; ".join(failed)}'))
+  ablation_table.write(args.out, args.sweep, runs, left_out)
+  print(f'{args.out}: ablations.md, ablations.json, ablations.png; {len(finished)} of {len(runs)} runs are finished')
+  for sentence in failed:
+    print(sentence, file=sys.stderr)
+  return FAILURE if failed else 0
+
+
+def find_sweep(name: str) -> Sweep:
+  """Returns the sweep of a name, or the SWEEP of a Python file."""
+  if name in SWEEPS:
+    return SWEEPS[name]
+  if not name.endswith('.py') or not Path(name).is_file():
+    raise InputError(f'--sweep={name} must be {", ".join(SWEEPS)} or a Python file with a Sweep called SWEEP')
+  found = runpy.run_path(name).get('SWEEP')
+  if not isinstance(found, Sweep) or not found.variants:
+    raise InputError(f'{name} must define SWEEP, a Sweep of launch/sweeps.py with variants')
+  return found
+
+
+def pair(text: str) -> tuple[str, str]:
+  name, separator, value = text.partition('=')
+  if not separator or not name:
+    raise argparse.ArgumentTypeError(f'{text!r} must be NAME=VALUE')
+  return name, value
+
+
+def parse() -> argparse.Namespace:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--sweep', required=True, help=f'{", ".join(SWEEPS)}, or a Python file')
+  parser.add_argument('--out', type=Path, required=True, help='directory of the runs and the table')
+  parser.add_argument('--seeds', type=int, default=3, help='seeds of each variant (default: 3)')
+  parser.add_argument(
+    '--input', type=pair, action='append', default=[], metavar='NAME=PATH', help='an input of the sweep'
+  )
+  parser.add_argument(
+    '--set', type=pair, action='append', default=[], metavar='KEY=VALUE', help='a value of all configurations'
+  )
+  parser.add_argument('--list', action='store_true', help='print the runs, and stop')
+  parser.add_argument('--table', action='store_true', help='only write the table of the finished runs')
+  parser.add_argument('--task', type=int, help='only this run; jobs of an array use it')
+  parser.add_argument(
+    '--slurm', action='store_true', help='write DIR/ablations.sbatch, an array of jobs, and print the command'
+  )
+  parser.add_argument('--submit', action='store_true', help='with --slurm: run sbatch')
+  parser.add_argument(
+    '--slurm_options', default='', help="options of a job, such as '--gres=gpu:8 --cpus-per-task=64 --time=24:00:00'"
+  )
+  args = parser.parse_args()
+  if args.seeds < 1:
+    raise InputError(f'--seeds={args.seeds} must be at least 1')
+  if args.submit and not args.slurm:
+    raise InputError('--submit needs --slurm')
+  return args
+
+
+if __name__ == '__main__':
+  run_main(main)
