@@ -17,7 +17,7 @@ import dataclasses
 
 import numpy as np
 
-from lrm_jax.datasets.records import BrokenRecordError, check_cameras, decode, uid
+from lrm_jax.datasets.records import BrokenRecordError, check_cameras, decode, decode_depth, uid
 from lrm_jax.geometry import cameras, images
 
 
@@ -41,6 +41,7 @@ class MakeExample:
   resize_max: int
   num_side_views: int
   num_input_views: int = 1
+  with_depth: bool = False
   background: tuple[float, ...] = (1.0,)  # Grey levels; one is drawn for each target view.
   input_background: float = 1.0
   normalise_cameras: bool = True
@@ -60,7 +61,7 @@ class MakeExample:
     target_camera_to_world [V, 4, 4], target_intrinsics [V, 4], background [V, 3] in 0..1, a multiple of 1/255.
     With rays='foreground', also target_position [V, w, w, 2], the centres (x, y) of the pixels in 0..1 of their view,
     and target_weight [V, w, w]. With `num_input_views` = N > 1: image [N, H, W, 3], camera_to_world [N, 4, 4],
-    intrinsics [N, 4].
+    intrinsics [N, 4]. With `with_depth`: target_depth [V, w, w], distances along the rays, 0 for background.
     """
     check_cameras(record)
     picked = self._pick(record, rng)
@@ -79,8 +80,11 @@ class MakeExample:
       if view in inputs:
         input_images[view] = _to_bytes(images.over(images.resize(pixels, self.image_size), self.input_background))
       if view in picked:
-        targets.append(self._target(pixels, intrinsics[picked.index(view)], rng))
-    windows, window_intrinsics, positions, weights = zip(*targets)
+        depth = decode_depth(record, view) if self.with_depth else None
+        if depth is not None and mirrored:
+          depth = depth[:, ::-1]
+        targets.append(self._target(pixels, depth, intrinsics[picked.index(view)], rng))
+    windows, depths, window_intrinsics, positions, weights = zip(*targets)
     # Rounded like the targets, so that a render of the background has no error.
     greys = np.round(rng.choice(self.background, len(picked)) * 255).astype(np.float32) / np.float32(255)
     places = [0, *range(len(picked), len(poses))]  # of the input views in `poses`
@@ -98,6 +102,10 @@ class MakeExample:
       'target_intrinsics': np.stack(window_intrinsics).astype(np.float32),
       'background': np.tile(greys[:, None], (1, 3)),
     }
+    if self.with_depth:
+      source = np.asarray(record['camera_to_world'], np.float64)[picked[0], :3, 3]
+      scale = np.linalg.norm(poses[0, :3, 3]) / np.linalg.norm(source)
+      example['target_depth'] = np.stack(depths) * np.float32(scale)
     if self.rays == 'foreground':
       example |= {'target_position': np.stack(positions), 'target_weight': np.stack(weights)}
     return example
@@ -139,45 +147,55 @@ class MakeExample:
       poses, _ = cameras.normalise_to_input_view(poses, position=self.input_position, keep_distance=self.keep_distance)
     return poses, intrinsics
 
-  def _target(self, view, intrinsics, rng):
-    """Returns what supervises a view: pixels [w, w, 4], premultiplied, and their intrinsics [4].
+  def _target(self, view, depth, intrinsics, rng):
+    """Returns what supervises a view: pixels [w, w, 4], premultiplied, their depth [w, w], their intrinsics [4].
 
-    Single pixels also have positions [w, w, 2] and weights [w, w]; these are None for a window.
+    Single pixels also have positions [w, w, 2] and weights [w, w]; these are None for a window. The depth [S, S] of the
+    view may be None.
     """
-    if self.rays == 'foreground':
-      pixels, positions, weights = self._single_pixels(view, rng)
-      return pixels, intrinsics, positions, weights
-    pixels, intrinsics = self._window(view, intrinsics, rng)
-    return pixels.copy(), intrinsics, None, None
-
-  def _window(self, view, intrinsics, rng):
-    """Returns (window [w, w, 4], its intrinsics [4]): a random crop of the view at a random size, premultiplied."""
     size = int(rng.integers(self.resize_min, self.resize_max + 1))
     view = images.resize(view, size)
+    if depth is not None:
+      depth = images.nearest(depth, size)
+    if self.rays == 'foreground':
+      drawn, positions, weights = self._single_pixels(view, rng)
+      shape = self.window, self.window
+      if depth is not None:
+        depth = depth.reshape(-1)[drawn].reshape(shape)
+      return view.reshape(-1, 4)[drawn].reshape(*shape, 4), depth, intrinsics, positions, weights
+    top, left = self._corner(view, rng)
+    part = slice(top, top + self.window), slice(left, left + self.window)
+    if depth is not None:
+      depth = depth[part].copy()
+    intrinsics = cameras.window_intrinsics(intrinsics, size, left, top, self.window)
+    return view[part].copy(), depth, intrinsics, None, None
+
+  def _corner(self, view, rng) -> tuple[int, int]:
+    """Returns the top row and the left column of a random window of the view [S, S, 4]."""
+    size = len(view)
     corner = rng.integers(0, size - self.window + 1, 2)
     if rng.random() < self.foreground_bias:
       inside = np.argwhere(view[..., 3] > 0.5)
       if len(inside):
         corner = np.clip(inside[rng.integers(len(inside))] - self.window // 2, 0, size - self.window)
     top, left = map(int, corner)
-    window = view[top : top + self.window, left : left + self.window]
-    return window, cameras.window_intrinsics(intrinsics, size, left, top, self.window)
+    return top, left
 
   def _single_pixels(self, view, rng):
-    """Returns (pixels [w, w, 4], premultiplied; positions [w, w, 2]; weights [w, w]) of the view at a random size."""
-    size, count = int(rng.integers(self.resize_min, self.resize_max + 1)), self.window**2
-    flat = images.resize(view, size).reshape(-1, 4)
-    inside = np.flatnonzero(flat[:, 3] > 0.5)
+    """Returns (indices [w w] of the pixels drawn from a view [S, S, 4], positions [w, w, 2], weights [w, w])."""
+    size, count = len(view), self.window**2
+    opacity = view[..., 3].reshape(-1)
+    inside = np.flatnonzero(opacity > 0.5)
     on_object = round(self.foreground_share * count) if len(inside) else 0
     drawn = rng.choice(inside, on_object) if on_object else np.empty(0, int)
     # In the order of the image: neighbouring rays read neighbouring texels.
-    drawn = np.sort(np.concatenate([drawn, rng.integers(0, len(flat), count - on_object)]))
+    drawn = np.sort(np.concatenate([drawn, rng.integers(0, len(opacity), count - on_object)]))
     share = on_object / count
     weights = np.full(count, 1 / (1 - share), np.float32)
-    weights[flat[drawn, 3] > 0.5] = 1 / (share * len(flat) / max(len(inside), 1) + 1 - share)
+    weights[opacity[drawn] > 0.5] = 1 / (share * len(opacity) / max(len(inside), 1) + 1 - share)
     positions = (np.stack([drawn % size, drawn // size], axis=-1) + 0.5) / size
     shape = self.window, self.window
-    return flat[drawn].reshape(*shape, 4), positions.astype(np.float32).reshape(*shape, 2), weights.reshape(shape)
+    return drawn, positions.astype(np.float32).reshape(*shape, 2), weights.reshape(shape)
 
 
 def _to_bytes(pixels: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ class Source:
 
 
 def training_sources(
-  data: Mapping, *, image_size: int, input_position: Sequence[float], num_input_views: int = 1
+  data: Mapping, *, image_size: int, input_position: Sequence[float], num_input_views: int = 1, with_depth: bool = False
 ) -> list[Source]:
   """Returns the datasets of the `data` section of a configuration: `path`, and the entries of `mixture` with a path.
 
@@ -60,6 +60,7 @@ def training_sources(
     rules |= dict(
       image_size=image_size,
       num_input_views=num_input_views,
+      with_depth=with_depth,
       input_position=tuple(input_position),
       background=tuple(values['background']),
     )

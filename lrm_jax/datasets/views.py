@@ -107,7 +107,7 @@ class HeldOut:
     }
     if self.has_depth:
       scale = np.cbrt(np.linalg.det(similarity[:3, :3]))
-      result['depth'] = np.stack([_nearest(decode_depth(record, view), rules.size) * scale for view in order])
+      result['depth'] = np.stack([images.nearest(decode_depth(record, view), rules.size) * scale for view in order])
     return result
 
 
@@ -182,9 +182,3 @@ def load_views(
   held_out = HeldOut(path, split, rules, indices)
   views = held_out.load(range(len(held_out)))
   return views | {'color': color(views, background), 'opacity': views['rgba'][..., 3].astype(np.float32) / 255}
-
-
-def _nearest(depth: np.ndarray, size: int) -> np.ndarray:
-  """Returns a depth map [S, S] sampled at the pixel centres of [size, size], so that no depths are mixed."""
-  index = ((np.arange(size) + 0.5) * len(depth) / size).astype(int)
-  return depth[index][:, index]

@@ -36,6 +36,7 @@ def check(config: ConfigDict, workdir: str | Path, num_devices: int) -> list[str
     image_size=config.model.image_size,
     input_position=model.input_position,
     num_input_views=model.num_input_views,
+    with_depth=config.loss.depth_weight > 0,
   )
   check_path(config)
   for source in sources:

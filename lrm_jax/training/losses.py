@@ -1,7 +1,8 @@
-"""Training losses: squared error, perceptual distance and mask error of rendered views, total variation of planes.
+"""Training losses: errors of the colour, mask and depth of rendered views, perceptual distance, regularisers.
 
 Sources: LRM (arXiv 2311.04400), section 3.4, for the mean over views of MSE + lambda * LPIPS; OpenLRM for the total
-variation; TripoSR for the cross-entropy of the mask. The squared error of the mask is ours.
+variation; TripoSR for the cross-entropy of the mask. The errors of mask and depth and the entropy of the opacity are
+ours.
 Legend: B batch, V views, h w window, P texels along a plane's side, C channels.
 """
 
@@ -23,9 +24,12 @@ def reconstruction(
   planes: Float[Array, 'B 3 P P C'],
   *,
   pixel_weight: Float[Array, 'B V h w'] | None = None,
+  target_depth: Float[Array, 'B V h w'] | None = None,
   lpips_weight: float = 0.0,
   mask_weight: float = 0.0,
   mask_entropy_weight: float = 0.0,
+  opacity_entropy_weight: float = 0.0,
+  depth_weight: float = 0.0,
   total_variation_weight: float = 0.0,
   lpips: Callable | None = None,
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
@@ -33,7 +37,8 @@ def reconstruction(
 
   `pixel_weight` multiplies the errors of single pixels in the means; it excludes LPIPS, which needs whole windows.
   Terms with weight 0 are not computed. `lpips` maps two batches of images [N, h, w, 3] in 0..1 to distances [N]; it is
-  required if `lpips_weight` is positive.
+  required if `lpips_weight` is positive, as is `target_depth` if `depth_weight` is: distances along the rays in world
+  units, 0 for background, where there is no error.
   """
   mse = _mean(jnp.square(pixels.color - target_color), pixel_weight)
   parts = {'mse': mse}
@@ -54,6 +59,15 @@ def reconstruction(
   if mask_entropy_weight > 0:
     parts['mask_entropy'] = cross_entropy(pixels.opacity, target_opacity, pixel_weight)
     loss += mask_entropy_weight * parts['mask_entropy']
+  if opacity_entropy_weight > 0:
+    parts['opacity_entropy'] = cross_entropy(pixels.opacity, pixels.opacity, pixel_weight)
+    loss += opacity_entropy_weight * parts['opacity_entropy']
+  if depth_weight > 0:
+    if target_depth is None:
+      raise InputError(f'{depth_weight=} needs `target_depth`')
+    error = jnp.where(target_depth > 0, jnp.abs(pixels.depth - target_depth), 0.0)
+    parts['depth'] = _mean(error, pixel_weight)
+    loss += depth_weight * parts['depth']
   if total_variation_weight > 0:
     parts['total_variation'] = total_variation(planes)
     loss += total_variation_weight * parts['total_variation']

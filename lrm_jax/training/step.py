@@ -106,6 +106,7 @@ def make_train_step(
       planes,
       lpips=lpips,
       pixel_weight=batch.get('target_weight'),
+      target_depth=batch.get('target_depth'),
       **loss_weights,
     )
     if num_datasets > 1:

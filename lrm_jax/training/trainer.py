@@ -49,6 +49,7 @@ class Trainer:
         image_size=config.model.image_size,
         input_position=self.model.input_position,
         num_input_views=self.model.num_input_views,
+        with_depth=config.loss.depth_weight > 0,
       )
     optimizer = dict(config.optimizer)
     if config.model.get('lora_rank', 0):

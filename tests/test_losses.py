@@ -1,0 +1,108 @@
+"""The losses of depth and of the entropy of opacity, and the depth of training examples."""
+
+import io
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+
+from conftest import encode_png
+from lrm_jax.datasets import examples
+from lrm_jax.datasets.records import DEPTH_RANGE, BrokenRecordError
+from lrm_jax.errors import InputError
+from lrm_jax.geometry import cameras, rays
+from lrm_jax.geometry.volume import Pixels
+from lrm_jax.training import losses
+
+RADIUS, SIZE = 0.5, 48
+
+
+def sphere_depth(poses, intrinsics, size, radius):
+  """Returns the distances [V, size, size] along the rays to a sphere around the origin; 0 where they miss it."""
+  origins, directions = map(np.asarray, rays.pixel_rays(jnp.asarray(poses), jnp.asarray(intrinsics), size))
+  middle = -np.sum(origins * directions, axis=-1)
+  square = radius**2 - np.sum(origins**2, axis=-1) + middle**2
+  return np.where(square > 0, middle - np.sqrt(np.maximum(square, 0)), 0)
+
+
+@pytest.fixture(scope='module')
+def sphere():
+  """A record of a sphere with depth, seen from several distances."""
+  poses = cameras.look_at(np.array([[0, -1.6, 0.3], [1.4, 1.0, 0.5], [-2.0, 0.6, -0.4], [0.3, 2.4, 0.9]]))
+  intrinsics = np.tile(cameras.intrinsics_from_fov(50), (4, 1))
+  depth = sphere_depth(poses.astype(np.float32), intrinsics.astype(np.float32), SIZE, RADIUS)
+  views, encoded = [], []
+  for view in depth:
+    color = np.full((SIZE, SIZE, 3), 90)
+    views.append(encode_png(np.dstack([color, 255 * (view > 0)]).astype(np.uint8)))
+    stream = io.BytesIO()
+    Image.fromarray(np.round(view / DEPTH_RANGE * 65535).astype(np.uint16)).save(stream, 'PNG')
+    encoded.append(stream.getvalue())
+  return {'uid': b'sphere', 'views': views, 'depth': encoded, 'camera_to_world': poses, 'intrinsics': intrinsics}
+
+
+@pytest.mark.parametrize('keep_distance', [False, True])
+@pytest.mark.parametrize('rays_of', ['window', 'foreground'])
+def test_depth_of_examples_is_that_of_their_rays_in_their_world(sphere, rays_of, keep_distance):
+  make = examples.MakeExample(
+    image_size=16,
+    window=16,
+    resize_min=SIZE,
+    resize_max=SIZE,
+    num_side_views=2,
+    with_depth=True,
+    mirror=True,
+    keep_distance=keep_distance,
+    rays=rays_of,
+    foreground_bias=1.0,
+  )
+  for seed in range(6):
+    example = make(sphere, np.random.default_rng(seed))
+    depth, poses = example['target_depth'], example['target_camera_to_world']
+    assert depth.shape == (3, 16, 16) and depth.dtype == np.float32
+    # The sphere was scaled with the cameras.
+    distances = np.linalg.norm(poses[:, :3, 3], axis=-1)
+    known = np.linalg.norm(sphere['camera_to_world'][:, :3, 3], axis=-1)
+    scale = min((distances[0] / d for d in known), key=lambda s: np.abs(distances[:, None] / s - known).min(1).sum())
+    expected = sphere_depth(
+      poses, example['target_intrinsics'], SIZE if rays_of == 'foreground' else 16, RADIUS * scale
+    )
+    if rays_of == 'foreground':
+      columns, rows = np.moveaxis((example['target_position'] * SIZE).astype(int), -1, 0)
+      expected = np.stack([view[r, c] for view, r, c in zip(expected, rows, columns)])
+    both = (depth > 0) & (expected > 0)
+    assert np.mean((depth > 0) == (expected > 0)) > 0.99 and np.mean(both) > 0.2
+    np.testing.assert_allclose(depth[both], expected[both], atol=2 * scale * DEPTH_RANGE / 65535)
+
+
+def test_records_without_depth_are_broken_for_it(sphere):
+  make = examples.MakeExample(image_size=16, window=16, resize_min=16, resize_max=16, num_side_views=1, with_depth=True)
+  with pytest.raises(BrokenRecordError, match='sphere has no depth for view'):
+    make({name: value for name, value in sphere.items() if name != 'depth'}, np.random.default_rng(0))
+
+
+def reconstruction(opacity, depth, target_depth=None, **weights):
+  shape = (1, 1, 2, 2)
+  pixels = Pixels(
+    jnp.zeros((*shape, 3)), jnp.asarray(depth, jnp.float32).reshape(shape), jnp.asarray(opacity).reshape(shape)
+  )
+  target = None if target_depth is None else jnp.asarray(target_depth, jnp.float32).reshape(shape)
+  planes = jnp.zeros((1, 3, 2, 2, 1))
+  return losses.reconstruction(pixels, jnp.zeros((*shape, 3)), jnp.zeros(shape), planes, target_depth=target, **weights)
+
+
+def test_depth_loss_is_the_mean_error_where_the_target_is_not_background():
+  loss, parts = reconstruction([1.0, 1, 1, 0], [2.0, 1.5, 1, 3], [2.5, 1.5, 0, 0], depth_weight=2.0)
+  assert float(parts['depth']) == pytest.approx(0.5 / 4) and float(loss) == pytest.approx(0.25)
+  with pytest.raises(InputError, match='depth_weight=1.0 needs `target_depth`'):
+    reconstruction([1.0, 1, 1, 0], [1.0, 1, 1, 1], depth_weight=1.0)
+
+
+def test_entropy_of_opacity_is_largest_in_fog_and_zero_without():
+  def entropy(opacity):
+    return float(reconstruction(opacity, [1.0] * 4, opacity_entropy_weight=1.0)[0])
+
+  assert entropy([0.5] * 4) == pytest.approx(np.log(2), rel=1e-5)
+  assert entropy([0.0, 1.0, 0.0, 1.0]) < 0.01
+  assert entropy([0.2] * 4) == pytest.approx(-0.2 * np.log(0.2) - 0.8 * np.log(0.8), rel=1e-5)
