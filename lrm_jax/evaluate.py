@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 import hashlib
+import json
 from pathlib import Path
 
 import jax
@@ -87,16 +88,7 @@ def main() -> None:
     lambda: baselines.Nearest(args.data, args.train_split, rules, num_objects=args.baseline_objects)
   )
   mesh = sharding.make_mesh()
-  about = {
-    'system': str(args.predictions or args.checkpoint),
-    'hash': _hash(args, reconstructor),
-    'data': args.data,
-    'split': args.split,
-    'objects': f'{len(held_out)}' + (f', chosen by {args.uids}' if args.uids else ''),
-  }
-  for name, option in _NETWORKS.items():
-    if name in networks:
-      about[option] = networks[name].source
+  about = _about(args, held_out, reconstructor, networks)
   finished = Finished(args.out, _settings(args, about, held_out, protocols, networks), restart=args.restart)
   if finished.count:
     print(f'{args.out}: continues after {finished.count} finished objects')
@@ -222,6 +214,24 @@ def _protocols(args, held_out: HeldOut) -> list[str]:
     has_views = folder.is_dir() and any(folder.glob('[0-9][0-9][0-9].*'))
     names = [name for name in names if name in PROTOCOLS or has_views]
   return names
+
+
+def _about(args, held_out: HeldOut, reconstructor: Reconstructor | None, networks: Mapping) -> dict:
+  """Returns what the results say of the system, the objects and the networks."""
+  about = {
+    'system': str(args.predictions or args.checkpoint),
+    'hash': _hash(args, reconstructor),
+    'data': args.data,
+    'split': args.split,
+    'objects': f'{len(held_out)}' + (f', chosen by {args.uids}' if args.uids else ''),
+  }
+  collection = paths.dataset(args.data) / 'collection.json'
+  if collection.is_file():  # Of data/scans.py: the list of objects with its SHA-256, and how they were rendered.
+    about['collection'] = json.loads(collection.read_text())
+  for name, option in _NETWORKS.items():
+    if name in networks:
+      about[option] = networks[name].source
+  return about
 
 
 def _settings(args, about: Mapping, held_out: HeldOut, protocols: Sequence[str], networks: Mapping) -> dict:
