@@ -34,7 +34,7 @@ import signal
 import sys
 
 from lrm_jax.command_line import run_main
-from lrm_jax.data.rendering import pool
+from lrm_jax.data.rendering import pool, presets
 from lrm_jax.errors import InputError
 
 KINDS = ('.glb', '.gltf', '.obj', '.fbx')
@@ -195,9 +195,7 @@ def parse(argv=None, *, known: bool = False):
   parser.add_argument('--objaverse', type=Path, help='file with uids of Objaverse, one per line')
   parser.add_argument('--out', type=Path, required=True, help='folder to write to')
   parser.add_argument('--engine', choices=('cycles', 'raster'), default='cycles', help='(default: cycles)')
-  parser.add_argument(
-    '--preset', choices=('paper', 'openlrm', 'triposr-like'), default='paper', help='(default: paper)'
-  )
+  parser.add_argument('--preset', choices=tuple(presets.PRESETS), default='paper', help='(default: paper)')
   parser.add_argument(
     '--num_views', type=int, default=32, help='views per object, including the frontal one (default: 32)'
   )

@@ -34,7 +34,7 @@ QUICKSTART = Sweep(
     # Choices of the paper.
     'decoder_depth_2': {'model.decoder_depth': 2},
     'decoder_depth_8': {'model.decoder_depth': 8},
-    'nerf_depth_2': {'model.nerf_depth': 2},
+    'nerf_depth_4': {'model.nerf_depth': 4},
     'nerf_depth_6': {'model.nerf_depth': 6},
     'triplane_resolution_4': {'model.triplane_resolution': 4},
     'triplane_resolution_12': {'model.triplane_resolution': 12},
@@ -80,7 +80,7 @@ PAPER = Sweep(
     },
     'decoder_depth_8': {'model.decoder_depth': 8},
     'decoder_depth_24': {'model.decoder_depth': 24},
-    'nerf_depth_2': {'model.nerf_depth': 2},
+    'nerf_depth_3': {'model.nerf_depth': 3},
     'nerf_depth_5': {'model.nerf_depth': 5},
     'triplane_resolution_16': {'model.triplane_resolution': 16},
     'triplane_resolution_48': {'model.triplane_resolution': 48},

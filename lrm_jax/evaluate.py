@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 import hashlib
+import json
 from pathlib import Path
 
 import jax
@@ -31,9 +32,11 @@ from lrm_jax.evaluation.results import Section
 from lrm_jax.reconstruction.reconstructor import Reconstructor, from_pretrained
 from lrm_jax.storage import paths
 from lrm_jax.weights import pretrained
+from lrm_jax.weights.clip import load_clip
 from lrm_jax.weights.vgg import load_lpips
 
 _NAMES = ('novel-views', 'lrm', *PROTOCOLS)
+_NETWORKS = {'lpips': 'lpips_network', 'clip_similarity': 'clip'}  # metric -> option
 # Options that change values, besides those that name files.
 _OPTIONS = (
   'size',
@@ -67,7 +70,9 @@ def main() -> None:
     return
   enable_compilation_cache()
   reconstructor = None if args.predictions else from_pretrained(args.checkpoint)
-  lpips = load_lpips(args.lpips_network) if args.lpips_network else None
+  networks: dict = {'lpips': load_lpips(args.lpips_network)} if args.lpips_network else {}
+  if args.clip:
+    networks['clip_similarity'] = load_clip(args.clip)
   rules = ViewRules(image_size=args.size, size=args.size, keep_distance=args.keep_distance)
   if reconstructor is not None:
     rules = ViewRules(
@@ -83,23 +88,15 @@ def main() -> None:
     lambda: baselines.Nearest(args.data, args.train_split, rules, num_objects=args.baseline_objects)
   )
   mesh = sharding.make_mesh()
-  about = {
-    'system': str(args.predictions or args.checkpoint),
-    'hash': _hash(args, reconstructor),
-    'data': args.data,
-    'split': args.split,
-    'objects': f'{len(held_out)}' + (f', chosen by {args.uids}' if args.uids else ''),
-  }
-  if lpips:
-    about['lpips_network'] = lpips.source
-  finished = Finished(args.out, _settings(args, about, held_out, protocols, lpips), restart=args.restart)
+  about = _about(args, held_out, reconstructor, networks)
+  finished = Finished(args.out, _settings(args, about, held_out, protocols, networks), restart=args.restart)
   if finished.count:
     print(f'{args.out}: continues after {finished.count} finished objects')
   with jax.set_mesh(mesh):  # Shards the objects over all devices of this machine.
     replicated = sharding.replicated(mesh)
-    network = jax.device_put(lpips, replicated)
+    placed = {name: jax.device_put(network, replicated) for name, network in networks.items()}
     model = None if reconstructor is None else jax.device_put(reconstructor.model, replicated)
-    sections = _evaluate_views(args, held_out, protocols, nearest, model, network, finished)
+    sections = _evaluate_views(args, held_out, protocols, nearest, model, placed, finished)
   sections += _evaluate_surfaces(args, held_out, protocols, nearest, reconstructor, finished)
   _print(about, sections)
   if args.out:
@@ -110,26 +107,26 @@ def main() -> None:
 
 
 def _evaluate_views(
-  args, held_out: HeldOut, protocols: Sequence[str], nearest, model, network, finished: Finished
+  args, held_out: HeldOut, protocols: Sequence[str], nearest, model, networks, finished: Finished
 ) -> list[Section]:
   """Returns the sections of the protocols that compare views."""
   names = [name for name in protocols if name in view_protocols.VERSIONS]
   if not names:
     return []
   if args.predictions:
-    systems = {'predictions': view_protocols.folder_system(held_out, args.predictions, network, finished)}
+    systems = {'predictions': view_protocols.folder_system(held_out, args.predictions, networks, finished)}
   else:
 
     def scores(number):
       name = f'model, input view {number}'
       batches = novel_views.Batches(held_out, input_view=number, progress=_progress(name))
-      return novel_views.evaluate_model(batches, model, network, finished.part(name))[0]
+      return novel_views.evaluate_model(batches, model, networks, finished.part(name))[0]
 
     systems = {'model': scores}
   settings: dict = {}
   if not args.no_baselines:
     mean_view = baselines.mean_training_view(args.data, args.train_split, args.size, num_views=args.baseline_views)
-    systems |= view_protocols.trivial_systems(held_out, mean_view, nearest(), network, finished)
+    systems |= view_protocols.trivial_systems(held_out, mean_view, nearest(), networks, finished)
     settings['baselines'] = (
       f'mean view of {args.baseline_views} views and nearest object among {args.baseline_objects} objects, at most, of '
       f'the split {args.train_split}; seed 0'
@@ -219,15 +216,32 @@ def _protocols(args, held_out: HeldOut) -> list[str]:
   return names
 
 
-def _settings(args, about: Mapping, held_out: HeldOut, protocols: Sequence[str], lpips) -> dict:
+def _about(args, held_out: HeldOut, reconstructor: Reconstructor | None, networks: Mapping) -> dict:
+  """Returns what the results say of the system, the objects and the networks."""
+  about = {
+    'system': str(args.predictions or args.checkpoint),
+    'hash': _hash(args, reconstructor),
+    'data': args.data,
+    'split': args.split,
+    'objects': f'{len(held_out)}' + (f', chosen by {args.uids}' if args.uids else ''),
+  }
+  collection = paths.dataset(args.data) / 'collection.json'
+  if collection.is_file():  # Of data/scans.py: the list of objects with its SHA-256, and how they were rendered.
+    about['collection'] = json.loads(collection.read_text())
+  for name, option in _NETWORKS.items():
+    if name in networks:
+      about[option] = networks[name].source
+  return about
+
+
+def _settings(args, about: Mapping, held_out: HeldOut, protocols: Sequence[str], networks: Mapping) -> dict:
   """Returns everything that the values of objects depend on."""
-  network = None if lpips is None else dict(enumerate(jax.tree.leaves(lpips)))
   return {
     **about,
     'data': str(paths.dataset(args.data)),
     'uids': hashlib.sha256('\n'.join(held_out.uids).encode()).hexdigest(),
     'protocols': {n: view_protocols.VERSIONS.get(n) or PROTOCOLS[n].version for n in protocols},
-    'lpips_hash': None if network is None else _hash_arrays(network),
+    'networks': {name: _hash_arrays(dict(enumerate(jax.tree.leaves(x)))) for name, x in networks.items()},
     # Sums on other devices differ in the last bits.
     'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     'versions': results.versions(),
@@ -262,6 +276,8 @@ def _print(about: Mapping, sections: Sequence[Section]) -> None:
         print(f'{name} has no surface: {reason}')
   if 'lpips_network' in about:
     print(f'LPIPS network: {about["lpips_network"]}')
+  if 'clip' in about:
+    print(f'CLIP: {about["clip"]}')
 
 
 def _compare(first: Path, second: Path, out: Path | None) -> None:
@@ -318,6 +334,9 @@ def _parse() -> argparse.Namespace:
   parser.add_argument('--keep_distance', action='store_true', help='for videos; see config.data.keep_distance')
   parser.add_argument(
     '--lpips_network', help='VGG16 and LPIPS weights: a file, or several separated by commas (docs/weights.md)'
+  )
+  parser.add_argument(
+    '--clip', help="weights of CLIP, for the similarity of views: a file, or Hugging Face's directory (docs/weights.md)"
   )
   parser.add_argument(
     '--meshes', type=Path, help='folder with the true meshes, UID.glb ... (default: the surface points of the dataset)'

@@ -15,6 +15,8 @@ import pytest
 from lrm_jax.command_line import run_main
 from lrm_jax.errors import InputError
 from lrm_jax.evaluation import statistics
+from lrm_jax.models import registry
+from lrm_jax.training import trainer
 
 LAUNCH = Path(__file__).parents[1] / 'launch'
 sys.path.insert(0, str(LAUNCH))
@@ -29,7 +31,7 @@ SWEEP = Sweep(
   data={data!r},
   split='test',
   size=16,
-  variants={{'base': {{}}, 'shallow': {{'model.nerf_depth': 2}}, 'with_videos': {{'data.path': '{{videos}}'}}}},
+  variants={{'base': {{}}, 'shallow': {{'model.decoder_depth': 1}}, 'with_videos': {{'data.path': '{{videos}}'}}}},
 )
 """
 INPUTS = {name: f'/{name}' for name in ('objects', 'videos', 'procedural', 'lpips', 'dino')}
@@ -53,6 +55,22 @@ def test_every_override_is_a_value_of_the_configuration(name):
       if run.variant != 'base' and key in sweep.variants[run.variant] and last in section and not sweep.common:
         assert section[last] != value, f'{run.variant} does not change config.{key}'
   assert len({json.dumps({**run.overrides, 'seed': 0}) for run in runs}) == len(sweep.variants)
+
+
+@pytest.mark.parametrize('name', sweeps.SWEEPS)
+def test_every_variant_is_a_valid_training(name):
+  sweep = sweeps.SWEEPS[name]
+  get_config = importlib.import_module(f'lrm_jax.configs.{sweep.config}').get_config
+  runs, _ = ablations.runs_of(sweep, Path('out'), 1, {}, INPUTS)
+  models = set()
+  for run in runs:
+    config = get_config()
+    config.update_from_flattened_dict(run.overrides)
+    trainer.check(config, num_devices=8)
+    if (model := config.model.to_json()) not in models:
+      registry.abstract_model(config.model.to_dict())
+      models.add(model)
+  assert len(models) > 4
 
 
 @pytest.fixture
@@ -121,12 +139,12 @@ def test_sweep_keeps_finished_runs_and_writes_the_table(sweep, commands, tmp_pat
   assert command(monkeypatch, *words, '--table') == 0 and not commands
   table = json.loads((out / 'ablations.json').read_text())
   row = table['variants']['shallow']
-  assert row['overrides'] == {'model.nerf_depth': 2} and row['seeds'] == [0, 1] and row['step_seconds'] == 0.6
+  assert row['overrides'] == {'model.decoder_depth': 1} and row['seeds'] == [0, 1] and row['step_seconds'] == 0.6
   low, high = row['psnr']['difference_interval']
   assert low < row['psnr']['difference'] < high < -2.5 and row['psnr']['difference'] == pytest.approx(-3, abs=0.2)
   text = (out / 'ablations.md').read_text()
   assert (
-    re.search(r'\| shallow \| `model.nerf_depth=2` \| 2 \|.*\| worse \|', text)
+    re.search(r'\| shallow \| `model.decoder_depth=1` \| 2 \|.*\| worse \|', text)
     and 'bootstrap over objects and seeds' in text
   )
   assert 'left out: with_videos needs --input=videos=PATH' in text and (out / 'ablations.png').stat().st_size > 5000

@@ -166,9 +166,9 @@ def test_evaluate_reports_which_lpips_network_was_used(dataset, tmp_path, capsys
   def network(x, y):
     return jnp.mean(jnp.square(x - y), axis=(1, 2, 3))
 
-  def evaluate_model(batches, model, lpips, finished):
+  def evaluate_model(batches, model, networks, finished):
     del model, finished
-    return novel_views.evaluate(batches, true_views, None, lpips)
+    return novel_views.evaluate(batches, true_views, None, networks)
 
   network = jax.tree_util.Partial(network)
   network.source = 'some.npz: a network'

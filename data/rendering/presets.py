@@ -92,11 +92,44 @@ def triposr_like(num_views: int, fov: float | None, rng: np.random.Generator) ->
   return Setup(poses, fovs, Light(float(rng.uniform(0.5, 1.0 - sum(s for _, s in suns))), tuple(suns)))
 
 
+def sf3d(num_views: int, fov: float, rng: np.random.Generator) -> Setup:
+  """SF3D's evaluation: the frontal view, and others at equal steps of azimuth, elevation 20 degrees [ours]; even light.
+
+  The paper states 16 views with the frontal one among them. All at distance 2, with 50 degrees [ours].
+  """
+  del rng
+  azimuth = 2 * np.pi * np.arange(1, num_views) / num_views
+  return _orbit(azimuth, np.full(num_views - 1, np.deg2rad(20)), fov)
+
+
+def meshlrm(num_views: int, fov: float, rng: np.random.Generator) -> Setup:
+  """MeshLRM's evaluation: polar angles 60, 90 and 120 degrees at 8 azimuths by 45 degrees; even light.
+
+  View 0, the input, is frontal; it is repeated as the view of azimuth 0 and polar angle 90. All at distance 2, with 50
+  degrees [ours]. Raises ValueError unless there are 25 views.
+  """
+  del rng
+  if num_views != 25:
+    raise ValueError(f'the preset meshlrm has 25 views: --num_views={num_views} must be 25')
+  elevation, azimuth = np.meshgrid(np.deg2rad([30, 0, -30]), np.deg2rad(np.arange(0, 360, 45)), indexing='ij')
+  return _orbit(azimuth.ravel(), elevation.ravel(), fov)
+
+
+def _orbit(azimuth: np.ndarray, elevation: np.ndarray, fov: float) -> Setup:
+  """Returns the frontal view, then views from these angles in radians; azimuth 0 is the front, towards -y."""
+  across = np.cos(elevation)
+  position = 2 * np.stack([across * np.sin(azimuth), -across * np.cos(azimuth), np.sin(elevation)], axis=-1)
+  poses = np.concatenate([cameras.input_camera()[None], cameras.look_at(position)])
+  return Setup(poses, np.full(len(poses), fov), Light())
+
+
 # Each preset with its default field of view in degrees; None if the preset draws it.
 PRESETS: dict[str, tuple[Callable, float | None]] = {
   'paper': (paper, 50.0),
   'openlrm': (openlrm, OPENLRM_FOV),
   'triposr-like': (triposr_like, None),
+  'sf3d': (sf3d, 50.0),
+  'meshlrm': (meshlrm, 50.0),
 }
 
 

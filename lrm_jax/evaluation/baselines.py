@@ -17,6 +17,7 @@ import numpy as np
 from lrm_jax.datasets.records import check_cameras, decode, open_split, uid
 from lrm_jax.datasets.views import HeldOut, ViewRules
 from lrm_jax.evaluation.finished import Finished
+from lrm_jax.evaluation.image_metrics import NO_NETWORKS, Networks
 from lrm_jax.evaluation.novel_views import Batches, Prediction, Scores, evaluate
 from lrm_jax.geometry import cameras, images
 
@@ -151,7 +152,7 @@ class Nearest:
 def trivial(
   held_out: HeldOut,
   mean_view: np.ndarray,
-  lpips=None,
+  networks: Networks = NO_NETWORKS,
   *,
   input_number: int = 0,
   nearest: Nearest | None = None,
@@ -172,7 +173,7 @@ def trivial(
     batches = Batches(held_out, input_view=input_number, extra=nearest.views)
     systems['nearest_training_object'] = (batches, given_views, np.float32(held_out.rules.background))
   return {
-    name: evaluate(batches, predict, state, lpips, finished=finished.part(f'{name}, input view {input_number}'))[0]
+    name: evaluate(batches, predict, state, networks, finished=finished.part(f'{name}, input view {input_number}'))[0]
     for name, (batches, predict, state) in systems.items()
   }
 

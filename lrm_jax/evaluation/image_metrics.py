@@ -4,6 +4,9 @@ Images are in 0..1 with channels last. Everything is float32, and exact to 1e-5 
 Legend: V views, H W image; ... any leading dimensions.
 """
 
+from collections.abc import Callable, Mapping
+import types
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -13,6 +16,8 @@ from lrm_jax.errors import InputError
 
 _RADIUS, _SIGMA = 5, 1.5  # pixels, the Gaussian window of SSIM
 SMALLEST = 2 * _RADIUS + 1  # pixels along a side of an image
+Networks = Mapping[str, Callable]  # metric -> network that compares two batches of images [N, H, W, 3]
+NO_NETWORKS: Networks = types.MappingProxyType({})
 
 
 def psnr(image: Float[Array | np.ndarray, '... H W 3'], reference) -> Float[Array, '...']:
@@ -62,20 +67,20 @@ def depth_error(
   return jnp.sum(error, axis=(-2, -1)) / jnp.sum(both, axis=(-2, -1))
 
 
-def compare(pixels, reference: dict, lpips=None) -> dict[str, Float[Array, '...']]:
+def compare(pixels, reference: dict, networks: Networks = NO_NETWORKS) -> dict[str, Float[Array, '...']]:
   """Returns the metrics {name: [...]} of pixels (color, depth, opacity; the last two may be None).
 
-  `reference` has color [..., H, W, 3], opacity [..., H, W] and optionally depth [..., H, W]. LPIPS is computed if there
-  is a network, `mask_iou` if the pixels have an opacity, `depth_error` if both have depth.
+  `reference` has color [..., H, W, 3], opacity [..., H, W] and optionally depth [..., H, W]. Each of `networks`, such
+  as LPIPS, adds a metric. `mask_iou` is computed if the pixels have an opacity, `depth_error` if both have depth.
   """
   result = {'psnr': psnr(pixels.color, reference['color']), 'ssim': ssim(pixels.color, reference['color'])}
-  if lpips is not None:
 
-    def flat(x):
-      return x.reshape(-1, *x.shape[-3:])
+  def flat(x):
+    return x.reshape(-1, *x.shape[-3:])
 
-    distance = lpips(flat(jnp.asarray(pixels.color, jnp.float32)), flat(reference['color']))
-    result['lpips'] = distance.reshape(pixels.color.shape[:-3])
+  for name, network in networks.items():
+    values = network(flat(jnp.asarray(pixels.color, jnp.float32)), flat(reference['color']))
+    result[name] = values.reshape(pixels.color.shape[:-3])
   if pixels.opacity is not None:
     result['mask_iou'] = mask_iou(pixels.opacity, reference['opacity'])
     if pixels.depth is not None and 'depth' in reference:

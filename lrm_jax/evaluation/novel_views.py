@@ -24,11 +24,12 @@ from lrm_jax.distributed import accelerators, sharding
 from lrm_jax.distributed.sharding import replicate, shard_by_batch
 from lrm_jax.evaluation import image_metrics
 from lrm_jax.evaluation.finished import Part
+from lrm_jax.evaluation.image_metrics import NO_NETWORKS, Networks
 from lrm_jax.geometry import images
 from lrm_jax.models.triplane_model import TriplaneModel
 
 _OBJECTS_PER_CALL = 4  # Bounds the memory.
-_ORDER = ('psnr', 'ssim', 'lpips', 'mask_iou', 'depth_error')
+_ORDER = ('psnr', 'ssim', 'lpips', 'clip_similarity', 'mask_iou', 'depth_error')
 _SHOWN_VIEWS = 4  # Views of each object whose pixels are kept for an image: the input view and three novel ones.
 
 
@@ -138,7 +139,13 @@ class Batches:
 
 
 def evaluate(
-  batches: Batches, predict: Predict, state: Any, lpips=None, *, rays_per_chunk: int = 0, finished: Part | None = None
+  batches: Batches,
+  predict: Predict,
+  state: Any,
+  networks: Networks = NO_NETWORKS,
+  *,
+  rays_per_chunk: int = 0,
+  finished: Part | None = None,
 ) -> tuple[Scores, Shown | None]:
   """Returns (scores, shown): `shown` is (views, prediction) of the first views of this process's first objects.
 
@@ -150,7 +157,7 @@ def evaluate(
   finished = Part() if finished is None else finished
   shown = None
   for places, batch in batches.without(finished):
-    values, number, few = _evaluate(predict, state, lpips, batch, rays_per_chunk, background)
+    values, number, few = _evaluate(predict, state, dict(networks), batch, rays_per_chunk, background)
     arrays = {name: np.asarray(x, np.float64) for name, x in values.items()}
     number = np.asarray(number)
     finished.add(
@@ -173,18 +180,18 @@ def _scores(objects: Sequence[Mapping]) -> Scores:
 
 
 def metrics_of(
-  predict: Predict, state: Any, batch: Mapping, lpips=None, background: float = 1.0
+  predict: Predict, state: Any, batch: Mapping, networks: Networks = NO_NETWORKS, background: float = 1.0
 ) -> dict[str, jax.Array]:
   """Returns the metrics {name: [O, V]} of one batch, as device arrays."""
-  return _evaluate(predict, state, lpips, batch, 0, background)[0]
+  return _evaluate(predict, state, dict(networks), batch, 0, background)[0]
 
 
 def evaluate_model(
-  batches: Batches, model: TriplaneModel, lpips=None, finished: Part | None = None
+  batches: Batches, model: TriplaneModel, networks: Networks = NO_NETWORKS, finished: Part | None = None
 ) -> tuple[Scores, Shown | None]:
   """Returns `evaluate` of a model, with as many rays at once as fit into the memory of the devices."""
   rays_per_chunk = _rays_that_fit(model, batches.per_device)
-  return evaluate(batches, render, model, lpips, rays_per_chunk=rays_per_chunk, finished=finished)
+  return evaluate(batches, render, model, networks, rays_per_chunk=rays_per_chunk, finished=finished)
 
 
 def predict(model: TriplaneModel, views: Mapping) -> Prediction:
@@ -203,14 +210,14 @@ def _predict(model, batch, rays_per_chunk):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
-def _evaluate(predict, state, lpips, batch, rays_per_chunk, background):
+def _evaluate(predict, state, networks, batch, rays_per_chunk, background):
   batch = _with_colors(batch, background)
   prediction = predict(state, batch, rays_per_chunk)
   reference = {name: batch[name] for name in ('color', 'opacity', 'depth') if name in batch}
 
   def one_view(both):
     predicted, true = both
-    return image_metrics.compare(predicted, true, lpips)
+    return image_metrics.compare(predicted, true, networks)
 
   # View by view, which bounds the memory of LPIPS. Objects stay sharded.
   by_view = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (prediction, reference))

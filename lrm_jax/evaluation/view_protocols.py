@@ -13,6 +13,7 @@ from lrm_jax.datasets.views import HeldOut
 from lrm_jax.errors import InputError
 from lrm_jax.evaluation import baselines
 from lrm_jax.evaluation.finished import Finished
+from lrm_jax.evaluation.image_metrics import Networks
 from lrm_jax.evaluation.novel_views import Batches, Scores, evaluate
 from lrm_jax.evaluation.results import Row, Section
 from lrm_jax.geometry import images
@@ -64,7 +65,7 @@ def row(uids: Sequence[str], scores: Mapping[int, Scores]) -> Row:
 
 
 def trivial_systems(
-  held_out: HeldOut, mean_view: np.ndarray, nearest: baselines.Nearest | None, lpips, finished: Finished
+  held_out: HeldOut, mean_view: np.ndarray, nearest: baselines.Nearest | None, networks: Networks, finished: Finished
 ) -> dict[str, System]:
   """Returns the baselines that learn nothing, as systems."""
   found: dict[int, dict[str, Scores]] = {}
@@ -73,7 +74,7 @@ def trivial_systems(
     def of(number):
       if number not in found:
         found[number] = baselines.trivial(
-          held_out, mean_view, lpips, input_number=number, nearest=nearest, finished=finished
+          held_out, mean_view, networks, input_number=number, nearest=nearest, finished=finished
         )
       return found[number][name]
 
@@ -83,7 +84,7 @@ def trivial_systems(
   return {name: scores(name) for name in names}
 
 
-def folder_system(held_out: HeldOut, directory: Path, lpips, finished: Finished) -> System:
+def folder_system(held_out: HeldOut, directory: Path, networks: Networks, finished: Finished) -> System:
   """Returns the system whose views are the images DIRECTORY/UID/NUMBER.png (or .webp, .jpg), NUMBER as in 003.
 
   They are predicted from input view 0; the image of view 0 may be missing. With an alpha channel the images are placed
@@ -104,7 +105,7 @@ def folder_system(held_out: HeldOut, directory: Path, lpips, finished: Finished)
     batches = Batches(held_out, extra=predicted)
     predict = baselines.given_views if has_alpha else baselines.given_colors
     background = np.float32(held_out.rules.background)
-    result, _ = evaluate(batches, predict, background, lpips, finished=finished.part('predictions'))
+    result, _ = evaluate(batches, predict, background, networks, finished=finished.part('predictions'))
     for values in result.values.values():
       for place, uid in enumerate(held_out.uids):
         if _image_path(directory / uid, 0, required=False) is None:

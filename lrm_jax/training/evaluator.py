@@ -39,10 +39,11 @@ class Evaluator:
     Values are means over objects of the means over novel views; `psnr_seen` is that of the input views.
     """
     model = registry.with_parameters(self.trainer.model, averaged(state))
+    networks = {} if self.trainer.lpips is None else {'lpips': self.trainer.lpips}
     result = {}
     for name, batches in self.batches.items():
       prefix = f'eval_{name}' if name else 'eval'
-      scores, shown = novel_views.evaluate_model(batches, model, self.trainer.lpips)
+      scores, shown = novel_views.evaluate_model(batches, model, networks)
       assert shown is not None
       # The depth error is not defined as long as no pixel is opaque.
       result |= {
