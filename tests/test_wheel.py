@@ -86,7 +86,7 @@ def test_reconstruction_needs_no_extra(python, tmp_path):
   assert run([python, '-c', code], cwd=tmp_path).stdout == '64\n'
 
 
-@pytest.mark.parametrize('command', ['train', 'evaluate', 'data_check', 'quickstart'])
+@pytest.mark.parametrize('command', ['train', 'evaluate', 'data_check', 'quickstart', 'view'])
 def test_missing_extra_is_one_sentence(python, command, tmp_path):
   result = run([python, '-m', f'lrm_jax.{command}'], cwd=tmp_path)
   assert result.returncode == 2 and len(result.stderr.strip().splitlines()) == 1, result.stderr
