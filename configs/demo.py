@@ -4,8 +4,8 @@
       --config.data.mixture.things.path=things/objaverse_views/1.1.0 \
       --config.data.mixture.furniture.path=furniture/objaverse_views/1.1.0
 
-Hardware: any CPU with 2 cores and 4 GB. docs/results/demo.md has the commands that make the data, the learning curve, the
-results, and what was tried. An epoch has each real object 8 times and each procedural one once.
+Hardware: any CPU with 2 cores and 4 GB. docs/results/demo.md has the commands that make the data, the learning curve,
+the results, and what was tried. An epoch has each real object 8 times and each procedural one once.
 Values that are not set here are those of configs/quickstart.py. All values set here are our choice.
 """
 
