@@ -56,6 +56,8 @@ def load(config: ConfigDict, target: Mapping[str, jax.ShapeDtypeStruct]) -> tupl
       array = arrays[path]
       if path not in chosen.equal:
         array = jax.jit(partial.convert, static_argnums=(0, 2, 3))(path, array, wanted[path], channels)
+        if model.arrays is not None:  # All processes have it; a local device's array could not be spread over the mesh.
+          array = np.asarray(array)
       given[path] = array
     lines += _lines(config, model, chosen, wanted)
   if config.encoder_weights:
