@@ -185,7 +185,8 @@ def test_compositing_at_given_distances(case, variant):
   assert_close(depth[seen], get('images_depth')[:, :, 0][seen])
 
 
-@pytest.mark.parametrize('case', [OPENLRM[0], pytest.param(OPENLRM[1], marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize('case', OPENLRM[:2], indirect=True)
 def test_loss_and_gradients_of_openlrm(case):
   """OpenLRM's loss for variant B, and its gradients with respect to all parameters and to the planes."""
   _, golden, reconstructor, directory = case

@@ -49,6 +49,7 @@ def start(config, source, *, partial=True, **changes):
   return {path: np.asarray(x) for path, x in given.items()}, lines
 
 
+@pytest.mark.slow
 def test_model_of_another_depth_takes_the_first_layers(tiny_config, tmp_path):
   saved = write_run(tmp_path / 'run')
   given, lines = start(tiny_config, tmp_path / 'run', decoder_depth=3, encoder_depth=1)

@@ -113,7 +113,14 @@ def openlrm_run(tmp_path_factory):
   return directory, encode(model)
 
 
-@pytest.mark.parametrize('format, tolerance', [('openlrm', 1e-5), ('torch', 1e-5), ('lrm_jax', 0.1)])
+@pytest.mark.parametrize(
+  'format, tolerance',
+  [
+    pytest.param('openlrm', 1e-5, marks=pytest.mark.slow),
+    pytest.param('torch', 1e-5, marks=pytest.mark.slow),
+    ('lrm_jax', 0.1),
+  ],
+)
 def test_exported_model_has_lora_merged(openlrm_run, tmp_path, format, tolerance):
   """The format lrm_jax stores bfloat16."""
   directory, expected = openlrm_run

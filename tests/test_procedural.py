@@ -268,6 +268,7 @@ def files(folder):
   return {path.relative_to(folder): path.read_bytes() for path in folder.glob('*/**/*') if path.is_file()}
 
 
+@pytest.mark.slow
 def test_command_renders_folders_that_do_not_depend_on_workers_and_shards(has_opengl, tmp_path, capsys):
   options = ['--count=4', '--num_views=4', '--size=48', '--seed=2', '--depth', '--normals']
   one, two, glb = tmp_path / 'one', tmp_path / 'two', tmp_path / 'glb'

@@ -95,7 +95,7 @@ def test_only_folders_of_dead_processes_are_removed(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == [f'.cup.v2.{os.getpid()}.partial']
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize('number', [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_interrupted_render_is_resumed(number, tmp_path):
   pytest.importorskip('moderngl', reason="moderngl is not installed: pip install '.[raster]'")
   for i in range(40):

@@ -61,7 +61,7 @@ def stop_after(monkeypatch, count):
   return calls
 
 
-@pytest.mark.parametrize('protocol', ['lrm', 'geometry'])
+@pytest.mark.parametrize('protocol', ['lrm', pytest.param('geometry', marks=pytest.mark.slow)])
 def test_continued_evaluation_gives_the_same_bytes(options, tmp_path, monkeypatch, capsys, protocol):
   words = [*options, f'--protocol={protocol}', '--input_views=0,2']
   assert command(monkeypatch, *words, f'--out={tmp_path / "whole"}') == 0

@@ -72,7 +72,9 @@ def test_cells_near_dense_points_are_occupied():
   assert where.tolist() == [True, True, False, False]
 
 
-@pytest.mark.parametrize('sizes', [TINY_MODEL | {'half_size': 0.8}, TRIPOSR], ids=['lrm', 'triposr'])
+@pytest.mark.parametrize(
+  'sizes', [TINY_MODEL | {'half_size': 0.8}, pytest.param(TRIPOSR, marks=pytest.mark.slow)], ids=['lrm', 'triposr']
+)
 def test_models_skip_unseen_samples(sizes, rng):
   model = registry.build_model(sizes, nnx.Rngs(0))
   planes = jnp.asarray(rng.normal(size=(2, 3, 8, 8, 6)) * 3, jnp.float32)

@@ -136,6 +136,7 @@ def test_exported_model_is_loaded_unchanged(format, sizes, tmp_path, rng):
   np.testing.assert_allclose(after.encode(images, **camera), planes, atol=1e-4 * np.abs(planes).max())
 
 
+@pytest.mark.slow
 def test_lrm_camera_feature_is_folded_for_openlrm(tmp_path, rng):
   sizes = TINY_MODEL | dict(
     nerf_width=64,
@@ -183,6 +184,7 @@ def test_pytorch_checkpoint_equals_safetensors(triposr_directory, wrapper):
     np.testing.assert_array_equal(array, expected[path])
 
 
+@pytest.mark.slow
 def test_openlrm_1_0_names_are_loaded(tmp_path):
   run = random_run(OPENLRM, tmp_path / 'run')
   out = export.export(run, tmp_path / 'out', format='openlrm')

@@ -125,6 +125,7 @@ def test_block_densities_of_a_model_equal_its_field(model, planes):
   np.testing.assert_allclose(density.reshape(-1), expected[0], rtol=1e-4, atol=1e-4 * expected.max())
 
 
+@pytest.mark.slow
 def test_meshes_of_a_model_equal_the_dense_ones(model, planes):
   for fine, dense in zip(model.mesh(planes, resolution=100), model.mesh(planes, resolution=100, dense=True)):
     assert as_set(np.asarray(fine.vertices), fine.faces) == as_set(np.asarray(dense.vertices), dense.faces)

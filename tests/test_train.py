@@ -167,7 +167,7 @@ def test_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(config, tmp_p
     ({'mesh.fsdp': 3, 'mesh.data': 2}, 'devices'),
     ({'optimizer.warmup_steps': 99}, 'warmup_steps'),
     ({'data.path': 'nowhere'}, 'nowhere'),
-    ({'data.num_side_views': 9}, 'views'),
+    pytest.param({'data.num_side_views': 9}, 'views', marks=pytest.mark.slow),
   ],
 )
 def test_bad_values_raise_before_anything_is_written(config, tmp_path, change, message):
