@@ -84,7 +84,11 @@ def to_markdown(table: dict) -> str:
   lines += [f'- not finished: {name}' for name in table['unfinished']]
   lines += [f'- left out: {name}' for name in table['left_out']]
   titles = [title for metric in table['metrics'] for title in (results.title(metric), f'{metric} - {table["base"]}')]
-  lines += ['', '| | values | seeds | ' + ' | '.join(titles) + ' | step, s | |', '|---' * (len(titles) + 5) + '|']
+  lines += [
+    '',
+    '| | values | seeds | ' + ' | '.join(titles) + f' | step, s | by {table["metrics"][0]} |',
+    '|---' * (len(titles) + 5) + '|',
+  ]
   for variant, row in table['variants'].items():
     cells = [variant, ', '.join(f'`{key}={value}`' for key, value in row['overrides'].items()), str(len(row['seeds']))]
     for metric in table['metrics']:
