@@ -7,16 +7,24 @@ import signal
 import numpy as np
 import pytest
 
-from lrm_jax.distributed import processes
+from conftest import TINY_MODEL
+from lrm_jax.configs import base
+from lrm_jax.distributed import processes, simulation
 from lrm_jax.storage import checkpoint
 import training_processes
 
 
 @pytest.fixture
 def config(tiny_config):
-  tiny_config.update(dict(num_train_steps=20, batch_size=8, checkpoint_every=10, eval_every=20))
-  tiny_config.model.decoder_width = 256  # Large enough that parameters are sharded.
-  return tiny_config
+  """configs/base.py in miniature, in float32, so that losses can be compared, and without LPIPS."""
+  config = base.get_config()
+  config.model.update(TINY_MODEL | dict(dtype='float32', decoder_width=256))  # So wide that parameters are sharded.
+  data = ('path', 'eval_split', 'window', 'resize_min', 'resize_max', 'eval_objects', 'eval_size', 'num_workers')
+  config.data.update({name: tiny_config.data[name] for name in data})
+  # The second evaluation is that of the last step; the first gives tests the time to kill a run before it ends.
+  config.update(dict(num_train_steps=20, batch_size=8, log_every=1, checkpoint_every=10, eval_every=12))
+  config.optimizer.warmup_steps, config.loss.lpips_weight = 2, 0.0
+  return config
 
 
 PLAIN = {'JAX_COORDINATOR_ADDRESS': 'node0:1234', 'JAX_NUM_PROCESSES': '4', 'JAX_PROCESS_ID': '3'}
@@ -111,25 +119,59 @@ def assert_same(found, expected):
   np.testing.assert_allclose(*([line['loss'] for line in lines] for lines in (found, expected)), rtol=1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('count, devices, mesh', [(1, 8, (8, 1)), (2, 4, (2, 4)), (4, 2, (2, 4))])
-def test_losses_do_not_depend_on_the_number_of_processes(config, tmp_path, uninterrupted, count, devices, mesh):
-  expected = uninterrupted(config)
-  config.mesh.update(dict(data=mesh[0], fsdp=mesh[1]))
-  training_processes.train(
-    training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run', processes=count, devices=devices
-  )
-  found = training_processes.steps(tmp_path / 'run')
+def assert_same_run(workdir, expected):
+  """Compares all losses and the last evaluation of a run of 20 steps with the expected ones."""
+  found = training_processes.steps(workdir)
   assert len(found) == 20
   assert_same(found, expected)
   np.testing.assert_allclose(found[-1]['eval_psnr'], expected[-1]['eval_psnr'], rtol=1e-4)
-  output = training_processes.log_text(tmp_path / 'run')
-  assert (
-    '8 x cpu' in output
-    and f'parameters over {mesh[1]};' in output
-    and (count == 1 or f'of {count} processes' in output)
-  )
-  assert (tmp_path / 'run' / 'images' / 'eval_00000020.png').exists()
+  assert (workdir / 'images' / 'eval_00000020.png').exists()
+
+
+@pytest.mark.slow
+def test_losses_of_eight_devices_are_those_of_one(config, tmp_path, uninterrupted):
+  expected = uninterrupted(config)
+  config.mesh.update(dict(data=8, fsdp=1))
+  training_processes.train(training_processes.write_config(config, tmp_path / 'config.py'), tmp_path / 'run', devices=8)
+  assert_same_run(tmp_path / 'run', expected)
+  assert '8 x cpu: batch sharded over 8, parameters over 1;' in training_processes.log_text(tmp_path / 'run')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'platform, count, devices, mesh, later',
+  [('gpu', 2, 4, dict(dcn=2, data=1, fsdp=4), 1), ('tpu', 4, 2, dict(data=2, fsdp=4), 2)],
+)
+def test_simulated_accelerators_of_several_processes_are_killed_and_resume_on_another_mesh(
+  config, tmp_path, uninterrupted, platform, count, devices, mesh, later
+):
+  """They train and evaluate with the losses of one CPU; their stated memory decides micro-batches and chunks of rays.
+
+  All processes are killed after step 11; another number of processes with one device each resumes from step 10.
+  """
+  expected, file, workdir = uninterrupted(config), tmp_path / 'config.py', tmp_path / 'run'
+  training_processes.write_config(config, file)
+  simulated = {simulation.VARIABLE: f'{platform}:3e6', 'xla_flags': training_processes.FAST_COMPILE}
+  options = [f'--config.mesh.{name}={size}' for name, size in mesh.items()]
+  started = training_processes.start(file, workdir, *options, processes=count, devices=devices, **simulated)
+  try:
+    training_processes.wait_for(
+      lambda: checkpoint.saved_steps(workdir) == [10] and len(training_processes.steps(workdir)) >= 11,
+      started,
+      seconds=900,
+    )
+  finally:
+    for process in started:
+      process.kill()
+  assert training_processes.finish(started, workdir) == [-signal.SIGKILL] * count
+  assert len(training_processes.steps(workdir)) < 20
+  text = training_processes.log_text(workdir)
+  assert f'8 x cpu of {count} processes: batch sharded over 8, parameters over 4;' in text
+  options = ['--config.mesh.data=1', f'--config.mesh.fsdp={later}']
+  training_processes.train(file, workdir, *options, processes=later, **simulated)
+  text = training_processes.log_text(workdir)
+  assert 'resuming after step 10' in text and f'for {8 // later} objects per step in {8 // later} micro-batches' in text
+  assert_same_run(workdir, expected)
 
 
 @pytest.mark.slow

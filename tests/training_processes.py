@@ -10,6 +10,8 @@ import time
 from lrm_jax.training.metric_writer import read
 
 ROOT = Path(__file__).parents[1]
+# Less time to compile, slower programs: for short trainings of many processes.
+FAST_COMPILE = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 
 
 def write_config(config, path: Path) -> Path:
@@ -27,10 +29,18 @@ def free_port() -> int:
 
 
 def start(
-  config_file: Path, workdir: Path, *options: str, processes: int = 1, devices: int = 1, each=None, **environment: str
+  config_file: Path,
+  workdir: Path,
+  *options: str,
+  processes: int = 1,
+  devices: int = 1,
+  each=None,
+  xla_flags: str = '',
+  **environment: str,
 ):
   """Starts a training; returns its processes with `devices` CPU devices each. They write to WORKDIR.<index>.log.
 
+  `xla_flags` are added to XLA_FLAGS, such as FAST_COMPILE.
   `environment` is set for all processes, and `each[index]` only for the process of that index.
   """
   started, port = [], free_port()
@@ -58,7 +68,7 @@ def start(
           env={
             **os.environ,
             'JAX_PLATFORMS': 'cpu',
-            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {xla_flags}',
             **(peers if processes > 1 else {}),
             **environment,
             **(each[index] if each else {}),

@@ -140,6 +140,7 @@ def describe_devices(trainer: Trainer, step: jax.stages.Compiled) -> str:
     f'{devices}: batch sharded over {mesh.size}, parameters over {mesh.shape["fsdp"]}; per device: parameters '
     f'{part("params")}, optimizer {part("opt_state")}{average}, gradients and activations {activations}, for '
     f'{trainer.config.batch_size // mesh.size} objects per step'
+    + (f' in {trainer.accumulation} micro-batches' if trainer.accumulation > 1 else '')
   )
 
 
