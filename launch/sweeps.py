@@ -46,6 +46,9 @@ QUICKSTART = Sweep(
     # Our choices.
     'no_mask_loss': {'loss.mask_weight': 0.0},
     'moving_average': {'ema_decay': 0.99},
+    'half_size_0.85': {'model.half_size': 0.85},  # Normalised objects are within 0.845.
+    'opacity_entropy': {'loss.opacity_entropy_weight': 0.01},
+    'depth_loss': {'data.path': '{depth}', 'loss.depth_weight': 0.1},  # The embedded dataset has no depth.
     'with_procedural': {'data.mixture.procedural.path': '{procedural}'},
     'only_procedural': {'data.path': '{procedural}', 'data.eval_objects': 0},
     'adamw': {'optimizer.muon': False},
