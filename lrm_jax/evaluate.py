@@ -1,6 +1,6 @@
 """Evaluates a model on held-out objects, beside baselines that learn nothing; scores other systems; compares results.
 
-  python -m lrm_jax.evaluate [--checkpoint=quickstart] [--data=DIR] [--protocol=NAME] [--out=DIR]
+  python -m lrm_jax.evaluate [--checkpoint=demo] [--data=DIR] [--protocol=NAME] [--out=DIR]
   python -m lrm_jax.evaluate --predictions=DIR ...     # rendered views or meshes of any other system
   python -m lrm_jax.evaluate --compare A B             # differences of two results, paired by object
 
@@ -297,7 +297,7 @@ def _parse() -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     prog='lrm_jax.evaluate', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--checkpoint', default='quickstart', help=pretrained.HELP)
+  parser.add_argument('--checkpoint', default='demo', help=pretrained.HELP)
   parser.add_argument(
     '--predictions',
     type=Path,

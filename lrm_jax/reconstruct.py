@@ -1,4 +1,4 @@
-"""Reconstructs objects from images: python -m lrm_jax.reconstruct IMAGE... [--checkpoint=quickstart] [--out=out]
+"""Reconstructs objects from images: python -m lrm_jax.reconstruct IMAGE... [--checkpoint=demo] [--out=out]
 Or one object from several views: python -m lrm_jax.reconstruct --views FRONT RIGHT BACK [--cameras=FILE]
 
 Writes for each image NAME: OUT/NAME.glb (the mesh, see docs/meshes.md), OUT/NAME.mp4 (turntable), OUT/NAME_depth.mp4
@@ -108,7 +108,7 @@ def parse() -> argparse.Namespace:
     '--layout', help=f'sides that the views show, with commas (default: {",".join(several_views.LAYOUT)})'
   )
   parser.add_argument('--cameras', type=Path, help='JSON file with the cameras of the views (docs/input_views.md)')
-  parser.add_argument('--checkpoint', default='quickstart', help=pretrained.HELP)
+  parser.add_argument('--checkpoint', default='demo', help=pretrained.HELP)
   parser.add_argument('--out', type=Path, default=Path('out'), help='directory for the results (default: out)')
   parser.add_argument(
     '--remove_background', action='store_true', help='cut the object out of an image without transparency'

@@ -1,4 +1,4 @@
-"""The included model can be loaded by name, is small, and beats the baselines on held-out objects."""
+"""The included models can be loaded by name, are small, and beat the baselines on held-out objects."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import lrm_jax
+from lrm_jax.datasets.records import uid as record_uid
 from lrm_jax.datasets.views import HeldOut, ViewRules, load_views
 from lrm_jax.evaluation import baselines, novel_views
 from lrm_jax.weights import pretrained
@@ -13,13 +14,25 @@ from lrm_jax.weights import pretrained
 DATA = Path(__file__).parents[1] / 'data/embedded/object_views/1.0.0'
 
 
-@pytest.fixture(scope='module')
-def model():
-  return lrm_jax.from_pretrained('quickstart')
+NAMES = ('demo', 'quickstart')
 
 
-def test_shipped_model_is_small():
-  assert sum(path.stat().st_size for path in pretrained.find('quickstart').rglob('*')) < 12e6
+@pytest.fixture(scope='module', params=NAMES)
+def model(request):
+  return lrm_jax.from_pretrained(request.param)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_shipped_model_is_small(name):
+  assert sum(path.stat().st_size for path in pretrained.find(name).rglob('*')) < 12e6
+
+
+def test_authors_of_the_training_objects_of_the_demo_are_listed():
+  rows = (pretrained.find('demo') / 'ATTRIBUTION.tsv').read_text(encoding='utf-8').splitlines()
+  listed = {row.split('\t')[0] for row in rows[1:]}
+  held_out = HeldOut(DATA, 'test', ViewRules(image_size=64, size=64))
+  assert len(listed) == 390 + 282
+  assert not listed & {record_uid(held_out.record(place)) for place in range(len(held_out))}
 
 
 def test_shipped_model_makes_a_coloured_mesh(model):

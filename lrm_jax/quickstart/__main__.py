@@ -21,7 +21,7 @@ def main() -> None:
   parser.add_argument('--out', type=Path, default=Path('out/quickstart'), help='default: out/quickstart')
   parser.add_argument('--minutes', type=float, default=5.0, help='minutes of training (default: 5)')
   parser.add_argument('--objects', type=int, default=5, help='held-out objects with mesh and videos (default: 5)')
-  parser.add_argument('--checkpoint', default='quickstart', help=pretrained.HELP)
+  parser.add_argument('--checkpoint', default='demo', help=pretrained.HELP)
   parser.add_argument('--data', default='embedded', help='directory of a dataset (default: embedded)')
   args = parser.parse_args()
   if args.minutes <= 0 or args.objects < 1:

@@ -40,7 +40,7 @@ def from_pretrained(source: str | Path) -> 'Reconstructor':
   """Returns the model at `source`, ready for inference.
 
   `source` is one of:
-    - the name of a model that is included in the package: 'quickstart';
+    - the name of a model that is included in the package: 'demo' or 'quickstart';
     - a run directory, the `--workdir` of a training run; its latest checkpoint is used;
     - a directory in OpenLRM's or TripoSR's format, or written by `lrm_jax.export`;
     - 'hf://owner/name' or 'hf://owner/name@revision', a model on the Hugging Face Hub.

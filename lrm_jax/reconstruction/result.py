@@ -1,6 +1,6 @@
 """The reconstruction of one image: its planes, and everything that can be computed from them.
 
-  model = lrm_jax.from_pretrained('quickstart')
+  model = lrm_jax.from_pretrained('demo')
   chair = model.reconstruct('chair.png')
   chair.mesh(faces=20_000)              # a trimesh.Trimesh
   chair.turntable(48, size=256).color   # [48, 256, 256, 3]

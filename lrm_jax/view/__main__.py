@@ -1,4 +1,4 @@
-"""Serves a page and an HTTP API on which images become objects: python -m lrm_jax.view [--checkpoint=quickstart]
+"""Serves a page and an HTTP API on which images become objects: python -m lrm_jax.view [--checkpoint=demo]
 
 Open the address that it prints. Results are written to --out, and shown again after a restart. Nothing is sent to other
 machines, and other machines have no access unless --host says so; docs/view.md describes the API and its limits.
