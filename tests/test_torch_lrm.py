@@ -115,8 +115,8 @@ def test_jitter_averages_out_and_all_parameters_get_gradients(pair, rng):
 
 def test_exported_model_runs_without_lrm_jax(tmp_path):
   """Runs the shipped model in a process that cannot import lrm_jax, JAX, Flax or safetensors."""
-  out = export('quickstart', tmp_path / 'out', format='torch')
-  jax_model = lrm_jax.from_pretrained('quickstart')
+  out = export('demo', tmp_path / 'out', format='torch')
+  jax_model = lrm_jax.from_pretrained('demo')
   image = np.linspace(0, 1, jax_model.image_size**2 * 3, dtype=np.float32).reshape(
     1, jax_model.image_size, jax_model.image_size, 3
   )
