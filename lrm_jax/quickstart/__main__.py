@@ -1,7 +1,7 @@
 """From one image to 3D in ten minutes on two CPU cores: python -m lrm_jax.quickstart [--out=DIR] [--minutes=5]
 
 1. Reconstructs held-out objects of the embedded dataset, from one image each, with the pretrained model.
-2. Trains the same configuration from scratch for --minutes.
+2. Trains a smaller model, configs/quickstart.py, from scratch for --minutes.
 3. Writes OUT/index.html (learning curves, metrics, images, turntables, meshes), OUT/metrics.json and OUT/overview.png.
 """
 

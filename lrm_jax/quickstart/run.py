@@ -121,9 +121,9 @@ def write_page(
       runs,
     ),
     page.paragraph(
-      'Both models were trained without the LPIPS loss, so uncertain parts are blurred: its VGG16 network is not '
-      'included in this repository, and evaluating it would take longer than this model does. The PSNR during training '
-      'is that of the validation split, or of the test split if the dataset has no validation split.',
+      'The model trained just now is the smaller one of configs/quickstart.py, and has no LPIPS loss, whose network is '
+      'not in this repository. Parts that a model cannot know are blurred. The PSNR during training is that of '
+      'the validation split, or of the test split if the dataset has no validation split.',
       note=True,
     ),
     page.heading('Held-out objects'),
@@ -182,7 +182,7 @@ def run(out: Path, *, minutes: float, num_objects: int, checkpoint: str, data: s
     scores = {'model': novel_views.evaluate_model(batches, model.model)[0]} | baselines.trivial(held_out, mean_view)
     rows = {name: score.means() for name, score in scores.items()}
     _print_table(rows)
-  _announce(f'2. Training the same model from scratch for {minutes:g} minutes')
+  _announce(f'2. Training a smaller model, configs/quickstart.py, from scratch for {minutes:g} minutes')
   with phases.phase('train'):
     fresh = train_fresh(out / 'fresh', minutes, data)
   _announce('   Evaluating novel views of the model trained just now')
