@@ -252,7 +252,8 @@ def test_training_starts_from_given_encoder_weights(tiny_config, tmp_path, rng):
   arrays = {path: rng.normal(size=shape).astype(np.float32) for path, shape in encoder_shapes.items()}
   save_file(dict(tables.save(dino.OFFICIAL, arrays)), tmp_path / 'vit.safetensors')
   config.encoder_weights = str(tmp_path / 'vit.safetensors')
-  state = trainer.first_state(trainer.read_weights())
+  weights, _ = trainer.read_weights()
+  state = trainer.first_state(weights)
   for path, array in traverse_util.flatten_dict(state['params']['encoder'], sep='/').items():
     np.testing.assert_array_equal(array, arrays[path])
   assert np.isfinite(train_lib.train(config, tmp_path / 'run')['eval_psnr'])

@@ -21,7 +21,7 @@ _BEHIND = 0.08  # world units; a point farther than this behind the nearest one 
 _POINTS = 60  # least number of points that two views have to share
 _NEIGHBOURS = 3  # least number of neighbours; a view with fewer is not checked
 _MOST = 0.9  # share of the neighbours that a view has to differ from
-_OFFSET = 0.08  # least offset, in 0..1, that is a problem
+_OFFSET = 0.12  # least offset, in 0..1, that is a problem
 _RATIO = 3.0  # least offset as a multiple of the differences between the other views (their upper quartile)
 
 
