@@ -34,7 +34,7 @@ SWEEP = Sweep(
   variants={{'base': {{}}, 'shallow': {{'model.decoder_depth': 1}}, 'with_videos': {{'data.path': '{{videos}}'}}}},
 )
 """
-INPUTS = {name: f'/{name}' for name in ('objects', 'videos', 'procedural', 'lpips', 'dino')}
+INPUTS = {name: f'/{name}' for name in ('objects', 'videos', 'procedural', 'lpips', 'dino', 'depth')}
 
 
 @pytest.mark.parametrize('name', sweeps.SWEEPS)
