@@ -1,4 +1,4 @@
-"""An LRM for 2 CPU cores and about an hour: finer planes and three times the objects of configs/quickstart.py.
+"""An LRM for 2 CPU cores and about an hour: finer planes and more objects than configs/quickstart.py.
 
   python -m lrm_jax.train --config=demo --workdir=runs/demo \
       --config.data.mixture.things.path=things/objaverse_views/1.1.0 \

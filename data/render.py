@@ -122,7 +122,7 @@ def _expand(paths):
   """Yields the paths, with @FILE replaced by the lines of the file and patterns by their matches."""
   for path in map(str, paths):
     if path.startswith('@'):
-      yield from _expand(_lines(Path(path[1:])))
+      yield from _expand(read_lines(Path(path[1:])))
     elif glob.has_magic(path) and not Path(path).exists():
       matches = sorted(glob.glob(path, recursive=True))
       if not matches:
@@ -138,7 +138,7 @@ def from_objaverse(uids: Path) -> list[tuple[str, Path]]:
     import objaverse
   except ImportError:
     raise InputError('--objaverse needs the package objaverse: pip install objaverse') from None
-  wanted = _lines(uids)
+  wanted = read_lines(uids)
   files = objaverse.load_objects(uids=wanted)
   if missing := [uid for uid in wanted if uid not in files]:
     print(
@@ -181,7 +181,8 @@ def _has_bpy() -> bool:
   return importlib.util.find_spec('bpy') is not None
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+  """Returns the entries of a text file, one per line; '#' starts a comment. InputError if it is not a file."""
   if not path.is_file():
     raise InputError(f'{path} is not a file: give a text file with one entry per line')
   lines = (line.split('#')[0].strip() for line in path.read_text().splitlines())

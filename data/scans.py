@@ -31,7 +31,7 @@ import numpy as np
 
 from lrm_jax.command_line import run_main
 from lrm_jax.data import build, object_views, render
-from lrm_jax.data.sweethome3d import rotated
+from lrm_jax.data.rendering.obj_rotation import rotated
 from lrm_jax.errors import InputError
 
 # From z up with the front towards -y to y up with the front towards +z, as in glTF.

@@ -26,6 +26,8 @@ import zipfile
 import numpy as np
 
 from lrm_jax.command_line import run_main
+from lrm_jax.data import render
+from lrm_jax.data.rendering.obj_rotation import rotated
 from lrm_jax.errors import InputError
 
 CATALOGUE = 'PluginFurnitureCatalog.properties'
@@ -49,7 +51,7 @@ UIDS = {
 
 def main(argv=None) -> int:
   args = parse(argv)
-  wanted = None if args.list == 'all' else set(read_list(Path(args.list)))
+  wanted = None if args.list == 'all' else set(render.read_lines(Path(args.list)))
   rows, failed = [], {}
   for library in args.libraries:
     with open_library(library) as archive:
@@ -120,17 +122,18 @@ def unpack(archive: zipfile.ZipFile, entry: Mapping[str, str], folder: Path, uid
   """
   model = PurePosixPath(entry['model'].lstrip('/'))
   text = rotated(archive.read(str(model)).decode('latin-1'), rotation_of(entry))
+  paths = [PurePosixPath(name) for name in archive.namelist() if not name.endswith('/')]
+  # Other models of the folder stay out: data/render.py would take them for objects.
+  beside = [path for path in paths if path.is_relative_to(model.parent) and path.suffix.lower() not in render.KINDS]
+  if outside := [path for path in beside if '..' in path.parts]:
+    raise ValueError(f'{outside[0]} is outside the folder of the model')
   partial = folder.parent / f'.{folder.name}.partial'
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir(parents=True)
-  for name in archive.namelist():
-    path = PurePosixPath(name)
-    if path.is_relative_to(model.parent) and path != model and not name.endswith('/'):
-      target = partial / path.relative_to(model.parent)
-      if '..' in path.parts:
-        raise ValueError(f'{name} is outside the folder of the model')
-      target.parent.mkdir(parents=True, exist_ok=True)
-      target.write_bytes(archive.read(name))
+  for path in beside:
+    target = partial / path.relative_to(model.parent)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(archive.read(str(path)))
   (partial / f'{uid}.obj').write_text(text, encoding='latin-1')
   shutil.rmtree(folder, ignore_errors=True)
   partial.rename(folder)
@@ -144,26 +147,6 @@ def rotation_of(entry: Mapping[str, str]) -> np.ndarray:
   if not np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-3):
     raise ValueError(f'modelRotation={entry["modelRotation"]} is not a rotation')
   return matrix
-
-
-def rotated(text: str, rotation: np.ndarray) -> str:
-  """Returns an OBJ file with its vertices and normals rotated."""
-  if np.array_equal(rotation, np.eye(3)):
-    return text
-
-  def turn(match):
-    vector = rotation @ np.array([float(number) for number in match[2].split()[:3]])
-    return f'{match[1]} {vector[0]:.7g} {vector[1]:.7g} {vector[2]:.7g}'
-
-  return re.sub(r'(?m)^(vn?)\s+([^\r\n]+)', turn, text)
-
-
-def read_list(path: Path) -> list[str]:
-  """Returns the uids of a text file, one per line; InputError if it does not exist."""
-  if not path.is_file():
-    raise InputError(f'--list={path} is not a file: give a text file with one uid per line, or all')
-  lines = (line.split('#')[0].strip() for line in path.read_text().splitlines())
-  return [line for line in lines if line]
 
 
 def parse(argv=None):

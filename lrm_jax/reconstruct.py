@@ -150,6 +150,8 @@ def parse() -> argparse.Namespace:
     raise InputError('give either images, one per object, or --views with the views of one object')
   if not args.views and (args.layout or args.cameras):
     raise InputError('--layout and --cameras are those of --views: give the images there')
+  if args.views and args.batch_size is not None:
+    raise InputError(f'--batch_size={args.batch_size} is for images of several objects, and --views are those of one')
   if args.layout and args.cameras:
     raise InputError('give either --layout or --cameras')
   for name in ('size', 'num_frames', 'max_pixels', 'batch_size'):
@@ -190,7 +192,12 @@ def _one_object(model: Reconstructor, args: argparse.Namespace, phases: Phases) 
     several_views.read_cameras(args.cameras, count, model.intrinsics) if args.cameras else (None, None)
   )
   result = model.reconstruct_views(
-    args.views, poses, intrinsics, layout=args.layout, remove_background=args.remove_background
+    args.views,
+    poses,
+    intrinsics,
+    layout=args.layout,
+    remove_background=args.remove_background,
+    max_pixels=args.max_pixels,
   )
   assert result.image is not None  # It is that of the first view.
   log = functools.partial(print, f'{count} views:')

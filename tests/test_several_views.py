@@ -159,17 +159,21 @@ def test_export_to_pytorch_gives_the_same_planes(run_of_three, tmp_path, views):
     exported.encode(*(torch.tensor(np.concatenate([x, x], axis=1)) for x in map(np.array, views)))
 
 
-def picture(path, width, height):
+def write_square(path, width, height):
   rgba = np.zeros((64, 64, 4), np.uint8)
   rgba[32 - height // 2 : 32 + height // 2, 32 - width // 2 : 32 + width // 2] = (200, 40, 40, 255)
   Image.fromarray(rgba).save(path)
   return path
 
 
+def prepared(model, paths, *, whole):
+  return several_views.prepare(paths, model.image_size, whole=whole, fill=model.fill, background=model.input_background)
+
+
 def test_views_of_a_layout_share_one_scale(run_of_three, tmp_path):
   model = from_pretrained(run_of_three)
-  paths = [picture(tmp_path / 'front.png', 40, 20), picture(tmp_path / 'side.png', 20, 20)]
-  front, side = model._prepare_views(paths, whole=False, remove_background=False)
+  paths = [write_square(tmp_path / 'front.png', 40, 20), write_square(tmp_path / 'side.png', 20, 20)]
+  front, side = prepared(model, paths, whole=False)
   widths = [int(np.sum(view.image[8, :, 1] < 0.7)) for view in (front, side)]
   assert widths[0] == pytest.approx(16 * model.fill, abs=1) and widths[1] == pytest.approx(widths[0] / 2, abs=1)
   result = model.reconstruct_views(paths)
@@ -182,17 +186,17 @@ def test_views_of_a_layout_share_one_scale(run_of_three, tmp_path):
 
 def test_views_with_cameras_are_used_whole_in_the_frame_of_the_first(run_of_three, tmp_path):
   model = from_pretrained(run_of_three)
-  paths = [picture(tmp_path / 'a.png', 40, 20), picture(tmp_path / 'b.png', 20, 20)]
+  paths = [write_square(tmp_path / 'a.png', 40, 20), write_square(tmp_path / 'b.png', 20, 20)]
   poses = cameras.orbit(5, (0, -1.7, 0.4), 10)[:2]
   result = model.reconstruct_views(paths, poses)
-  images = [model._prepare_views([path], whole=True, remove_background=False)[0].image for path in paths]
+  images = [view.image for view in prepared(model, paths, whole=True)]
   moved, _ = cameras.normalise_to_input_view(poses)
   expected = model.encode(np.stack(images)[None], moved[None], np.tile(model.intrinsics, (1, 2, 1)))
   np.testing.assert_allclose(result.planes, expected[0], atol=1e-6)
 
 
 def test_models_of_one_view_refuse_two(run_directory, tmp_path):
-  paths = [picture(tmp_path / 'a.png', 40, 20)] * 2
+  paths = [write_square(tmp_path / 'a.png', 40, 20)] * 2
   with pytest.raises(InputError, match='takes 1 to 1 views of an object, not 2'):
     from_pretrained(run_directory).reconstruct_views(paths)
   with pytest.raises(InputError, match='takes 1 to 1 views'):
@@ -250,7 +254,7 @@ def test_bad_layouts_are_refused(layout, count, message):
 
 @pytest.mark.slow
 def test_command_reconstructs_an_object_from_views(run_of_three, tmp_path):
-  paths = [str(picture(tmp_path / 'a.png', 40, 20)), str(picture(tmp_path / 'b.png', 20, 20))]
+  paths = [str(write_square(tmp_path / 'a.png', 40, 20)), str(write_square(tmp_path / 'b.png', 20, 20))]
   options = ['--checkpoint', str(run_of_three), '--out', str(tmp_path / 'out'), '--num_frames=2', '--size=16']
   options += ['--resolution=16', '--threshold=0.01']
 
@@ -266,6 +270,7 @@ def test_command_reconstructs_an_object_from_views(run_of_three, tmp_path):
     ((paths[0], '--layout=front'), '--layout and --cameras are those of --views'),
     (('--views', *paths, '--layout=front'), '--layout=front has 1 sides'),
     (('--views', *paths, *paths), 'takes 1 to 3 views'),
+    (('--views', *paths, '--batch_size=2'), '--batch_size=2 is for images of several objects'),
     (('--views', *paths, '--cameras=nowhere.json'), 'nowhere.json cannot be read'),
   ]:
     done = run(*words)

@@ -35,6 +35,7 @@ def library(tmp_path):
     archive.writestr('scopia/rocking_chair/rocking_chair.obj', 'mtllib rocking_chair.mtl\n' + triangle)
     archive.writestr('scopia/rocking_chair/rocking_chair.mtl', 'newmtl wood\nKd 1 0 0\n')
     archive.writestr('scopia/lamp/lamp.obj', triangle)
+    archive.writestr('scopia/lamp/lamp_off.obj', triangle)  # Not in the catalogue.
     archive.writestr('scopia/window/window.3ds', b'')
   return path
 
@@ -102,7 +103,7 @@ def test_bad_libraries_are_refused_in_one_sentence(tmp_path, capsys, name, conte
 
 
 def test_shipped_list_has_no_object_of_the_embedded_dataset():
-  listed = set(sweethome3d.read_list(sweethome3d.LIST))
+  listed = set(render.read_lines(sweethome3d.LIST))
   rows = (sweethome3d.LIST.parents[1] / 'embedded/ATTRIBUTION.tsv').read_text(encoding='utf-8').splitlines()
   assert len(listed) == 282
   assert not listed & {row.split('\t')[0] for row in rows}

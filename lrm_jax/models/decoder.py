@@ -25,6 +25,22 @@ def camera_feature(
   return jnp.concatenate([rearrange(camera_to_world[:, :rows], 'b i j -> b (i j)'), intrinsics], axis=-1)
 
 
+def camera_network(pose_rows: int, hidden: int, out: int, *, rngs: nnx.Rngs) -> layers.MLP:
+  """Returns the network that embeds camera features of `pose_rows` rows.
+
+  In float32 for any compute dtype: bfloat16 has 8 bits, which moves a camera by a hundredth of its distance.
+  """
+  return layers.MLP(
+    4 * pose_rows + 4,
+    hidden,
+    out,
+    activation=nnx.silu,
+    precision=jax.lax.Precision.HIGHEST,
+    dtype=jnp.float32,
+    rngs=rngs,
+  )
+
+
 class Block(nnx.Module):
   """Cross-attention, self-attention and MLP, each with a modulated norm before it and a residual around it."""
 
@@ -76,16 +92,7 @@ class TriplaneDecoder(nnx.Module):
   ):
     self.resolution, self.upsample, self.remat, self.dtype = resolution, upsample, remat, dtype
     self.pose_rows = pose_rows
-    # In float32 for any compute dtype: bfloat16 has 8 bits, which moves a camera by a hundredth of its distance.
-    self.camera_embedding = layers.MLP(
-      4 * pose_rows + 4,
-      camera_width,
-      camera_width,
-      activation=nnx.silu,
-      precision=jax.lax.Precision.HIGHEST,
-      dtype=jnp.float32,
-      rngs=rngs,
-    )
+    self.camera_embedding = camera_network(pose_rows, camera_width, camera_width, rngs=rngs)
     noise = jax.random.normal(rngs.params(), (1, 3 * resolution**2, width)) * width**-0.5
     if sinusoidal_tokens:
       self.tokens = nnx.Param(noise + _triplane_sinusoids(resolution, width, plane_axes))

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrm_jax.models import layers
-from lrm_jax.models.decoder import camera_feature
+from lrm_jax.models.decoder import camera_feature, camera_network
 
 
 class ViewTags(nnx.Module):
@@ -22,16 +21,7 @@ class ViewTags(nnx.Module):
 
   def __init__(self, width: int, camera_width: int, pose_rows: int, *, rngs: nnx.Rngs):
     self.pose_rows = pose_rows
-    # In float32 for any compute dtype, as the camera embedding of the decoder.
-    self.embedding = layers.MLP(
-      4 * pose_rows + 4,
-      camera_width,
-      width,
-      activation=nnx.silu,
-      precision=jax.lax.Precision.HIGHEST,
-      dtype=jnp.float32,
-      rngs=rngs,
-    )
+    self.embedding = camera_network(pose_rows, camera_width, width, rngs=rngs)
     self.embedding.contract.kernel[...] = jnp.zeros((camera_width, width))
 
   def __call__(

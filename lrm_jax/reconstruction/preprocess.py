@@ -29,15 +29,11 @@ _THIN_SPECK = 0.05  # the same, for parts that are at most two pixels thick, suc
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """`image` [S, S, 3] in 0..1. `has_mask` says whether the object was cut out. `notes` are sentences for the user.
-
-  `extent` is the longer side of the object in pixels of the file (reduced to 2,048 pixels), or 0 without a mask.
-  """
+  """`image` [S, S, 3] in 0..1. `has_mask` says whether the object was cut out. `notes` are sentences for the user."""
 
   image: np.ndarray
   has_mask: bool
   notes: tuple[str, ...] = ()
-  extent: int = 0
 
 
 def prepare(
@@ -56,6 +52,26 @@ def prepare(
   square with the colour of its border.
   Raises InputError if the file is not an image, has more than `max_pixels` pixels, or shows no object.
   """
+  rgba, has_mask, notes = read_object(
+    path, remove_background=remove_background, background=background, max_pixels=max_pixels
+  )
+  if not has_mask:
+    return Prepared(whole(rgba, size, name=str(path)), False, tuple(notes))
+  image, found = centre(rgba, size, name=str(path), fill=fill, background=background)
+  return Prepared(image, True, (*notes, *(f'{path} {note}' for note in found)))
+
+
+def read_object(
+  path: str | Path,
+  *,
+  remove_background: bool = False,
+  background: float = 1.0,
+  max_pixels: int = image_files.MAX_PIXELS,
+) -> tuple[np.ndarray, bool, list[str]]:
+  """Returns (the image in a file as [H, W, 4] in 0..1, whether its alpha is the outline of an object, notes).
+
+  An image that is not cut out is composited over a grey `background`. Raises InputError as `prepare` does.
+  """
   rgba, assumed = read(path, max_pixels=max_pixels)
   notes = [f'{path} {note}' for note in assumed]
   cut = is_cut_out(rgba)
@@ -68,28 +84,21 @@ def prepare(
   if remove_background:
     rgba, kept = without_background(rgba, background, name=str(path))
     notes += [f'{path} {note}' for note in kept]
-  elif not cut:
-    return Prepared(whole(rgba, size, name=str(path)), False, tuple(notes))
-  image, found = centre(rgba, size, name=str(path), fill=fill, background=background)
-  extent = _extent(_without_specks(rgba[..., 3] >= _VISIBLE))
-  return Prepared(image, True, (*notes, *(f'{path} {note}' for note in found)), extent)
+  return rgba, cut or remove_background, notes
 
 
-def uncropped(path: str | Path, size: int, background: float = 1.0) -> Prepared:
-  """Returns the whole image in a file, with what is transparent over a grey `background` in 0..1.
+def uncropped(rgba: np.ndarray, size: int, background: float = 1.0) -> np.ndarray:
+  """Returns the whole image [H, W, 4], with what is transparent over a grey in 0..1, as [size, size, 3].
 
-  It keeps the camera that took it: images that are not square are padded with the grey, around their centre. Raises
-  InputError if the file is not an image.
+  It keeps the camera that took it: images that are not square are padded with the grey, around their centre.
   """
-  rgba, assumed = read(path)
   height, width = rgba.shape[:2]
   side = max(height, width)
   square = np.zeros((side, side, 4), np.float32)
   top, left = (side - height) // 2, (side - width) // 2
   square[top : top + height, left : left + width] = rgba
   square[..., :3] *= square[..., 3:]
-  image = images.over(images.resize(square, size), background).astype(np.float32)
-  return Prepared(image, bool(rgba[..., 3].min() < _VISIBLE), tuple(f'{path} {note}' for note in assumed))
+  return images.over(images.resize(square, size), background).astype(np.float32)
 
 
 def read(path: str | Path, *, max_pixels: int = image_files.MAX_PIXELS) -> tuple[np.ndarray, list[str]]:
@@ -112,11 +121,11 @@ def centre(
     )
   main = _without_specks(visible)
   top, bottom, left, right = _box(main)
-  extent = _extent(main)
-  if extent < _SMALLEST:
-    raise InputError(f'{name} shows an object of only {extent} pixels: it must have at least {_SMALLEST}')
-  notes = list(_notes(visible, main, extent, _COARSE * fill * size))
-  side = max(round(extent / fill), extent)
+  longer = _longer_side(main)
+  if longer < _SMALLEST:
+    raise InputError(f'{name} shows an object of only {longer} pixels: it must have at least {_SMALLEST}')
+  notes = list(_notes(visible, main, longer, _COARSE * fill * size))
+  side = max(round(longer / fill), longer)
   square = np.zeros((side, side, 4), np.float32)
   premultiplied = np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], axis=-1)
   y, x = (side - (bottom - top)) // 2, (side - (right - left)) // 2
@@ -130,8 +139,13 @@ def _box(mask) -> tuple[int, int, int, int]:
   return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
 
 
-def _extent(mask) -> int:
-  """Returns the longer side of the bounding box of a mask [H, W]."""
+def extent(rgba: np.ndarray) -> int:
+  """Returns the longer side, in pixels, of what is visible of an image [H, W, 4], without specks; 0 if nothing is."""
+  visible = rgba[..., 3] >= _VISIBLE
+  return _longer_side(_without_specks(visible)) if visible.any() else 0
+
+
+def _longer_side(mask) -> int:
   top, bottom, left, right = _box(mask)
   return int(max(bottom - top, right - left))
 

@@ -8,7 +8,6 @@ G cells of the occupancy grid along a side.
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
-import dataclasses
 import functools
 import logging
 from pathlib import Path
@@ -146,8 +145,7 @@ class Reconstructor:
     for image in images if several else [images]:  # type: ignore[union-attr]
       with inputs.as_file(image) as path:  # type: ignore[arg-type]
         prepared.append(self.prepare(path, remove_background=remove_background))
-        for note in prepared[-1].notes:
-          _LOGGER.warning('%s', note if isinstance(image, (str, Path)) else note.replace(str(path), 'the image'))
+        _warn(prepared[-1].notes, image, path)  # type: ignore[arg-type]
         names.append(path.stem)
     planes = self.encode_each([one.image for one in prepared], batch_size)
     results = [
@@ -164,6 +162,7 @@ class Reconstructor:
     *,
     layout: str | None = None,
     remove_background: bool = False,
+    max_pixels: int = image_files.MAX_PIXELS,
   ) -> Reconstruction:
     """Returns one reconstruction of several views of the same object, in the frame of the first.
 
@@ -187,35 +186,23 @@ class Reconstructor:
     else:
       names = several_views.parse_layout(layout, len(images))
       camera_to_world, intrinsics = several_views.layout_cameras(names, self.input_position, self.intrinsics)
-    prepared = self._prepare_views(images, whole=whole, remove_background=remove_background)
+    with contextlib.ExitStack() as files:
+      paths = [files.enter_context(inputs.as_file(image)) for image in images]
+      prepared = several_views.prepare(
+        paths,
+        self.image_size,
+        whole=whole,
+        fill=self.fill,
+        background=self.input_background,
+        remove_background=remove_background,
+        max_pixels=max_pixels,
+      )
+    for image, path, one in zip(images, paths, prepared):
+      _warn(one.notes, image, path)
     planes = self.encode(
       np.stack([one.image for one in prepared])[None], np.asarray(camera_to_world)[None], np.asarray(intrinsics)[None]
     )
-    first = images[0]
-    name = Path(first).stem if isinstance(first, (str, Path)) else 'image'
-    return Reconstruction(self, planes[0], prepared[0].image, prepared[0].has_mask, name)
-
-  def _prepare_views(self, images, *, whole: bool, remove_background: bool) -> list[preprocess.Prepared]:
-    """Returns the images of several views: whole, or with the object centred and scaled by one factor for all."""
-
-    def prepare(path, fill):
-      return preprocess.prepare(
-        path, self.image_size, remove_background=remove_background, fill=fill, background=self.input_background
-      )
-
-    prepared = []
-    with contextlib.ExitStack() as files:
-      paths = [files.enter_context(inputs.as_file(image)) for image in images]
-      if whole:
-        return [preprocess.uncropped(path, self.image_size, self.input_background) for path in paths]
-      prepared = [prepare(path, self.fill) for path in paths]
-      largest = max(one.extent for one in prepared)
-      for number, (path, one) in enumerate(zip(paths, prepared)):
-        if 0 < one.extent < largest:
-          prepared[number] = dataclasses.replace(prepare(path, self.fill * one.extent / largest), notes=one.notes)
-        for note in one.notes:
-          _LOGGER.warning('%s', note)
-    return prepared
+    return Reconstruction(self, planes[0], prepared[0].image, prepared[0].has_mask, paths[0].stem)
 
   def from_planes(
     self, planes: str | Path | np.ndarray | Array, image: np.ndarray | None = None, name: str | None = None
@@ -421,6 +408,12 @@ class Reconstructor:
       return evaluate
 
     return mesh_lib.Field(query, grid)
+
+
+def _warn(notes: Sequence[str], image: inputs.ImageLike, path: Path) -> None:
+  """Logs what was assumed about an image, without the path of a temporary file."""
+  for note in notes:
+    _LOGGER.warning('%s', note if isinstance(image, (str, Path)) else note.replace(str(path), 'the image'))
 
 
 _encode = jax.jit(lambda model, *inputs: model.encode(*inputs))

@@ -1,6 +1,6 @@
 """Several input views of an object: their cameras, by name or from a file, and images that have a common scale.
 
-Legend: N views.
+Legend: N views, S pixels along a side of a prepared image.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from lrm_jax.errors import InputError
-from lrm_jax.geometry import cameras
+from lrm_jax.geometry import cameras, image_files
+from lrm_jax.reconstruction import preprocess
 
 # Quarter turns from the first view, as the camera moves: to the right of the object as seen in the first view, and on.
 SIDES = {'front': 0, 'right': 1, 'back': 2, 'left': 3}
@@ -42,6 +43,40 @@ def layout_cameras(
   """
   poses = cameras.orbit(len(SIDES), position)
   return np.stack([poses[SIDES[name]] for name in names]), np.tile(intrinsics, (len(names), 1))
+
+
+def prepare(
+  paths: Sequence[Path],
+  size: int,
+  *,
+  whole: bool,
+  fill: float,
+  background: float,
+  remove_background: bool = False,
+  max_pixels: int = image_files.MAX_PIXELS,
+) -> list[preprocess.Prepared]:
+  """Returns the images [S, S, 3] in files, S = `size`, for views that were taken by the same camera.
+
+  With `whole`, they are used as they are. Otherwise each object is centred, and all are scaled by one factor, so that
+  the longer side of the largest covers the fraction `fill`. Raises InputError if an image cannot be used.
+  """
+  views = [
+    preprocess.read_object(path, remove_background=remove_background, background=background, max_pixels=max_pixels)
+    for path in paths
+  ]
+  largest = max(preprocess.extent(rgba) if has_mask else 0 for rgba, has_mask, _ in views)
+  prepared = []
+  for path, (rgba, has_mask, notes) in zip(paths, views):
+    if whole:
+      image = preprocess.uncropped(rgba, size, background)
+    elif has_mask:
+      share = preprocess.extent(rgba) / max(largest, 1)
+      image, found = preprocess.centre(rgba, size, name=str(path), fill=fill * share, background=background)
+      notes += [f'{path} {note}' for note in found]
+    else:
+      image = preprocess.whole(rgba, size, name=str(path))
+    prepared.append(preprocess.Prepared(image, has_mask, tuple(notes)))
+  return prepared
 
 
 def read_cameras(path: Path, count: int, intrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

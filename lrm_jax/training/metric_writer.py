@@ -188,10 +188,10 @@ def _read_lines(workdir: str | os.PathLike, name: str, *, required: bool = True)
     if required:
       raise InputError(f'{workdir} has no {name}: give the --workdir of a training')
     return []
-  found = []
-  for line in path.read_text().splitlines():
-    with contextlib.suppress(json.JSONDecodeError):  # The last line of a run that is being written or was killed.
-      found.append(json.loads(line))
+  *lines, last = path.read_text().split('\n')
+  found = [json.loads(line) for line in lines if line.strip()]
+  with contextlib.suppress(json.JSONDecodeError):  # The line that a run is writing, or was when it was killed.
+    found.append(json.loads(last))
   return found
 
 

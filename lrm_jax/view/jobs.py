@@ -230,7 +230,7 @@ class Jobs:
 
 
 def _sentence(problem: Exception) -> str:
-  """Returns what the user is told about an exception; if it is a bug, the log has its traceback."""
+  """Returns the sentence about an exception for the user; if it is a bug, the log has its traceback."""
   if isinstance(problem, (InputError, FailureError)):
     return one_line(problem)
   if isinstance(problem, OSError) and must_be_mended(problem):
