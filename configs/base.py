@@ -95,6 +95,8 @@ def get_config() -> ConfigDict:
   data.eval_objects = 100  # held-out objects of each dataset; 0: it is not evaluated [P: 50 + 50]
   data.eval_size = 128  # px, side of the evaluated views [ours]
   data.num_side_views = 3  # supervised views besides the input view [P]
+  # Shares of the examples with 1, 2, ... config.model.num_input_views input views; (): equal [ours]
+  data.input_view_shares = ()
   data.window = 128  # px, side of the random window of each view that is rendered and supervised [B]
   data.resize_min = 128  # px; before the window is cut, a view is resized to a random side, at least this [B]
   data.resize_max = 384  # px; at most this [B]

@@ -10,7 +10,8 @@ import pytest
 from conftest import DATA, TINY_MODEL
 from lrm_jax.distributed import sharding
 from lrm_jax.errors import InputError
-from lrm_jax.models import registry
+from lrm_jax.geometry import images
+from lrm_jax.models import encoder, registry
 from lrm_jax.storage import checkpoint
 from lrm_jax.training import trainer as trainer_lib
 from lrm_jax.weights import initial, partial, pretrained
@@ -106,6 +107,28 @@ def test_tables_and_tokens_are_resized(tiny_config, tmp_path):
   np.testing.assert_allclose(small[0, 1:3, :, 0], np.broadcast_to([[2.5], [4.5]], (2, 4)), atol=0.05)
   np.testing.assert_allclose(small[1], -small[0], atol=1e-5)
   assert np.abs(small[2]).max() == 0
+
+
+@pytest.mark.parametrize('patch_size', [16, 12])
+def test_larger_patches_start_as_the_smaller_ones_see_the_reduced_image(tiny_config, tmp_path, patch_size):
+  """For 16 px of 8 px, this is exact for images reduced by area means; so is it for 12 px, which share pixels."""
+  saved = write_run(tmp_path / 'run', image_size=32, patch_size=8)
+  first, lines = start(tiny_config, tmp_path / 'run', image_size=4 * patch_size, patch_size=patch_size)
+  kernels = saved['encoder/patch_embedding/kernel'], first['encoder/patch_embedding/kernel']
+  assert f'  resized: encoder/patch_embedding/kernel from {kernels[0].shape} to {kernels[1].shape}' in lines
+  image = np.random.default_rng(0).random((4 * patch_size, 4 * patch_size, 3), np.float32)
+  large, small = (
+    encoder.patches(jnp.asarray(x)[None], size) for x, size in ((image, patch_size), (images.resize(image, 32), 8))
+  )
+  np.testing.assert_allclose(large @ kernels[1], small @ kernels[0], atol=1e-4)
+
+
+def test_smaller_patches_keep_what_they_say_of_even_colours(tiny_config, tmp_path):
+  saved = write_run(tmp_path / 'run', image_size=32, patch_size=8)
+  first, _ = start(tiny_config, tmp_path / 'run', image_size=16, patch_size=4)
+  kernels = saved['encoder/patch_embedding/kernel'], first['encoder/patch_embedding/kernel']
+  sums = [kernel.reshape(-1, 3, kernel.shape[1]).sum(0) for kernel in kernels]
+  np.testing.assert_allclose(*sums, atol=1e-5)
 
 
 def test_model_of_which_no_layer_fits_is_refused(tiny_config, tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 import pytest
 
 from conftest import DATA, TINY_MODEL, load_torch_lrm
-from lrm_jax.datasets import examples
+from lrm_jax.datasets import examples, pipeline
 from lrm_jax.errors import InputError
 from lrm_jax.export import export
 from lrm_jax.geometry import cameras
@@ -108,6 +108,28 @@ def test_examples_have_one_to_all_input_views_in_the_frame_of_the_first(records_
       np.testing.assert_array_equal(example['image'][place], example['image'][place % different])
       np.testing.assert_array_equal(example['camera_to_world'][place], example['camera_to_world'][place % different])
   assert counts == {1, 2, 3}
+
+
+def test_shares_say_how_often_examples_have_how_many_views(records_of_views):
+  make = examples.MakeExample(
+    image_size=16,
+    window=8,
+    resize_min=16,
+    resize_max=16,
+    num_side_views=1,
+    num_input_views=3,
+    input_view_shares=(3.0, 0.0, 1.0),
+  )
+  found = [make(records_of_views, np.random.default_rng(seed))['camera_to_world'] for seed in range(60)]
+  counts = [len(np.unique(poses.reshape(3, 16).round(4), axis=0)) for poses in found]
+  assert set(counts) == {1, 3} and 30 < counts.count(1) < 58
+
+
+@pytest.mark.parametrize('shares', [(1.0,), (1.0, -1.0, 1.0), (0.0, 0.0, 0.0)])
+def test_wrong_shares_are_refused(tiny_config, shares):
+  data = {**tiny_config.data.to_dict(), 'input_view_shares': shares}
+  with pytest.raises(InputError, match='input_view_shares = .* for each number of input views from 1 to .* = 3'):
+    pipeline.training_sources(data, image_size=16, input_position=(0, -2, 0), num_input_views=3)
 
 
 def test_examples_do_not_change_for_models_of_one_view(records_of_views):

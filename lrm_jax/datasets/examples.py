@@ -29,10 +29,11 @@ class MakeExample:
   `keep_distance` as well, only the direction of `input_position` is used and the input camera keeps its own distance,
   as for videos of real objects.
 
-  With `num_input_views` = N > 1, an example has 1 to N different input views, each number with the same probability.
-  They fill N places: if there are fewer than N, they are repeated in turn. Attention to tokens that are all repeated
-  equally often is the same as to the tokens themselves, so that no mask is needed; only where N is not a multiple of
-  their number do the first views count more than the others.
+  With `num_input_views` = N > 1, an example has 1 to N different input views, each number with the same probability,
+  or with probabilities proportional to the N values of `input_view_shares`. They fill N places: if there are fewer than
+  N, they are repeated in turn. Attention to tokens that are all repeated equally often is the same as to the tokens
+  themselves, so that no mask is needed; only where N is not a multiple of their number do the first views count more
+  than the others.
   """
 
   image_size: int
@@ -41,6 +42,7 @@ class MakeExample:
   resize_max: int
   num_side_views: int
   num_input_views: int = 1
+  input_view_shares: tuple[float, ...] = ()
   with_depth: bool = False
   background: tuple[float, ...] = (1.0,)  # Grey levels; one is drawn for each target view.
   input_background: float = 1.0
@@ -132,7 +134,11 @@ class MakeExample:
         f'{uid(record)} has {len(record["views"])} views, fewer than config.model.num_input_views = '
         f'{self.num_input_views}'
       )
-    count = int(rng.integers(self.num_input_views))
+    if self.input_view_shares:
+      shares = np.asarray(self.input_view_shares, np.float64)
+      count = int(rng.choice(self.num_input_views, p=shares / shares.sum()))
+    else:
+      count = int(rng.integers(self.num_input_views))
     views = [first, *map(int, rng.choice(others, count, replace=False))]
     return [views[place % len(views)] for place in range(self.num_input_views)]
 

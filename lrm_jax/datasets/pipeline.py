@@ -48,6 +48,12 @@ def training_sources(
   """
   sources = []
   for name, where, values in mixture.datasets(data):
+    shares = tuple(values.get('input_view_shares', ()))
+    if shares and (len(shares) != num_input_views or min(shares) < 0 or not sum(shares) > 0):
+      raise InputError(
+        f'{where}.input_view_shares = {shares} must be empty, or have a share, at least 0, for each number of input '
+        f'views from 1 to config.model.num_input_views = {num_input_views}'
+      )
     for shared in ('window', 'num_side_views', 'rays'):
       if values.get(shared) != data.get(shared):
         raise InputError(
@@ -63,6 +69,7 @@ def training_sources(
       with_depth=with_depth,
       input_position=tuple(input_position),
       background=tuple(values['background']),
+      input_view_shares=shares,
     )
     sources.append(Source(values['path'], values['train_split'], MakeExample(**rules), values.get('times', 1.0), name))
   return sources

@@ -4,8 +4,11 @@
 - Of layers that are stacked, [layers, ...], the first ones are taken if only their number differs.
 - Position tables and triplane tokens are resized to another number of patches or tokens along a side, and the kernel
   that maps a token to its texels to another number of texels. All by cubic interpolation with antialiasing.
+- The kernel of the patches is resized to another number of pixels along a side. With larger patches, a model computes
+  for an image what it computed for the image reduced by area means, as lrm_jax/geometry/images.py reduces it.
 - All others stay as they were initialised.
-Legend: D width, T patches along a side of a table, R tokens along a side of a plane, u texels along a side of a token.
+Legend: D width, T patches along a side of a table, R tokens along a side of a plane, u texels along a side of a token,
+p pixels along a side of a patch.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,11 +18,13 @@ import math
 from einops import rearrange
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lrm_jax.models.position_tables import antialiased_cubic_matrix, resized
 
 _STACKS = {'blocks', 'hidden'}
-_RESIZED = ('position_embedding', 'decoder/tokens', 'decoder/upsampler/kernel')
+_PATCHES = 'patch_embedding/kernel'  # [3 p^2, D]
+_RESIZED = ('position_embedding', 'decoder/tokens', 'decoder/upsampler/kernel', _PATCHES)
 _TEXEL_BIAS = 'decoder/upsampler_bias'  # [C], which gives the number of channels of a texel.
 
 
@@ -85,6 +90,12 @@ def convert(path: str, array, shape: tuple[int, ...], channels: int) -> jax.Arra
   if path.endswith('tokens'):
     grid = rearrange(array, '1 (plane h w) d -> plane h w d', plane=3, h=math.isqrt(array.shape[1] // 3))
     return rearrange(_resized_grid(grid, math.isqrt(shape[1] // 3)), 'plane h w d -> 1 (plane h w) d')
+  if path.endswith(_PATCHES):
+    before, after = (math.isqrt(x[0] // 3) for x in (array.shape, shape))
+    reduce = _area_matrix(after, before)
+    grid = rearrange(array, '(p q c) d -> p q c d', c=3, p=before)
+    grid = jnp.einsum('pi,qj,pqcd->ijcd', reduce, reduce, grid, precision=jax.lax.Precision.HIGHEST)
+    return rearrange(grid, 'p q c d -> (p q c) d')
   grid = rearrange(array, 'd (p q c) -> d p q c', c=channels, p=math.isqrt(array.shape[1] // channels))
   return rearrange(_resized_grid(grid, math.isqrt(shape[1] // channels)), 'd p q c -> d (p q c)')
 
@@ -95,14 +106,23 @@ def _resized_grid(grid, size: int) -> jax.Array:
   return jnp.einsum('ih,jw,nhwc->nijc', matrix, matrix, grid, precision=jax.lax.Precision.HIGHEST)
 
 
+def _area_matrix(length: int, size: int) -> np.ndarray:
+  """Returns the matrix [size, length] of means over equal parts of `length` samples, which share samples if need be."""
+  edges = np.arange(size + 1) * length / size
+  samples = np.arange(length)
+  overlap = np.minimum(edges[1:, None], samples + 1) - np.maximum(edges[:-1, None], samples)
+  return (np.maximum(overlap, 0) * size / length).astype(np.float32)
+
+
 def _kind(path: str, found: Shapes, wanted: Shapes) -> str:
   old, new = found[path], wanted[path]
   if old == new:
     return 'equal'
   if len(old) == len(new) and old[1:] == new[1:] and _STACKS & set(path.split('/')):
     return 'layers'
-  same_width = old[0] == new[0] if path.endswith('kernel') else old[-1] == new[-1]
-  same_channels = not path.endswith('kernel') or found.get(_TEXEL_BIAS) == wanted.get(_TEXEL_BIAS)
+  is_upsampler = path.endswith('upsampler/kernel')
+  same_width = old[0] == new[0] if is_upsampler else old[-1] == new[-1]
+  same_channels = not is_upsampler or found.get(_TEXEL_BIAS) == wanted.get(_TEXEL_BIAS)
   return 'resized' if path.endswith(_RESIZED) and same_width and same_channels else 'fresh'
 
 
