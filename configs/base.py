@@ -131,8 +131,9 @@ def get_config() -> ConfigDict:
   loss.mask_weight = 0.0  # weight of the squared error of the opacity [ours; not in the paper]
   loss.mask_entropy_weight = 0.0  # weight of the cross-entropy of the opacity [not in the paper]
   loss.opacity_entropy_weight = 0.0  # weight of the entropy of the opacity, against fog [ours; not in the paper]
-  # Weight of the mean error of depths, in world units; datasets need depth (data/render.py --depth) [not in the paper]
-  loss.depth_weight = 0.0
+  # The next two need datasets with depth (data/render.py --depth) [not in the paper].
+  loss.depth_weight = 0.0  # weight of the mean error of depths, in world units
+  loss.surface_weight = 0.0  # weight of the mean squared distance of what is seen to the surface, in world units
   loss.total_variation_weight = 0.0  # weight of the total variation of the planes [not in the paper]
 
   config.optimizer = optimizer = ConfigDict()

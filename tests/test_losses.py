@@ -11,7 +11,7 @@ from conftest import encode_png
 from lrm_jax.datasets import examples
 from lrm_jax.datasets.records import DEPTH_RANGE, BrokenRecordError
 from lrm_jax.errors import InputError
-from lrm_jax.geometry import cameras, rays
+from lrm_jax.geometry import cameras, rays, volume
 from lrm_jax.geometry.volume import Pixels
 from lrm_jax.training import losses
 
@@ -84,9 +84,8 @@ def test_records_without_depth_are_broken_for_it(sphere):
 
 def reconstruction(opacity, depth, target_depth=None, **weights):
   shape = (1, 1, 2, 2)
-  pixels = Pixels(
-    jnp.zeros((*shape, 3)), jnp.asarray(depth, jnp.float32).reshape(shape), jnp.asarray(opacity).reshape(shape)
-  )
+  depth, opacity = (jnp.asarray(x, jnp.float32).reshape(shape) for x in (depth, opacity))
+  pixels = Pixels(jnp.zeros((*shape, 3)), depth, opacity, squared_depth=jnp.square(depth))
   target = None if target_depth is None else jnp.asarray(target_depth, jnp.float32).reshape(shape)
   planes = jnp.zeros((1, 3, 2, 2, 1))
   return losses.reconstruction(pixels, jnp.zeros((*shape, 3)), jnp.zeros(shape), planes, target_depth=target, **weights)
@@ -95,8 +94,38 @@ def reconstruction(opacity, depth, target_depth=None, **weights):
 def test_depth_loss_is_the_mean_error_where_the_target_is_not_background():
   loss, parts = reconstruction([1.0, 1, 1, 0], [2.0, 1.5, 1, 3], [2.5, 1.5, 0, 0], depth_weight=2.0)
   assert float(parts['depth']) == pytest.approx(0.5 / 4) and float(loss) == pytest.approx(0.25)
-  with pytest.raises(InputError, match='depth_weight=1.0 needs `target_depth`'):
+  with pytest.raises(InputError, match='depth_weight=1.0, .* need `target_depth`'):
     reconstruction([1.0, 1, 1, 0], [1.0, 1, 1, 1], depth_weight=1.0)
+
+
+def test_surface_loss_is_the_mean_squared_distance_of_the_samples_to_the_surface():
+  rng = np.random.default_rng(0)
+  density, distances = rng.uniform(0, 5, (1, 1, 2, 2, 16)), np.sort(rng.uniform(1, 3, (1, 1, 2, 2, 16)))
+  density, distances = jnp.asarray(density, jnp.float32), jnp.asarray(distances, jnp.float32)
+  pixels = volume.composite(density, jnp.zeros((*density.shape, 3)), distances, jnp.full((1, 1, 2, 2, 1), 0.1))
+  target = jnp.asarray([[[[2.0, 1.5], [0.0, 2.5]]]])
+  _, parts = losses.reconstruction(
+    pixels, pixels.color, pixels.opacity, jnp.zeros((1, 3, 2, 2, 1)), target_depth=target, surface_weight=1.0
+  )
+  weights = np.asarray(volume.ray_weights(density, jnp.full((1, 1, 2, 2, 1), 0.1)))
+  squares = np.sum(weights * (np.asarray(distances) - np.asarray(target)[..., None]) ** 2, axis=-1)
+  assert float(parts['surface']) == pytest.approx(np.sum(squares, where=np.asarray(target) > 0) / 4, rel=1e-4)
+
+
+def test_surface_loss_sees_fog_that_the_depth_loss_does_not():
+  def loss(squared_depth, **weights):
+    shape = (1, 1, 1, 1)
+    pixels = Pixels(jnp.zeros((*shape, 3)), jnp.full(shape, 2.0), jnp.ones(shape), jnp.full(shape, squared_depth))
+    planes = jnp.zeros((1, 3, 2, 2, 1))
+    return float(
+      losses.reconstruction(pixels, pixels.color, pixels.opacity, planes, target_depth=jnp.full(shape, 2.0), **weights)[
+        0
+      ]
+    )
+
+  fog = (1.5**2 + 2.5**2) / 2
+  assert loss(4.0, surface_weight=1.0) == pytest.approx(0, abs=1e-6) == loss(fog, depth_weight=1.0)
+  assert loss(fog, surface_weight=1.0) == pytest.approx(0.25)
 
 
 def test_entropy_of_opacity_is_largest_in_fog_and_zero_without():

@@ -50,7 +50,7 @@ def render(model: TriplaneModel, batch: Mapping, rays_per_chunk: int) -> Predict
   poses, intrinsics = batch['camera_to_world'], batch['intrinsics']
   size = batch['color'].shape[-2]
   pixels = model(batch['image'], poses[:, 0], intrinsics[:, 0], poses, intrinsics, size, rays_per_chunk=rays_per_chunk)
-  return Prediction(*pixels)
+  return Prediction(pixels.color, pixels.depth, pixels.opacity)
 
 
 @dataclasses.dataclass

@@ -16,11 +16,16 @@ from jaxtyping import Array, Float
 
 
 class Pixels(NamedTuple):
-  """Rendered rays: colour in 0..1, depth (sum_i w_i t_i) in world units, opacity (sum_i w_i) in 0..1."""
+  """Rendered rays: colour in 0..1, depth (sum_i w_i t_i) in world units, opacity (sum_i w_i) in 0..1.
+
+  `squared_depth` is sum_i w_i t_i^2; it is None where samples are skipped. Together with depth and opacity it gives the
+  squared distance of what is seen to any point of the ray: sum_i w_i (t_i - d)^2.
+  """
 
   color: Float[Array, '*r 3']
   depth: Float[Array, '*r']
   opacity: Float[Array, '*r']
+  squared_depth: Float[Array, '*r'] | None = None
 
 
 def ray_weights(density: Float[Array, '*r s'], delta: Float[Array, '*r #s']) -> Float[Array, '*r s']:
@@ -45,6 +50,7 @@ def composite(
     color=jnp.einsum('...s,...sc->...c', weights, color, precision=jax.lax.Precision.HIGHEST),
     depth=jnp.einsum('...s,...s->...', weights, distances, precision=jax.lax.Precision.HIGHEST),
     opacity=-jnp.expm1(-jnp.sum(density * delta, axis=-1)),
+    squared_depth=jnp.einsum('...s,...s->...', weights, jnp.square(distances), precision=jax.lax.Precision.HIGHEST),
   )
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from lrm_jax.models import layers, lpips
+from lrm_jax.training import losses
 
 
 def abstract_batch(config: ConfigDict, placement, *, num_datasets: int = 1) -> dict:
@@ -33,7 +34,7 @@ def abstract_batch(config: ConfigDict, placement, *, num_datasets: int = 1) -> d
   }
   if (inputs := config.model.get('num_input_views', 1)) > 1:
     shapes |= {name: (inputs, *shapes[name]) for name in ('image', 'camera_to_world', 'intrinsics')}
-  if config.loss.depth_weight > 0:
+  if losses.needs_depth(config.loss):
     shapes['target_depth'] = (views, window, window)
   if config.data.rays == 'foreground':
     shapes |= {'target_position': (views, window, window, 2), 'target_weight': (views, window, window)}

@@ -11,6 +11,7 @@ from lrm_jax.distributed import sharding
 from lrm_jax.errors import InputError
 from lrm_jax.models import registry
 from lrm_jax.storage import checkpoint, paths
+from lrm_jax.training import losses
 from lrm_jax.training.trainer import check as check_config
 from lrm_jax.weights import initial
 from lrm_jax.weights.vgg import load_lpips
@@ -36,7 +37,7 @@ def check(config: ConfigDict, workdir: str | Path, num_devices: int) -> list[str
     image_size=config.model.image_size,
     input_position=model.input_position,
     num_input_views=model.num_input_views,
-    with_depth=config.loss.depth_weight > 0,
+    with_depth=losses.needs_depth(config.loss),
   )
   check_path(config)
   for source in sources:

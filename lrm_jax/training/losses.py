@@ -1,12 +1,12 @@
 """Training losses: errors of the colour, mask and depth of rendered views, perceptual distance, regularisers.
 
 Sources: LRM (arXiv 2311.04400), section 3.4, for the mean over views of MSE + lambda * LPIPS; OpenLRM for the total
-variation; TripoSR for the cross-entropy of the mask. The errors of mask and depth and the entropy of the opacity are
-ours.
+variation; TripoSR for the cross-entropy of the mask. The errors of mask, depth and surface and the entropy of the
+opacity are ours.
 Legend: B batch, V views, h w window, P texels along a plane's side, C channels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from einops import rearrange
 import jax
@@ -15,6 +15,11 @@ from jaxtyping import Array, Float
 
 from lrm_jax.errors import InputError
 from lrm_jax.geometry.volume import Pixels
+
+
+def needs_depth(weights: Mapping[str, float]) -> bool:
+  """Returns whether a loss with these weights (`config.loss`) needs the depth of the targets."""
+  return any(weights.get(name, 0.0) > 0 for name in ('depth_weight', 'surface_weight'))
 
 
 def reconstruction(
@@ -30,6 +35,7 @@ def reconstruction(
   mask_entropy_weight: float = 0.0,
   opacity_entropy_weight: float = 0.0,
   depth_weight: float = 0.0,
+  surface_weight: float = 0.0,
   total_variation_weight: float = 0.0,
   lpips: Callable | None = None,
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
@@ -37,8 +43,9 @@ def reconstruction(
 
   `pixel_weight` multiplies the errors of single pixels in the means; it excludes LPIPS, which needs whole windows.
   Terms with weight 0 are not computed. `lpips` maps two batches of images [N, h, w, 3] in 0..1 to distances [N]; it is
-  required if `lpips_weight` is positive, as is `target_depth` if `depth_weight` is: distances along the rays in world
-  units, 0 for background, where there is no error.
+  required if `lpips_weight` is positive, as is `target_depth` if `depth_weight` or `surface_weight` is: distances along
+  the rays in world units, 0 for background, where there is no error. The depth has no error if the mean of what a ray
+  sees is at the surface; the surface has none only if all of it is.
   """
   mse = _mean(jnp.square(pixels.color - target_color), pixel_weight)
   parts = {'mse': mse}
@@ -62,12 +69,19 @@ def reconstruction(
   if opacity_entropy_weight > 0:
     parts['opacity_entropy'] = cross_entropy(pixels.opacity, pixels.opacity, pixel_weight)
     loss += opacity_entropy_weight * parts['opacity_entropy']
-  if depth_weight > 0:
+  if depth_weight > 0 or surface_weight > 0:
     if target_depth is None:
-      raise InputError(f'{depth_weight=} needs `target_depth`')
-    error = jnp.where(target_depth > 0, jnp.abs(pixels.depth - target_depth), 0.0)
-    parts['depth'] = _mean(error, pixel_weight)
-    loss += depth_weight * parts['depth']
+      raise InputError(f'{depth_weight=}, {surface_weight=} need `target_depth`')
+    is_object = target_depth > 0
+    if depth_weight > 0:
+      parts['depth'] = _mean(jnp.where(is_object, jnp.abs(pixels.depth - target_depth), 0.0), pixel_weight)
+      loss += depth_weight * parts['depth']
+    if surface_weight > 0:
+      assert pixels.squared_depth is not None
+      # sum_i w_i (t_i - d)^2 of each ray.
+      squares = pixels.squared_depth + target_depth * (target_depth * pixels.opacity - 2 * pixels.depth)
+      parts['surface'] = _mean(jnp.where(is_object, squares, 0.0), pixel_weight)
+      loss += surface_weight * parts['surface']
   if total_variation_weight > 0:
     parts['total_variation'] = total_variation(planes)
     loss += total_variation_weight * parts['total_variation']

@@ -14,7 +14,7 @@ from lrm_jax.errors import InputError
 from lrm_jax.models import lora, registry
 from lrm_jax.models.lpips import LPIPS
 from lrm_jax.storage import checkpoint
-from lrm_jax.training import cost, micro_batches, synthetic, trackers
+from lrm_jax.training import cost, losses, micro_batches, synthetic, trackers
 from lrm_jax.training import step as step_lib
 from lrm_jax.training.optimizer import check_patterns, make_optimizer
 from lrm_jax.weights import initial
@@ -49,7 +49,7 @@ class Trainer:
         image_size=config.model.image_size,
         input_position=self.model.input_position,
         num_input_views=self.model.num_input_views,
-        with_depth=config.loss.depth_weight > 0,
+        with_depth=losses.needs_depth(config.loss),
       )
     optimizer = dict(config.optimizer)
     if config.model.get('lora_rank', 0):
