@@ -4,9 +4,10 @@
   python -m lrm_jax.evaluate --predictions=DIR ...     # rendered views or meshes of any other system
   python -m lrm_jax.evaluate --compare A B             # differences of two results, paired by object
 
-Protocols: novel-views (view 0 is the input, all others are novel), lrm (each of several input views in turn), geometry
-and geometry-triposr, -sf3d, -spar3d, -meshlrm (surfaces), full (all that the data allow). docs/evaluation.md defines
-them. --out writes results.json, results.md and report.html; if it is stopped, the same command continues.
+Protocols: novel-views (view 0 is the input, all others are novel), lrm (each of several input views in turn),
+several-views (--num_input_views at once), geometry and geometry-triposr, -sf3d, -spar3d, -meshlrm (surfaces), full (all
+that the data allow). docs/evaluation.md defines them. --out writes results.json, results.md and report.html; if it is
+stopped, the same command continues.
 """
 
 import argparse
@@ -35,12 +36,13 @@ from lrm_jax.weights import pretrained
 from lrm_jax.weights.clip import load_clip
 from lrm_jax.weights.vgg import load_lpips
 
-_NAMES = ('novel-views', 'lrm', *PROTOCOLS)
+_NAMES = (*view_protocols.VERSIONS, *PROTOCOLS)
 _NETWORKS = {'lpips': 'lpips_network', 'clip_similarity': 'clip'}  # metric -> option
 # Options that change values, besides those that name files.
 _OPTIONS = (
   'size',
   'input_views',
+  'num_input_views',
   'keep_distance',
   'resolution',
   'predictions_frame',
@@ -83,6 +85,8 @@ def main() -> None:
       keep_distance=args.keep_distance,
     )
   held_out = HeldOut(args.data, args.split, rules, _indices(args))
+  if args.protocol == 'several-views':
+    held_out = _several_views(args, held_out, reconstructor)
   protocols = _protocols(args, held_out)
   nearest = functools.cache(
     lambda: baselines.Nearest(args.data, args.train_split, rules, num_objects=args.baseline_objects)
@@ -104,6 +108,17 @@ def main() -> None:
     report.write(args.out / 'report.html', document, held_out, _renders(args, held_out, reconstructor))
     finished.remove()
     print(f'{args.out}: results.json, results.md, report.html')
+
+
+def _several_views(args, held_out: HeldOut, reconstructor: Reconstructor | None) -> HeldOut:
+  """Returns the objects with several input views."""
+  if reconstructor is None:
+    raise InputError('--protocol=several-views needs a model: predictions are made from view 0 alone')
+  if args.num_input_views > reconstructor.num_input_views:
+    raise InputError(
+      f'--num_input_views={args.num_input_views}: this model takes 1 to {reconstructor.num_input_views} input views'
+    )
+  return view_protocols.several_views(held_out, args.num_input_views)
 
 
 def _evaluate_views(
@@ -131,7 +146,7 @@ def _evaluate_views(
       f'mean view of {args.baseline_views} views and nearest object among {args.baseline_objects} objects, at most, of '
       f'the split {args.train_split}; seed 0'
     )
-  inputs = {'novel-views': [0], 'lrm': args.input_views}
+  inputs = {'novel-views': [0], 'lrm': args.input_views, 'several-views': [0]}
   return [view_protocols.section(name, held_out, inputs[name], systems, settings) for name in names]
 
 
@@ -330,6 +345,9 @@ def _parse() -> argparse.Namespace:
     type=_numbers,
     default=[0, 1, 2, 3],
     help='numbers of the input views of the protocol lrm (default: 0,1,2,3)',
+  )
+  parser.add_argument(
+    '--num_input_views', type=int, default=1, help='number of input views of the protocol several-views (default: 1)'
   )
   parser.add_argument('--keep_distance', action='store_true', help='for videos; see config.data.keep_distance')
   parser.add_argument(

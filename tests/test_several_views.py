@@ -13,8 +13,11 @@ from PIL import Image
 import pytest
 
 from conftest import DATA, TINY_MODEL, load_torch_lrm
+from lrm_jax import evaluate
 from lrm_jax.datasets import examples, pipeline
+from lrm_jax.datasets.views import HeldOut, ViewRules
 from lrm_jax.errors import InputError
+from lrm_jax.evaluation import novel_views, results, view_protocols
 from lrm_jax.export import export
 from lrm_jax.geometry import cameras
 from lrm_jax.models import registry
@@ -301,3 +304,52 @@ def test_command_reconstructs_an_object_from_views(run_of_three, tmp_path):
 
 def test_reconstructor_knows_the_number_of_views(model):
   assert Reconstructor(model).num_input_views == 3
+
+
+def evaluate_several(monkeypatch, checkpoint, dataset, *options):
+  words = ['--protocol=several-views', f'--checkpoint={checkpoint}', f'--data={dataset}', '--size=16', *options]
+  monkeypatch.setattr(sys, 'argv', ['evaluate', *words])
+  evaluate.main()
+
+
+def test_evaluation_with_several_views_scores_the_same_views_for_any_number(
+  run_of_three, dataset, tmp_path, monkeypatch
+):
+  sections = {}
+  for count in (1, 3):
+    out = tmp_path / str(count)
+    evaluate_several(monkeypatch, run_of_three, dataset, f'--num_input_views={count}', '--no_baselines', f'--out={out}')
+    [sections[count]] = results.read(out)['sections']
+    assert sections[count]['settings']['input views'] == list(range(count))
+    for views in sections[count]['rows']['model']['views'].values():
+      assert [view['view'] for view in views] == [0, 4]
+  psnr = {count: section['rows']['model']['summary']['psnr']['mean'] for count, section in sections.items()}
+  assert psnr[1] != psnr[3]
+
+
+def test_evaluation_renders_what_the_model_makes_of_several_views(run_of_three, dataset):
+  held_out = view_protocols.several_views(HeldOut(dataset, 'test', ViewRules(image_size=16, size=16)), 2)
+  views = held_out.load([1])
+  assert views['image'].shape == (1, 2, 16, 16, 3) and views['number'].tolist() == [[0, 4]]
+  model = from_pretrained(run_of_three)
+  planes = model.encode(views['image'], views['input_camera_to_world'], views['input_intrinsics'])
+  cameras_of_views = jnp.asarray(views['camera_to_world']), jnp.asarray(views['intrinsics'])
+  expected = model.model.render(jnp.asarray(planes), *cameras_of_views, 16)
+  np.testing.assert_allclose(novel_views.predict(model.model, views).color, expected.color, atol=1e-4)
+  # The first camera is the input camera, and all are in its frame, as of one input view.
+  single = HeldOut(dataset, 'test', ViewRules(image_size=16, size=16)).load([1])
+  np.testing.assert_allclose(views['input_camera_to_world'][0], single['camera_to_world'][0, :2], atol=1e-6)
+  np.testing.assert_allclose(views['camera_to_world'][0], single['camera_to_world'][0, [0, 4]], atol=1e-6)
+  np.testing.assert_array_equal(views['image'][:, 0], single['image'])
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    (['--num_input_views=4'], 'takes 1 to 3 input views'),
+    (['--num_input_views=0'], r'--num_input_views=0 must be 1 to 4'),
+  ],
+)
+def test_evaluation_refuses_other_numbers_of_views(run_of_three, dataset, monkeypatch, options, message):
+  with pytest.raises(InputError, match=message):
+    evaluate_several(monkeypatch, run_of_three, dataset, *options)

@@ -2,7 +2,7 @@
 
 View 0 is the input view, the others are novel. Objects may have different numbers of views: the arrays of several
 objects are padded to the largest number, and `valid` tells which views exist.
-Legend: O objects, V views, H W input image, s pixels along the side of a view.
+Legend: O objects, V views, N input views, H W input image, s pixels along the side of a view.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,9 @@ class ViewRules:
   """How the views of held-out objects are prepared; configs/base.py explains the values.
 
   `image_size` is the side of the input image and `size` that of the other views, in pixels. `background` and
-  `input_background` are the greys, in 0..1, behind the object in the views and in the input image.
+  `input_background` are the greys, in 0..1, behind the object in the views and in the input image. The input
+  view is followed by the object's other views: the first `num_input_views` of this order are the input, N views, and
+  those from `first_novel` on are novel.
   """
 
   image_size: int
@@ -32,6 +34,8 @@ class ViewRules:
   input_background: float = 1.0
   input_position: Sequence[float] = cameras.INPUT_POSITION
   keep_distance: bool = False
+  num_input_views: int = 1
+  first_novel: int = 1
 
 
 class HeldOut:
@@ -80,6 +84,8 @@ class HeldOut:
       to_input [O, 4, 4], float64: the similarity that normalises the scene, x -> to_input @ x.
       depth [O, V, s, s], float32, only if the dataset has depth: distance along the ray in normalised world units, 0
         for background.
+    With N > 1 input views: image [O, N, H, W, 3], the input view first; input_camera_to_world [O, N, 4, 4] and
+    input_intrinsics [O, N, 4], float32. The V views are the input view and the novel ones.
     Raises BrokenRecordError if an object cannot be used.
     """
     return stack([self._load_object(self.record(place), input_view) for place in places])
@@ -90,25 +96,35 @@ class HeldOut:
     count = len(record['views'])
     if count <= input_view:
       raise BrokenRecordError(f'{uid(record)} has {count} views: there is no input view {input_view}')
+    if count <= rules.first_novel > 1:
+      raise BrokenRecordError(f'{uid(record)} has {count} views: none is novel, because {rules.first_novel} are kept')
     order = [input_view, *(view for view in range(count) if view != input_view)]
+    inputs, order = order[: rules.num_input_views], [input_view, *order[rules.first_novel :]]
     views = [decode(record, view) for view in order]
-    poses, similarity = cameras.normalise_to_input_view(
-      np.asarray(record['camera_to_world'])[order], position=rules.input_position, keep_distance=rules.keep_distance
+    all_poses, similarity = cameras.normalise_to_input_view(
+      record['camera_to_world'], input_view, rules.input_position, rules.keep_distance
     )
+    all_poses, all_intrinsics = all_poses.astype(np.float32), np.asarray(record['intrinsics'], np.float32)
     result = {
       'uid': uid(record),
-      'image': images.over(images.resize(views[0], rules.image_size), rules.input_background).astype(np.float32),
+      'image': self._input_image(views[0]),
       'rgba': images.to_bytes(np.stack([images.resize(view, rules.size) for view in views])),
-      'camera_to_world': poses.astype(np.float32),
-      'intrinsics': np.asarray(record['intrinsics'], np.float32)[order],
+      'camera_to_world': all_poses[order],
+      'intrinsics': all_intrinsics[order],
       'number': np.asarray(order, np.int32),
-      'valid': np.ones(count, bool),
+      'valid': np.ones(len(order), bool),
       'to_input': similarity,
     }
+    if rules.num_input_views > 1:
+      result['image'] = np.stack([result['image'], *(self._input_image(decode(record, view)) for view in inputs[1:])])
+      result['input_camera_to_world'], result['input_intrinsics'] = all_poses[inputs], all_intrinsics[inputs]
     if self.has_depth:
       scale = np.cbrt(np.linalg.det(similarity[:3, :3]))
       result['depth'] = np.stack([images.nearest(decode_depth(record, view), rules.size) * scale for view in order])
     return result
+
+  def _input_image(self, view: np.ndarray) -> np.ndarray:
+    return images.over(images.resize(view, self.rules.image_size), self.rules.input_background).astype(np.float32)
 
 
 def evaluated(data: Mapping, *, image_size: int, input_position: Sequence[float]) -> dict[str, HeldOut]:
@@ -154,7 +170,7 @@ def pad(views: Mapping, num_views: int) -> dict:
   return result
 
 
-_WHOLE = ('uid', 'image', 'to_input')  # Keys without an axis of views.
+_WHOLE = ('uid', 'image', 'to_input', 'input_camera_to_world', 'input_intrinsics')  # Keys without an axis of views.
 
 
 def color(views: Mapping, background: float = 1.0) -> np.ndarray:

@@ -30,6 +30,8 @@ from lrm_jax.models.triplane_model import TriplaneModel
 
 _OBJECTS_PER_CALL = 4  # Bounds the memory.
 _ORDER = ('psnr', 'ssim', 'lpips', 'clip_similarity', 'mask_iou', 'depth_error')
+# What `predict` needs of the views.
+_RENDERED = ('image', 'input_camera_to_world', 'input_intrinsics', 'camera_to_world', 'intrinsics', 'rgba')
 _SHOWN_VIEWS = 4  # Views of each object whose pixels are kept for an image: the input view and three novel ones.
 
 
@@ -48,8 +50,12 @@ Predict = Callable[[Any, Mapping, int], Prediction]  # (state, batch, rays_per_c
 def render(model: TriplaneModel, batch: Mapping, rays_per_chunk: int) -> Prediction:
   """Returns the renders of all views of a batch, given its input images: the prediction of a model."""
   poses, intrinsics = batch['camera_to_world'], batch['intrinsics']
+  if 'input_camera_to_world' in batch:  # Several input views.
+    inputs = batch['input_camera_to_world'], batch['input_intrinsics']
+  else:
+    inputs = poses[:, 0], intrinsics[:, 0]
   size = batch['color'].shape[-2]
-  pixels = model(batch['image'], poses[:, 0], intrinsics[:, 0], poses, intrinsics, size, rays_per_chunk=rays_per_chunk)
+  pixels = model(batch['image'], *inputs, poses, intrinsics, size, rays_per_chunk=rays_per_chunk)
   return Prediction(pixels.color, pixels.depth, pixels.opacity)
 
 
@@ -199,7 +205,7 @@ def predict(model: TriplaneModel, views: Mapping) -> Prediction:
   parts = []
   for place in range(len(views['uid'])):  # Object by object, because the whole result has to fit only on the host.
     batch = {name: value[place : place + 1] for name, value in views.items() if name not in ('uid', 'to_input')}
-    batch = {name: batch[name] for name in ('image', 'camera_to_world', 'intrinsics', 'rgba')}
+    batch = {name: value for name, value in batch.items() if name in _RENDERED}
     parts.append(jax.tree.map(np.asarray, _predict(model, batch, _rays_that_fit(model, 1))))
   return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 

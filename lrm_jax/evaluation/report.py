@@ -116,7 +116,9 @@ def _object(held_out: HeldOut, place: int, title: str, renders: Renders) -> str:
     rows['error'] = [error_map(found.color[v], truth[v]) for v in chosen]
     if found.depth is not None and found.opacity is not None:
       rows['depth'] = [images.depth_to_color(found.depth[v], found.opacity[v]) for v in chosen]
-  return page.section(title, page.figure(views['image'][0], 2 * _WIDTH, 'input'), page.image_rows(rows, _WIDTH))
+  inputs = views['image'][0].reshape(-1, *views['image'].shape[-3:])
+  figures = ''.join(page.figure(image, 2 * _WIDTH // len(inputs), 'input') for image in inputs)
+  return page.section(title, figures, page.image_rows(rows, _WIDTH))
 
 
 def _value(values: Mapping, metric: str) -> float:

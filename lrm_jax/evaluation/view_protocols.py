@@ -1,9 +1,10 @@
-"""Protocols that compare views: a fixed input view, or each of several in turn, is scored on all other views.
+"""Protocols that compare views: a fixed input view, each of several in turn, or several at once, scored on all others.
 
 Legend: O objects, V views.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from lrm_jax.evaluation.novel_views import Batches, Scores, evaluate
 from lrm_jax.evaluation.results import Row, Section
 from lrm_jax.geometry import images
 
-VERSIONS = {'novel-views': 1, 'lrm': 1}
+VERSIONS = {'novel-views': 1, 'lrm': 1, 'several-views': 1}
+KEPT_VIEWS = 4  # first views of an object, from which the protocol several-views takes its input
 _SUFFIXES = ('.png', '.webp', '.jpg')
 System = Callable[[int], Scores]  # number of the input view -> scores
 
@@ -30,20 +32,31 @@ def section(
 
   `settings` are stated in the result, with those of the protocol.
   """
-  rows = {}
+  rows, rules = {}, held_out.rules
   for system, scores_of in systems.items():
     scores = {number: scores_of(number) for number in input_views}
     rows[system] = row(held_out.uids, scores)
-  rules = held_out.rules
   about = {
-    'input views': list(input_views),
-    'scored on': 'all other views; mean over the views, then over objects',
+    'input views': list(input_views) if name != 'several-views' else list(range(rules.num_input_views)),
+    'scored on': f'{"all other views" if rules.first_novel == 1 else f"views from {rules.first_novel} on"}; mean over '
+    'the views, then over objects',
     'view size': rules.size,
     'background': rules.background,
     'depth_error': 'mean absolute error in the world normalised to the input camera, where both masks are opaque; no '
     'scale or shift is fitted',
   }
   return Section(name, VERSIONS[name], about | dict(settings), rows)
+
+
+def several_views(held_out: HeldOut, num_input_views: int) -> HeldOut:
+  """Returns the objects with the first `num_input_views` views as the input, and views from KEPT_VIEWS on to score.
+
+  So the scores of 1 to KEPT_VIEWS input views are of the same views. Raises InputError for other numbers.
+  """
+  if not 1 <= num_input_views <= KEPT_VIEWS:
+    raise InputError(f'--num_input_views={num_input_views} must be 1 to {KEPT_VIEWS}')
+  rules = dataclasses.replace(held_out.rules, num_input_views=num_input_views, first_novel=KEPT_VIEWS)
+  return HeldOut(held_out.path, held_out.split, rules, held_out.indices)
 
 
 def row(uids: Sequence[str], scores: Mapping[int, Scores]) -> Row:

@@ -64,9 +64,9 @@ class TriplaneModel(nnx.Module):
 
   def __call__(
     self,
-    image: Float[Array, 'B H W 3'],
-    camera_to_world: Float[Array, 'B 4 4'],
-    intrinsics: Float[Array, 'B 4'],
+    image: Float[Array, 'B *N H W 3'],
+    camera_to_world: Float[Array, 'B *N 4 4'],
+    intrinsics: Float[Array, 'B *N 4'],
     target_camera_to_world: Float[Array, 'B V 4 4'],
     target_intrinsics: Float[Array, 'B V 4'],
     size: int,
