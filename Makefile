@@ -5,6 +5,7 @@
 # make lint         run ruff and mypy
 # make lock         update requirements/lock-*.txt
 # make render-env   install Blender for data/render.py in .venv-render
+# make infinigen-env  install Infinigen and its Blender for data/infinigen.py in .venv-infinigen
 # make clean        remove the environments and out/
 
 # The first Python 3.11, 3.12 or 3.13 on this machine; override it with `make PYTHON=/path/to/python`.
@@ -15,7 +16,7 @@ RUN = $(VENV)/bin/python
 READY = $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: quickstart test test-slow coverage lint lock render-env clean
+.PHONY: quickstart test test-slow coverage lint lock render-env infinigen-env clean
 
 quickstart: $(READY)
 	$(RUN) -m lrm_jax.quickstart
@@ -58,5 +59,17 @@ render-env: .venv-render/.installed
 	  "bpy>=4.5,<4.6; python_version < '3.13'" "bpy>=5.1; python_version >= '3.13'" pillow
 	@touch $@
 
+infinigen-env: .venv-infinigen/.installed
+
+# Without Infinigen's own limits: they are of 2023, and there are no wheels of those versions for newer machines.
+.venv-infinigen/.installed:
+	@command -v python3.11 > /dev/null || { echo 'error: Infinigen needs Python 3.11' >&2; exit 2; }
+	python3.11 -m venv .venv-infinigen
+	.venv-infinigen/bin/python -m pip install --quiet --disable-pip-version-check --no-deps bpy==4.2.0 infinigen==1.15.5
+	.venv-infinigen/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: \
+	  "numpy<2" coacd gin-config "imageio<3" matplotlib networkx "opencv-python-headless<4.12" pandas psutil pillow \
+	  "scikit-image<0.25" scikit-learn scipy "shapely<2.2" tqdm "trimesh<5" OpenEXR submitit geomdl python-fcl rtree
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv-render out
+	rm -rf $(VENV) .venv-render .venv-infinigen out

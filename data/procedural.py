@@ -23,15 +23,13 @@ then 1. On a cluster: launch/procedural_array.sbatch, or data/procedural_beam.py
 import argparse
 from collections.abc import Iterable
 import importlib.util
-import json
 from pathlib import Path
 import signal
 import sys
-import time
 
 from lrm_jax.command_line import run_main
 from lrm_jax.data import render
-from lrm_jax.data.rendering import pool
+from lrm_jax.data.rendering import folders
 from lrm_jax.errors import InputError
 
 PRESETS = ('things', 'zeroverse')
@@ -39,44 +37,23 @@ COMMAND = [sys.executable, str(Path(__file__).parent / 'procedural_objects/worke
 
 
 def main(argv=None) -> int:
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # As for Ctrl-C, stop workers and clean up.
   args = parse(argv)
   if args.dataset:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # As for Ctrl-C, stop workers and clean up.
     return write_dataset(args)
-  uids = chosen_uids(args)
-  for folder in filter(None, (args.out, args.glb)):
-    folder.mkdir(parents=True, exist_ok=True)
-  pool.remove_leftovers(args.out)
-  todo = [uid for uid in uids if not is_done(uid, args)]
-  if done := len(uids) - len(todo):
-    print(f'{done} of {len(uids)} objects are already rendered', flush=True)
-  start, failed = time.monotonic(), {}
-  try:
-    results = pool.render_all(
-      as_objects(todo), args.out, settings_of(args), COMMAND, workers=args.workers, timeout=args.timeout
-    )
-    with open(args.out / 'report.jsonl', 'a', encoding='utf-8') as report:
-      for number, result in enumerate(results, 1):
-        if result.error:
-          failed[result.uid] = result.error
-          print(f'{result.uid}: FAILED: {result.error}', file=sys.stderr, flush=True)
-        report.write(json.dumps({'uid': result.uid, 'error': result.error, 'seconds': round(result.seconds, 3)}) + '\n')
-        report.flush()
-        if number % 100 == 0 or number == len(todo):
-          seconds = time.monotonic() - start
-          print(f'[{done + number}/{len(uids)}] {seconds:.0f} s, {seconds / number:.3f} s per object', flush=True)
-  except pool.EngineError as error:
-    raise InputError(f'the renderer cannot be started: {error}') from error
-  except KeyboardInterrupt:
-    print('procedural: interrupted; run the same command to resume', file=sys.stderr)
-    return 130
-  if failed:
-    names = ', '.join(list(failed)[:10]) + (' ...' if len(failed) > 10 else '')
-    print(
-      f'procedural: {len(failed)} of {len(uids)} objects failed; reasons are in {args.out}/report.jsonl: {names}',
-      file=sys.stderr,
-    )
-  return 1 if failed else 0
+  if args.glb:
+    args.glb.mkdir(parents=True, exist_ok=True)
+  return folders.render(
+    'procedural',
+    as_objects(chosen_uids(args)),
+    args.out,
+    settings_of(args),
+    COMMAND,
+    workers=args.workers,
+    timeout=args.timeout,
+    is_done=lambda uid: is_done(uid, args),
+    lines_every=100,
+  )
 
 
 def write_dataset(args) -> int:

@@ -27,14 +27,12 @@ The world and the cameras are described in data/README.md, the presets in data/r
 
 import argparse
 import glob
-import json
 from pathlib import Path
 import shutil
-import signal
 import sys
 
 from lrm_jax.command_line import run_main
-from lrm_jax.data.rendering import pool, presets
+from lrm_jax.data.rendering import folders, pool, presets
 from lrm_jax.errors import InputError
 
 KINDS = ('.glb', '.gltf', '.obj', '.fbx')
@@ -43,41 +41,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main(argv=None) -> int:
   args, _ = parse(argv)
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # As for Ctrl-C, stop workers and clean up.
-  objects = chosen_objects(args)
-  command = worker_command(args.engine)
-  args.out.mkdir(parents=True, exist_ok=True)
-  pool.remove_leftovers(args.out)
-  todo = [(uid, path) for uid, path in objects if not (args.out / uid).is_dir()]
-  if done := len(objects) - len(todo):
-    print(f'{done} of {len(objects)} objects are already rendered', flush=True)
-  settings, failed = settings_of(args), {}
-  try:
-    results = pool.render_all(todo, args.out, settings, command, workers=args.workers, timeout=args.timeout)
-    with open(args.out / 'report.jsonl', 'a', encoding='utf-8') as report:
-      for number, result in enumerate(results, done + 1):
-        prefix = f'[{number}/{len(objects)}] {result.uid}'
-        if result.error:
-          failed[result.uid] = result.error
-          print(f'{prefix}: FAILED: {result.error}', file=sys.stderr, flush=True)
-        else:
-          print(f'{prefix}: {args.num_views} views in {result.seconds:.1f} s', flush=True)
-        report.write(json.dumps({'uid': result.uid, 'error': result.error, 'seconds': round(result.seconds, 3)}) + '\n')
-        report.flush()
-  except pool.EngineError as error:
-    raise InputError(f'--engine={args.engine} cannot be started: {error}') from error
-  except KeyboardInterrupt:
-    print('render: interrupted; run the same command to resume', file=sys.stderr)
-    return 130
-  if failed:
-    names = ', '.join(list(failed)[:10])
-    if len(failed) > 10:
-      names += ' ...'
-    print(
-      f'render: {len(failed)} of {len(objects)} objects failed; reasons are in {args.out}/report.jsonl: {names}',
-      file=sys.stderr,
-    )
-  return 1 if failed else 0
+  return folders.render(
+    'render',
+    chosen_objects(args),
+    args.out,
+    settings_of(args),
+    worker_command(args.engine),
+    workers=args.workers,
+    timeout=args.timeout,
+  )
 
 
 def chosen_objects(args) -> list[tuple[str, Path]]:

@@ -36,8 +36,8 @@ class Cycles:
 
   def load(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
     kind = path.suffix.lower()
-    with _quiet():
-      bpy.ops.wm.read_factory_settings(use_empty=True)
+    with quiet():
+      self.clear()
       load = {
         '.glb': bpy.ops.import_scene.gltf,
         '.gltf': bpy.ops.import_scene.gltf,
@@ -60,6 +60,14 @@ class Cycles:
     for material in bpy.data.materials:
       if material.use_backface_culling:  # The importer sets it for glTF materials that are not double-sided.
         _hide_backs(material)
+    return self.take_scene()
+
+  def clear(self) -> None:
+    """Removes everything from the scene."""
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+
+  def take_scene(self) -> tuple[np.ndarray, np.ndarray]:
+    """Prepares to render the meshes that Blender has loaded; returns their vertices and triangles as `load` does."""
     vertices, triangles, self._culled = _triangles(bpy.context.evaluated_depsgraph_get())
     _check_precision(vertices)
     self._tree = (vertices, triangles)
@@ -89,7 +97,7 @@ class Cycles:
     scene.render.resolution_x = scene.render.resolution_y = size
     with tempfile.TemporaryDirectory() as folder:
       scene.render.filepath = str(Path(folder) / 'view.png')
-      with _quiet():
+      with quiet():
         bpy.ops.render.render(write_still=True)
       with Image.open(scene.render.filepath) as image:
         return np.array(image.convert('RGBA'))
@@ -237,7 +245,7 @@ def _set_opacity(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
   """Redirects file descriptor 1 to /dev/null, because Blender writes its progress there, not to sys.stdout."""
   sys.stdout.flush()
   stdout = os.dup(1)
