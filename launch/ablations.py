@@ -169,7 +169,7 @@ def array_script(args, runs: list[Run]) -> Path:
 
 def main() -> int:
   args = parse()
-  sweep = find_sweep(args.sweep)
+  sweep = some_variants(find_sweep(args.sweep), args.variants)
   inputs, extra = dict(args.input), dict(args.set)
   runs, left_out = runs_of(sweep, args.out, args.seeds, extra, inputs)
   data = str(fill(sweep.data, inputs))
@@ -212,6 +212,18 @@ def find_sweep(name: str) -> Sweep:
   return found
 
 
+def some_variants(sweep: Sweep, names: str) -> Sweep:
+  """Returns a sweep with the base and the variants of these names, separated by commas; '': all of them."""
+  if not names:
+    return sweep
+  wanted = [name.strip() for name in names.split(',')]
+  if unknown := [name for name in wanted if name not in sweep.variants]:
+    raise InputError(f'--variants={unknown[0]} is unknown: the sweep has {", ".join(sweep.variants)}')
+  base = next(iter(sweep.variants))
+  chosen = {name: values for name, values in sweep.variants.items() if name == base or name in wanted}
+  return dataclasses.replace(sweep, variants=chosen)
+
+
 def pair(text: str) -> tuple[str, str]:
   name, separator, value = text.partition('=')
   if not separator or not name:
@@ -223,6 +235,9 @@ def parse() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--sweep', required=True, help=f'{", ".join(SWEEPS)}, or a Python file')
   parser.add_argument('--out', type=Path, required=True, help='directory of the runs and the table')
+  parser.add_argument(
+    '--variants', default='', metavar='NAME,...', help='only these variants, besides the base (default: all)'
+  )
   parser.add_argument('--seeds', type=int, default=3, help='seeds of each variant (default: 3)')
   parser.add_argument(
     '--input', type=pair, action='append', default=[], metavar='NAME=PATH', help='an input of the sweep'

@@ -49,6 +49,7 @@ QUICKSTART = Sweep(
     'half_size_0.85': {'model.half_size': 0.85},  # Normalised objects are within 0.845.
     'opacity_entropy': {'loss.opacity_entropy_weight': 0.01},
     'depth_loss': {'data.path': '{depth}', 'loss.depth_weight': 0.1},  # The embedded dataset has no depth.
+    'surface_loss': {'data.path': '{depth}', 'loss.surface_weight': 2.0},
     'with_procedural': {'data.mixture.procedural.path': '{procedural}'},
     'only_procedural': {'data.path': '{procedural}', 'data.eval_objects': 0},
     'adamw': {'optimizer.muon': False},

@@ -37,6 +37,14 @@ SWEEP = Sweep(
 INPUTS = {name: f'/{name}' for name in ('objects', 'videos', 'procedural', 'lpips', 'dino', 'depth')}
 
 
+def test_variants_can_be_chosen_and_the_base_stays():
+  chosen = ablations.some_variants(sweeps.QUICKSTART, 'adamw, lpips')
+  assert list(chosen.variants) == ['base', 'lpips', 'adamw'] and chosen.variants['adamw'] == {'optimizer.muon': False}
+  assert ablations.some_variants(sweeps.QUICKSTART, '') is sweeps.QUICKSTART
+  with pytest.raises(InputError, match='--variants=adam is unknown: the sweep has base, decoder_depth_2'):
+    ablations.some_variants(sweeps.QUICKSTART, 'adamw,adam')
+
+
 @pytest.mark.parametrize('name', sweeps.SWEEPS)
 def test_every_override_is_a_value_of_the_configuration(name):
   sweep = sweeps.SWEEPS[name]
