@@ -1,8 +1,8 @@
 """Reconstructs objects from images: python -m lrm_jax.reconstruct IMAGE... [--checkpoint=demo] [--out=out]
 Or one object from several views: python -m lrm_jax.reconstruct --views FRONT RIGHT BACK [--cameras=FILE]
 
-Writes for each image NAME: OUT/NAME.glb (the mesh, see docs/meshes.md), OUT/NAME.mp4 (turntable), OUT/NAME_depth.mp4
-and OUT/NAME_planes.npz (the triplane, for further use: planes [3, P, P, C]).
+Writes for each image NAME: OUT/NAME.glb (the mesh, see docs/meshes.md), OUT/NAME.mp4 (turntable), OUT/NAME_depth.mp4,
+OUT/NAME_input.png (what the network saw) and OUT/NAME_planes.npz (the triplane, for further use: planes [3, P, P, C]).
 """
 
 import argparse
@@ -19,13 +19,13 @@ from tqdm import tqdm
 from lrm_jax.command_line import Phases, enable_compilation_cache, run_main
 from lrm_jax.errors import InputError
 from lrm_jax.geometry import image_files
-from lrm_jax.reconstruction import cleanup, inputs, mesh_files, several_views, texture
+from lrm_jax.reconstruction import camera_fit, cleanup, inputs, masks, mesh_files, segmenters, several_views, texture
 from lrm_jax.reconstruction.preprocess import Prepared
 from lrm_jax.reconstruction.reconstructor import Reconstructor, from_pretrained
 from lrm_jax.reconstruction.result import Reconstruction
 from lrm_jax.weights import pretrained
 
-_ENDS = ('', '_depth', '_planes', '_texture')  # of the names of the files that are written for an image
+_ENDS = ('', '_depth', '_input', '_planes', '_texture')  # of the names of the files that are written for an image
 
 
 def reconstruct(
@@ -38,6 +38,7 @@ def reconstruct(
   formats: Sequence[str] = ('glb',),
   size: int = 128,
   num_frames: int = 48,
+  elevation: float = 0.0,
   phases: Phases | None = None,
   log: Callable[[str], object] = lambda text: None,
   **mesh_options,
@@ -45,12 +46,13 @@ def reconstruct(
   """Writes mesh, videos and planes of an image [S, S, 3] in 0..1 to `out`; returns {kind: file}.
 
   Either all files are written or none. `planes` [3, P, P, C] are those of the image if they are known. `size` is that
-  of the videos in pixels, `mesh_options` are those of Reconstructor.mesh, such as `resolution`. The time of each phase
-  is added to `phases`, and `log` is called with the numbers of the mesh. Raises InputError if there is no surface.
+  of the videos in pixels, `elevation` is that of the camera in degrees, `mesh_options` are those of Reconstructor.mesh,
+  such as `resolution`. The time of each phase is added to `phases`, and `log` is called with the numbers of the mesh.
+  Raises InputError if there is no surface.
   """
   done = phases.done if phases else lambda name: None
   planes = model.encode(image[None])[0] if planes is None else planes
-  result = Reconstruction(model, jax.block_until_ready(planes), image, name=name)
+  result = Reconstruction(model, jax.block_until_ready(planes), image, name=name, elevation=elevation)
   done('image to planes')
   mesh = result.mesh(done=done, **mesh_options)
   log(f'{mesh.metadata["report"]}, threshold {mesh.metadata["threshold"]:.3g}')
@@ -77,12 +79,17 @@ def names_of(paths: list[Path]) -> list[str]:
   return names
 
 
-def prepare_all(model: Reconstructor, paths: list[Path], **options) -> tuple[dict[int, Prepared], dict[int, str]]:
-  """Returns ({number of the image: prepared image}, {number of the image: why it cannot be used})."""
+def prepare_all(
+  model: Reconstructor, paths: list[Path], outlines: Sequence[Path] | None = None, **options
+) -> tuple[dict[int, Prepared], dict[int, str]]:
+  """Returns ({number of the image: prepared image}, {number of the image: why it cannot be used}).
+
+  `outlines` are the files of their masks.
+  """
   prepared, problems = {}, {}
   for number, path in enumerate(paths):
     try:
-      prepared[number] = model.prepare(path, **options)
+      prepared[number] = model.prepare(path, mask=outlines[number] if outlines else None, **options)
     except InputError as error:
       problems[number] = str(error)
   return prepared, problems
@@ -108,10 +115,23 @@ def parse() -> argparse.Namespace:
     '--layout', help=f'sides that the views show, with commas (default: {",".join(several_views.LAYOUT)})'
   )
   parser.add_argument('--cameras', type=Path, help='JSON file with the cameras of the views (docs/input_views.md)')
+  parser.add_argument(
+    '--camera',
+    default='default',
+    help='of a photograph: exif takes its field of view from the file, search tries a few (docs/camera.md)',
+  )
+  parser.add_argument('--fov', type=float, help='field of view of a photograph, degrees along its longer side')
+  parser.add_argument(
+    '--elevation', type=float, default=0.0, help='degrees by which the camera looks down on the object (default: 0)'
+  )
   parser.add_argument('--checkpoint', default='demo', help=pretrained.HELP)
   parser.add_argument('--out', type=Path, default=Path('out'), help='directory for the results (default: out)')
   parser.add_argument(
     '--remove_background', action='store_true', help='cut the object out of an image without transparency'
+  )
+  parser.add_argument('--segmenter', help=f'{segmenters.HELP}; implies --remove_background (default: grabcut)')
+  parser.add_argument(
+    '--mask', type=Path, help="outline of the object: an image file, or a folder with one of each image's name"
   )
   parser.add_argument(
     '--max_pixels',
@@ -152,6 +172,13 @@ def parse() -> argparse.Namespace:
     raise InputError('--layout and --cameras are those of --views: give the images there')
   if args.views and args.batch_size is not None:
     raise InputError(f'--batch_size={args.batch_size} is for images of several objects, and --views are those of one')
+  if args.mask and (args.views or args.segmenter or args.remove_background):
+    raise InputError(f'--mask={args.mask} replaces --segmenter and --remove_background, and is not for --views')
+  camera_fit.check(args.camera, args.fov)
+  if not -89 <= args.elevation <= 89:
+    raise InputError(f'--elevation={args.elevation:g} must be between -89 and 89 degrees')
+  if args.views and (args.camera != 'default' or args.fov is not None or args.elevation):
+    raise InputError('--camera, --fov and --elevation are for single images: --views has --cameras')
   if args.layout and args.cameras:
     raise InputError('give either --layout or --cameras')
   for name in ('size', 'num_frames', 'max_pixels', 'batch_size'):
@@ -168,7 +195,7 @@ def parse() -> argparse.Namespace:
 
 def options_of(args: argparse.Namespace) -> dict:
   """Returns the options of `reconstruct` that the command line gives."""
-  names = ('resolution', 'threshold', 'dense', 'keep', 'faces', 'formats', 'size', 'num_frames')
+  names = ('resolution', 'threshold', 'dense', 'keep', 'faces', 'formats', 'size', 'num_frames', 'elevation')
   return {name: getattr(args, name) for name in names} | {'texture_size': args.texture}
 
 
@@ -197,6 +224,7 @@ def _one_object(model: Reconstructor, args: argparse.Namespace, phases: Phases) 
     intrinsics,
     layout=args.layout,
     remove_background=args.remove_background,
+    segmenter=args.segmenter,
     max_pixels=args.max_pixels,
   )
   assert result.image is not None  # It is that of the first view.
@@ -219,7 +247,14 @@ def _all_images(model: Reconstructor, args: argparse.Namespace, phases: Phases) 
   """Reconstructs the object in each image; returns the exit code."""
   # Read all images before the first reconstruction, so that a bad one is reported at once.
   prepared, problems = prepare_all(
-    model, args.images, remove_background=args.remove_background, max_pixels=args.max_pixels
+    model,
+    args.images,
+    masks.find(args.mask, args.images) if args.mask else None,
+    remove_background=args.remove_background,
+    segmenter=segmenters.load(args.segmenter) if args.segmenter else None,
+    camera=args.camera,
+    fov=args.fov,
+    max_pixels=args.max_pixels,
   )
   if len(args.images) > 1:
     for problem in problems.values():
@@ -230,6 +265,8 @@ def _all_images(model: Reconstructor, args: argparse.Namespace, phases: Phases) 
     path, name = args.images[number], names[number]
     for note in image.notes:
       print(f'note: {note}', file=sys.stderr)
+    if image.doubt is not None:
+      print(f'{path}: cut out by GrabCut; a second start changes {image.doubt:.0%} of the object', file=sys.stderr)
     if not image.has_mask:
       print(
         f'{path} has no transparency, so the whole image is used; --remove_background cuts the object out',

@@ -1,6 +1,7 @@
 """Meshes in files: every format opens upright with the right colours; textures equal vertex colours."""
 
 import io
+import zipfile
 
 import numpy as np
 from PIL import Image
@@ -13,7 +14,7 @@ from lrm_jax.reconstruction import mesh_files, texture
 
 # Right, top and front of the object in Blender and trimesh, and in the axes of the file.
 Y_UP, Z_UP = [(1, 0, 0), (0, 1, 0), (0, 0, 1)], [(1, 0, 0), (0, 0, 1), (0, -1, 0)]
-AXES = {'glb': Y_UP, 'obj': Y_UP, 'ply': Z_UP, 'stl': Z_UP}
+AXES = {'glb': Y_UP, 'obj': Y_UP, 'ply': Z_UP, 'stl': Z_UP, 'usdz': Y_UP}
 
 
 def figure(points):
@@ -33,21 +34,56 @@ def mesh(request):
   return mesh_lib.extract(mesh_lib.field_of(figure), resolution=41, threshold=25.0, texture_size=size, faces=900)
 
 
+def load_usdz(path):
+  """Returns (mesh, linear vertex colours [K, 3] in 0..1 or None, texture or None) of a file, as usd-core reads it."""
+  pxr = pytest.importorskip('pxr', reason="usd-core is not installed: pip install '.[usdz]'")
+  from pxr import UsdGeom
+
+  stage = pxr.Usd.Stage.Open(str(path))
+  assert UsdGeom.GetStageUpAxis(stage) == UsdGeom.Tokens.y and UsdGeom.GetStageMetersPerUnit(stage) == 1
+  [shape] = [UsdGeom.Mesh(prim) for prim in stage.Traverse() if prim.IsA(UsdGeom.Mesh)]
+  primvars = {primvar.GetPrimvarName(): primvar.Get() for primvar in UsdGeom.PrimvarsAPI(shape).GetPrimvars()}
+  assert set(shape.GetFaceVertexCountsAttr().Get()) == {3}
+  loaded = trimesh.Trimesh(
+    np.array(shape.GetPointsAttr().Get()),
+    np.array(shape.GetFaceVertexIndicesAttr().Get()).reshape(-1, 3),
+    vertex_normals=np.array(shape.GetNormalsAttr().Get()),
+    process=False,
+  )
+  if 'st' not in primvars:
+    return loaded, np.array(primvars['displayColor']), None
+  with zipfile.ZipFile(path) as file:
+    texture = Image.open(io.BytesIO(file.read(next(name for name in file.namelist() if name.endswith('.png')))))
+  loaded.visual = trimesh.visual.TextureVisuals(np.array(primvars['st']), image=texture)
+  return loaded, None, texture
+
+
 def load(path):
-  """Returns (mesh, colour [T, 3] of each triangle in 0..1 or None) of a file, as trimesh reads it."""
+  """Returns (mesh, colour [T, 3] of each triangle in 0..1 or None) of a file, as trimesh or usd-core reads it."""
+  if path.suffix == '.usdz':
+    loaded, linear, texture = load_usdz(path)
+    if texture is None:
+      srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-6) ** (1 / 2.4) - 0.055)
+      return loaded, srgb[loaded.faces].mean(axis=1)
+    return loaded, colors_of_texture(loaded, texture)
   (loaded,) = trimesh.load_scene(path, process=False).geometry.values()
   visual = loaded.visual
   if visual.kind == 'texture' and visual.uv is not None:
-    image = getattr(visual.material, 'baseColorTexture', None) or visual.material.image
-    pixels = np.asarray(image.convert('RGB')) / 255
-    at = visual.uv[loaded.faces].mean(axis=1) * [1, -1] + [0, 1]
-    row, column = (at * pixels.shape[0]).astype(int)[:, ::-1].T
-    return loaded, pixels[row, column]
+    return loaded, colors_of_texture(
+      loaded, getattr(visual.material, 'baseColorTexture', None) or visual.material.image
+    )
   if path.suffix == '.stl':
     return loaded, None
   attributes = getattr(visual, 'vertex_attributes', None) or {}
   colors = attributes.get('color', getattr(visual, 'vertex_colors', None))
   return loaded, (colors[:, :3] / np.iinfo(colors.dtype).max)[loaded.faces].mean(axis=1)
+
+
+def colors_of_texture(loaded, image):
+  pixels = np.asarray(image.convert('RGB')) / 255
+  at = loaded.visual.uv[loaded.faces].mean(axis=1) * [1, -1] + [0, 1]
+  row, column = (at * pixels.shape[0]).astype(int)[:, ::-1].T
+  return pixels[row, column]
 
 
 @pytest.mark.parametrize('kind', mesh_files.FORMATS)
@@ -121,8 +157,28 @@ def test_impossible_texture_raises(size):
     texture.check(size)
 
 
+def test_usdz_passes_the_checks_of_usd(mesh, tmp_path):
+  """The validators of usd-core, which include those for packages, textures, shaders and Apple's viewers."""
+  pxr = pytest.importorskip('pxr', reason="usd-core is not installed: pip install '.[usdz]'")
+  from pxr import UsdValidation
+
+  checks = UsdValidation.ValidationContext(UsdValidation.ValidationRegistry().GetOrLoadAllValidators())
+  mesh_files.write(mesh, tmp_path / 'a.usdz')
+  assert [error.GetMessage() for error in checks.Validate(pxr.Usd.Stage.Open(str(tmp_path / 'a.usdz')))] == []
+  assert checks.Validate(pxr.Usd.Stage.CreateInMemory())  # Without an up axis and a default prim.
+  assert {path.name for path in tmp_path.iterdir()} == {'a.usdz'}
+
+
+def test_missing_usd_is_one_sentence(monkeypatch):
+  monkeypatch.setattr('lrm_jax.extras.installed', lambda module: False)
+  with pytest.raises(
+    ImportError, match=r"--formats=usdz needs pxr, which is not installed: pip install 'lrm_jax\[usdz\]'"
+  ):
+    mesh_files.parse_formats('glb,usdz')
+
+
 def test_unknown_formats_raise(mesh, tmp_path):
-  with pytest.raises(InputError, match='--formats=glb,fbx: fbx is unknown, use glb, obj, ply, stl'):
+  with pytest.raises(InputError, match='--formats=glb,fbx: fbx is unknown, use glb, obj, ply, stl, usdz'):
     mesh_files.parse_formats('glb,fbx')
   with pytest.raises(InputError, match='the suffix must be one of .glb'):
     mesh_files.write(mesh, tmp_path / 'a.fbx')

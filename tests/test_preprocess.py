@@ -8,7 +8,7 @@ from lrm_jax.datasets.records import open_split
 from lrm_jax.errors import InputError
 from lrm_jax.geometry import images
 from lrm_jax.reconstruction import preprocess
-from lrm_jax.reconstruction.background import cut_out
+from lrm_jax.reconstruction.segmenters import cut_out
 
 EMBEDDED = 'data/embedded/object_views/1.0.0'
 RED = np.array([200, 30, 40], np.uint8)
@@ -107,7 +107,7 @@ def test_background_is_removed(tmp_path, rng):
   disc = (x - 90) ** 2 + (y - 60) ** 2 < 30**2
   pixels[disc] = RED
   path = save(pixels, tmp_path / 'a.png')
-  alpha = cut_out(preprocess.read(path)[0])[..., 3] > 0.5
+  alpha = cut_out(preprocess.read(path)[0])[0][..., 3] > 0.5
   assert (alpha & disc).sum() / (alpha | disc).sum() > 0.9
   prepared = preprocess.prepare(path, 64, remove_background=True)
   assert prepared.has_mask
@@ -270,7 +270,7 @@ def test_objects_at_a_border_are_kept_and_said_to_be_cut_off(tmp_path, rng, kind
   rgba = disc(120, centre, radius)
   inside = rgba[..., 3] > 0
   pixels = photo(inside, rng)
-  found = cut_out(np.dstack([pixels, np.full(inside.shape, 255, np.uint8)]).astype(np.float32) / 255)[..., 3] > 0.5
+  found = cut_out(np.dstack([pixels, np.full(inside.shape, 255, np.uint8)]).astype(np.float32) / 255)[0][..., 3] > 0.5
   assert (found & inside).sum() / (found | inside).sum() > 0.97
   for path, remove in ((save(pixels, tmp_path / 'a.png'), True), (save(rgba, tmp_path / 'b.png'), False)):
     notes = preprocess.prepare(path, 64, remove_background=remove).notes

@@ -160,7 +160,7 @@ def test_outputs_of_one_image_do_not_overwrite_those_of_another():
 class PreparesOnly:
   """A model that prepares images and encodes nothing, for tests of the command around it."""
 
-  def prepare(self, path, **options):
+  def prepare(self, path, camera='default', fov=None, **options):
     return preprocess.prepare(path, 16, **options)
 
   def encode_each(self, images, batch_size=None):
@@ -238,7 +238,8 @@ def test_command_writes_mesh_videos_and_planes(run_directory, tmp_path):
   )
   assert result.returncode == 0, result.stderr
   assert 'no transparency' in result.stderr and 'Traceback' not in result.stderr
-  expected = {f'{name}{end}' for name in ('cat', 'cat_2') for end in ('.glb', '.mp4', '_depth.mp4', '_planes.npz')}
+  ends = '.glb', '.mp4', '_depth.mp4', '_input.png', '_planes.npz'
+  expected = {f'{name}{end}' for name in ('cat', 'cat_2') for end in ends}
   assert {path.name for path in out.iterdir()} == expected
   for name in ('cat', 'cat_2'):
     assert trimesh.load_scene(out / f'{name}.glb').bounds.shape == (2, 3)

@@ -103,7 +103,7 @@ class FakeBall:
 
 def test_save_writes_all_files_in_all_formats(cat, tmp_path):
   files = cat.save(tmp_path / 'out', formats=('obj', 'glb', 'stl'), size=12, num_frames=3, **MESH)
-  assert set(files) == {'mesh', 'glb', 'stl', 'video', 'depth', 'planes'} and files['mesh'].name == 'cat.obj'
+  assert set(files) == {'mesh', 'glb', 'stl', 'video', 'depth', 'planes', 'input'} and files['mesh'].name == 'cat.obj'
   assert {path.name for path in (tmp_path / 'out').iterdir()} == {path.name for path in files.values()}
   assert imageio.imread(files['video'], plugin='FFMPEG').shape == (3, 12, 12, 3)
   whole = cat.mesh(**MESH)

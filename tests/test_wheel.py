@@ -80,7 +80,7 @@ def test_reconstruction_needs_no_extra(python, tmp_path):
   )
   assert result.returncode == 0, result.stderr
   assert {path.name for path in (tmp_path / 'out').iterdir()} == {
-    'block.glb', 'block.mp4', 'block_depth.mp4', 'block_planes.npz'
+    'block.glb', 'block.mp4', 'block_depth.mp4', 'block_input.png', 'block_planes.npz'
   }  # fmt: skip
   code = "import lrm_jax; print(lrm_jax.from_pretrained('quickstart').image_size)"
   assert run([python, '-c', code], cwd=tmp_path).stdout == '64\n'

@@ -10,62 +10,110 @@ import numpy as np
 from scipy import ndimage
 
 from lrm_jax.errors import InputError
-from lrm_jax.geometry import images
 
 _SIZE = 512  # pixels along the longer side of the image that is segmented
+_MARGIN = 0.04  # share of a side at each border that is background at first
+_SECOND_SIZE, _SECOND_MARGIN = 256, 0.12  # of the second start, whose difference is the doubt
 _FOUND = 0.01  # least share of the image that an object covers
 _COLORS = 6  # clusters of the colours of an image
 _SPECK = 0.01  # of the area of the largest part: smaller parts are noise of the segmentation
 
 
-def cut_out(rgba: np.ndarray, box: Sequence[float] | None = None) -> np.ndarray:
-  """Returns the image [H, W, 4] in 0..1 with the object as its alpha channel; all of it is 0 if none is found.
+def find(rgb: np.ndarray) -> tuple[np.ndarray, float]:
+  """Returns (mask [H, W] in 0..1 of the object in RGB bytes, doubt in 0..1); the mask is 0 if none is found.
 
-  The object lies inside of `box` (left, top, right, bottom), in 0..1 of the width and the height, if that is given.
+  The doubt is the share of the object that changes if GrabCut starts from a wider margin, at a lower resolution:
+  1 - intersection over union.
+  """
+  small = _small(rgb, _SIZE)
+  found = _inside_a_margin(small)
+  if found.mean() < _FOUND:
+    found = _unlike_the_corners(small)
+  found = _without_specks(found)
+  return _mask(found, rgb.shape), _doubt(rgb, found) if found.any() else 1.0
+
+
+def find_inside(rgb: np.ndarray, box: Sequence[float]) -> np.ndarray:
+  """Returns the mask [H, W] in 0..1 of the object in RGB bytes inside of a box (left, top, right, bottom), in 0..1.
+
   Raises InputError if the box is empty or leaves the image.
   """
-  import cv2  # It takes half a second to import, and most images do not need it.
-
-  height, width = rgba.shape[:2]
-  scale = min(1.0, _SIZE / max(height, width))
-  small = cv2.resize(
-    images.to_bytes(rgba[..., :3]),
-    (max(8, int(width * scale)), max(8, int(height * scale))),
-    interpolation=cv2.INTER_AREA,
-  )[..., ::-1].copy()
-  if box is not None:
-    found = _inside_a_box(small, box)
-  else:
-    found = _inside_a_margin(small)
-    if found.mean() < _FOUND:
-      found = _unlike_the_corners(small)
-  labels, _ = ndimage.label(found)
-  areas = np.bincount(labels.ravel())
-  areas[0] = 0
-  alpha = (found & (areas >= _SPECK * areas.max())[labels]).astype(np.float32)
-  alpha = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LINEAR)
-  return np.concatenate([rgba[..., :3], (alpha * rgba[..., 3])[..., None]], axis=-1)
+  return _mask(_without_specks(_inside_a_box(_small(rgb, _SIZE), box)), rgb.shape)
 
 
-def _inside_a_box(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
-  """Returns the mask [H, W] of the object in BGR bytes, for an object inside of a box (`cut_out`)."""
-  import cv2
+def pixels_of(box: Sequence[float], height: int, width: int) -> tuple[int, int, int, int]:
+  """Returns (top, bottom, left, right) in pixels, at least 2 apart, of a box (left, top, right, bottom) in 0..1.
 
-  height, width = image.shape[:2]
+  Raises InputError if the box is empty or leaves the image.
+  """
   left, top, right, bottom = box
   if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
     raise InputError(
       f'the box {list(box)} must be left, top, right, bottom in 0..1, with left < right and top < bottom'
     )
   x, y = min(int(left * width), width - 2), min(int(top * height), height - 2)
-  across, down = max(2, round(right * width) - x), max(2, round(bottom * height) - y)
+  return y, max(y + 2, round(bottom * height)), x, max(x + 2, round(right * width))
+
+
+def _small(rgb: np.ndarray, size: int) -> np.ndarray:
+  """Returns the image as BGR bytes, with at most `size` pixels along the longer side."""
+  import cv2  # It takes half a second to import, and most images do not need it.
+
+  height, width = rgb.shape[:2]
+  scale = min(1.0, size / max(height, width))
+  small = cv2.resize(rgb, (max(8, int(width * scale)), max(8, int(height * scale))), interpolation=cv2.INTER_AREA)
+  return small[..., ::-1].copy()
+
+
+def _mask(found: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+  """Returns a mask [h, w] at the size of the image, [H, W] in 0..1."""
+  import cv2
+
+  return cv2.resize(found.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def _without_specks(found: np.ndarray) -> np.ndarray:
+  labels, _ = ndimage.label(found)
+  areas = np.bincount(labels.ravel())
+  areas[0] = 0
+  return found & (areas >= _SPECK * areas.max())[labels]
+
+
+def _doubt(rgb: np.ndarray, found: np.ndarray) -> float:
+  import cv2
+
+  small = _small(rgb, _SECOND_SIZE)
+  other = _in_rectangle(small, _SECOND_MARGIN)[0]
+  first = cv2.resize(found.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_AREA) > 0.5
+  return float(1 - np.sum(first & other) / max(1, np.sum(first | other)))
+
+
+def _inside_a_box(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
+  """Returns the mask [H, W] of the object in BGR bytes, for an object inside of a box (`find_inside`)."""
+  import cv2
+
+  height, width = image.shape[:2]
+  top, bottom, left, right = pixels_of(box, height, width)
   mask = np.full((height, width), cv2.GC_BGD, np.uint8)
-  mask[y : y + down, x : x + across] = cv2.GC_PR_FGD
+  mask[top:bottom, left:right] = cv2.GC_PR_FGD
   if np.all(mask == cv2.GC_PR_FGD):  # GrabCut needs some background.
     return _inside_a_margin(image)
   cv2.setRNGSeed(0)
   cv2.grabCut(image, mask, (0, 0, width, height), np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
   return _is_object(mask)
+
+
+def _in_rectangle(image: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+  """Returns (mask [H, W] of the object in BGR bytes inside of a margin, GrabCut's mask, its models of the colours)."""
+  import cv2
+
+  height, width = image.shape[:2]
+  y, x = max(1, int(height * margin)), max(1, int(width * margin))
+  mask = np.zeros((height, width), np.uint8)
+  models = np.zeros((1, 65)), np.zeros((1, 65))
+  cv2.setRNGSeed(0)
+  cv2.grabCut(image, mask, (x, y, width - 2 * x, height - 2 * y), *models, 5, cv2.GC_INIT_WITH_RECT)
+  return _is_object(mask), mask, models
 
 
 def _inside_a_margin(image: np.ndarray) -> np.ndarray:
@@ -76,19 +124,14 @@ def _inside_a_margin(image: np.ndarray) -> np.ndarray:
   import cv2
 
   height, width = image.shape[:2]
-  y, x = max(1, height // 25), max(1, width // 25)
-  mask = np.zeros((height, width), np.uint8)
-  whole = (0, 0, width, height)  # Ignored where the mask is given.
-  models = np.zeros((1, 65)), np.zeros((1, 65))
-  cv2.setRNGSeed(0)
-  cv2.grabCut(image, mask, (x, y, width - 2 * x, height - 2 * y), *models, 5, cv2.GC_INIT_WITH_RECT)
-  inside = _is_object(mask)
+  inside, mask, models = _in_rectangle(image, _MARGIN)
   if not inside.any():
     return inside
+  y, x = max(1, int(height * _MARGIN)), max(1, int(width * _MARGIN))
   margin = np.ones((height, width), bool)
   margin[y : height - y, x : width - x] = False
   mask[margin] = cv2.GC_PR_BGD
-  cv2.grabCut(image, mask, whole, *models, 1, cv2.GC_EVAL)
+  cv2.grabCut(image, mask, (0, 0, width, height), models[0], models[1], 1, cv2.GC_EVAL)
   labels, count = ndimage.label(_is_object(mask))
   connected = np.bincount(labels[inside], minlength=count + 1) > 0
   connected[0] = False

@@ -56,7 +56,7 @@ def write(mesh: trimesh.Trimesh, path: str | Path, input_position: Sequence[floa
     uv = np.ascontiguousarray(mesh.visual.uv * [1, -1] + [0, 1], np.float32)  # type: ignore[union-attr]
     arrays.append((uv, _FLOAT, 'VEC2', _VERTICES))
   else:
-    linear = _to_linear(mesh.visual.vertex_colors[:, :3] / 255.0)  # type: ignore[union-attr]
+    linear = to_linear(mesh.visual.vertex_colors[:, :3] / 255.0)  # type: ignore[union-attr]
     colors = np.concatenate([np.round(linear * 65535), np.full((len(linear), 1), 65535)], axis=-1).astype(np.uint16)
     arrays.append((colors, _SHORT, 'VEC4', _VERTICES))
   arrays.append((np.ascontiguousarray(mesh.faces, np.uint32).reshape(-1), _INT, 'SCALAR', _INDICES))
@@ -100,6 +100,6 @@ def write(mesh: trimesh.Trimesh, path: str | Path, input_position: Sequence[floa
   Path(path).write_bytes(header + chunks)
 
 
-def _to_linear(srgb: np.ndarray) -> np.ndarray:
+def to_linear(srgb: np.ndarray) -> np.ndarray:
   """Returns linear light in 0..1 of sRGB values in 0..1 (IEC 61966-2-1)."""
   return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)

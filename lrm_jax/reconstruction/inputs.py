@@ -67,6 +67,8 @@ def _bytes(image) -> np.ndarray:
   array = np.asarray(image)
   if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)) or not array.size:
     raise InputError(f'an array of shape {array.shape} is no image: use [H, W, 3] or [H, W, 4], or [H, W] for grey')
+  if array.dtype == bool:  # A mask.
+    return array.astype(np.uint8) * 255
   if array.dtype == np.uint8:
     return array
   if not np.issubdtype(array.dtype, np.floating):

@@ -1,7 +1,7 @@
-"""Writes meshes as GLB, OBJ, PLY or STL, with vertex colours or a texture as far as the format has them.
+"""Writes meshes as GLB, OBJ, PLY, STL or USDZ, with vertex colours or a texture as far as the format has them.
 
-GLB and OBJ files are y up, with the front towards +z; PLY and STL files are z up, with the front towards -y. These are
-the axes that programs assume for the formats: in Blender, each file stands upright and faces the front view.
+GLB, OBJ and USDZ files are y up, with the front towards +z; PLY and STL files are z up, with the front towards -y.
+These are the axes that programs assume for the formats: in Blender, each file stands upright and faces the front view.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,21 @@ from trimesh.exchange import stl as trimesh_stl
 
 from lrm_jax.errors import InputError
 from lrm_jax.geometry.cameras import INPUT_POSITION
-from lrm_jax.reconstruction import glb
+from lrm_jax.reconstruction import glb, usdz
 
-FORMATS = ('glb', 'obj', 'ply', 'stl')
+FORMATS = ('glb', 'obj', 'ply', 'stl', 'usdz')
 
 
 def parse_formats(text: str) -> list[str]:
-  """Returns the formats named in a list with commas, without repetition; raises InputError if one is unknown."""
+  """Returns the formats named in a list with commas, without repetition.
+
+  Raises InputError if one is unknown, and ImportError (extras.py) if the library of one is not installed.
+  """
   names = list(dict.fromkeys(name.strip().lower().removeprefix('.') for name in text.split(',')))
   if unknown := [name for name in names if name not in FORMATS]:
     raise InputError(f'--formats={text}: {unknown[0] or "an empty name"} is unknown, use {", ".join(FORMATS)}')
+  if 'usdz' in names:
+    usdz.check()
   return names
 
 
@@ -41,9 +46,12 @@ def write(mesh: trimesh.Trimesh, path: str | Path, input_position: Sequence[floa
   if kind == 'glb':
     glb.write(mesh, path, input_position)
     return [path]
+  if kind == 'usdz':
+    usdz.write(mesh, path, input_position)
+    return [path]
   if kind == 'obj':
-    return _write_obj(_turned(mesh, glb.y_up(input_position)), path)
-  mesh = _turned(mesh, glb.to_front(input_position))
+    return _write_obj(turned(mesh, glb.y_up(input_position)), path)
+  mesh = turned(mesh, glb.to_front(input_position))
   if mesh.visual.kind == 'texture':  # type: ignore[union-attr]
     mesh = _with_vertex_colors(mesh)
   if kind == 'ply':
@@ -53,7 +61,7 @@ def write(mesh: trimesh.Trimesh, path: str | Path, input_position: Sequence[floa
   return [path]
 
 
-def _turned(mesh: trimesh.Trimesh, rotation: np.ndarray) -> trimesh.Trimesh:
+def turned(mesh: trimesh.Trimesh, rotation: np.ndarray) -> trimesh.Trimesh:
   """Returns the mesh rotated, with its own vertex normals."""
   return trimesh.Trimesh(
     mesh.vertices @ rotation.T,

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from lrm_jax.errors import InputError
 from lrm_jax.geometry import image_files, images
-from lrm_jax.reconstruction.background import cut_out
+from lrm_jax.reconstruction import masks, segmenters
 
 FILL = 0.58  # Median over the frontal views of the embedded dataset; see tests/test_preprocess.py.
 _SMALLEST = 8  # pixels along the longer side of an object, or the shorter side of a whole image
@@ -29,11 +29,25 @@ _THIN_SPECK = 0.05  # the same, for parts that are at most two pixels thick, suc
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """`image` [S, S, 3] in 0..1. `has_mask` says whether the object was cut out. `notes` are sentences for the user."""
+  """`image` [S, S, 3] in 0..1. `has_mask` says whether the object was cut out. `notes` are sentences for the user.
+
+  `doubt` in 0..1 is how unsure the segmenter is (segmenters.py), None if it does not say, or if none was needed.
+  """
 
   image: np.ndarray
   has_mask: bool
   notes: tuple[str, ...] = ()
+  doubt: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """The object of an image: `rgba` [H, W, 4] in 0..1, whose alpha is its outline if `has_mask`, `notes` and `doubt`."""
+
+  rgba: np.ndarray
+  has_mask: bool
+  notes: tuple[str, ...] = ()
+  doubt: float | None = None
 
 
 def prepare(
@@ -41,50 +55,70 @@ def prepare(
   size: int,
   *,
   remove_background: bool = False,
+  segmenter: segmenters.Segmenter | None = None,
+  mask: str | Path | None = None,
   fill: float = FILL,
   background: float = 1.0,
   max_pixels: int = image_files.MAX_PIXELS,
 ) -> Prepared:
   """Returns the image in a file, of any size and mode, as the network expects it.
 
-  If the image is cut out by transparency, or with `remove_background`, the object is centred, scaled to the fraction
-  `fill` of the image and composited over a grey `background` in 0..1. Otherwise the whole image is used, padded to a
-  square with the colour of its border.
+  If the image is cut out by transparency, or with `remove_background` or a `mask`, the object is centred, scaled to the
+  fraction `fill` of the image and composited over a grey `background` in 0..1. Otherwise the whole image is used,
+  padded to a square with the colour of its border.
   Raises InputError if the file is not an image, has more than `max_pixels` pixels, or shows no object.
   """
-  rgba, has_mask, notes = read_object(
-    path, remove_background=remove_background, background=background, max_pixels=max_pixels
+  found = read_object(
+    path,
+    remove_background=remove_background,
+    segmenter=segmenter,
+    mask=mask,
+    background=background,
+    max_pixels=max_pixels,
   )
-  if not has_mask:
-    return Prepared(whole(rgba, size, name=str(path)), False, tuple(notes))
-  image, found = centre(rgba, size, name=str(path), fill=fill, background=background)
-  return Prepared(image, True, (*notes, *(f'{path} {note}' for note in found)))
+  return of_object(found, size, name=str(path), fill=fill, background=background)
+
+
+def of_object(
+  found: Found, size: int, *, name: str = 'the image', fill: float = FILL, background: float = 1.0
+) -> Prepared:
+  """Returns the image of an object, or the whole image if it has no outline, as the network expects it (`prepare`)."""
+  if not found.has_mask:
+    return Prepared(whole(found.rgba, size, name=name), False, found.notes)
+  image, notes = centre(found.rgba, size, name=name, fill=fill, background=background)
+  return Prepared(image, True, (*found.notes, *(f'{name} {note}' for note in notes)), found.doubt)
 
 
 def read_object(
   path: str | Path,
   *,
   remove_background: bool = False,
+  segmenter: segmenters.Segmenter | None = None,
+  mask: str | Path | None = None,
   background: float = 1.0,
   max_pixels: int = image_files.MAX_PIXELS,
-) -> tuple[np.ndarray, bool, list[str]]:
-  """Returns (the image in a file as [H, W, 4] in 0..1, whether its alpha is the outline of an object, notes).
+) -> Found:
+  """Returns the object of the image in a file.
 
-  An image that is not cut out is composited over a grey `background`. Raises InputError as `prepare` does.
+  Its outline is that of the file `mask` or, with `remove_background`, what the `segmenter` finds (None: GrabCut);
+  otherwise its transparency. An image that is not cut out is composited over a grey `background`. Raises InputError as
+  `prepare` does.
   """
   rgba, assumed = read(path, max_pixels=max_pixels)
   notes = [f'{path} {note}' for note in assumed]
-  cut = is_cut_out(rgba)
+  cut, doubt = is_cut_out(rgba), None
   if not cut and rgba[..., 3].min() < 0.99:
     transparent = np.mean(rgba[..., 3] < _VISIBLE)
     notes.append(
       f'{path} has too few transparent pixels ({transparent:.2%}) for an outline, so its transparency is ignored'
     )
     rgba = over(rgba, background)
-  if remove_background:
-    rgba, kept = without_background(rgba, background, name=str(path))
+  if mask is not None:
+    rgba[..., 3] *= masks.read(mask, rgba.shape[0], rgba.shape[1], max_pixels)
+  elif remove_background:
+    rgba, kept, doubt = without_background(rgba, background, name=str(path), segmenter=segmenter)
     notes += [f'{path} {note}' for note in kept]
-  return rgba, cut or remove_background, notes
+  return Found(rgba, cut or remove_background or mask is not None, tuple(notes), doubt)
 
 
 def uncropped(rgba: np.ndarray, size: int, background: float = 1.0) -> np.ndarray:
@@ -198,30 +232,41 @@ def is_cut_out(rgba: np.ndarray) -> bool:
 
 
 def without_background(
-  rgba: np.ndarray, background: float = 1.0, *, name: str = 'the image'
-) -> tuple[np.ndarray, list[str]]:
-  """Returns (image whose alpha [H, W] is the object, notes).
+  rgba: np.ndarray, background: float = 1.0, *, name: str = 'the image', segmenter: segmenters.Segmenter | None = None
+) -> tuple[np.ndarray, list[str], float | None]:
+  """Returns (image whose alpha [H, W] is the object, notes, how unsure the segmenter is).
 
   The transparency of an image that is cut out is kept. Raises InputError if no object is found.
   """
+  segmenter = segmenter or segmenters.GrabCut()
   if not is_cut_out(rgba):
-    result = cut_out(rgba)
+    result, doubt = segmenters.cut_out(rgba, segmenter)
     if not np.any(result[..., 3] > 0.5):
       raise InputError(
-        f'{name}: no object could be separated from the background: cut it out by hand and give a PNG with alpha'
+        f'{name}: {segmenter.name} separated no object from the background: cut it out by hand and give a PNG with '
+        'alpha, or its outline as --mask'
       )
-    return result, []
+    return result, _doubts(segmenter.name, doubt), doubt
   visible = rgba[..., 3] >= _VISIBLE
   if visible.any():
     top, bottom, left, right = _box(visible)
     if visible[top:bottom, left:right].mean() > _RECTANGLE:  # A photo with a transparent border.
       part = rgba[top:bottom, left:right]
       result = np.zeros_like(rgba)
-      result[top:bottom, left:right] = cut_out(over(part, background))
+      result[top:bottom, left:right], doubt = segmenters.cut_out(over(part, background), segmenter)
       result[..., 3] *= rgba[..., 3]
       if np.mean(result[top:bottom, left:right, 3] >= _VISIBLE) > 0.01:
-        return result, []
-  return rgba, ['is already cut out by its transparency, which is kept: --remove_background finds no background']
+        return result, _doubts(segmenter.name, doubt), doubt
+  return rgba, ['is already cut out by its transparency, which is kept: --remove_background finds no background'], None
+
+
+def _doubts(name: str, doubt: float | None) -> list[str]:
+  if doubt is None or doubt <= segmenters.DOUBTFUL:
+    return []
+  return [
+    f'was cut out by {name}, which is unsure (a second start changes {doubt:.0%} of the object): look at the saved '
+    'input, and use --segmenter with a network, or --mask'
+  ]
 
 
 def whole(rgba: np.ndarray, size: int, *, name: str = 'the image') -> np.ndarray:

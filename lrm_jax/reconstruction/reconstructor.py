@@ -24,7 +24,7 @@ from lrm_jax.errors import InputError
 from lrm_jax.geometry import cameras, image_files
 from lrm_jax.geometry.volume import Pixels
 from lrm_jax.models.triplane_model import TriplaneModel
-from lrm_jax.reconstruction import cleanup, inputs, preprocess, several_views, surface, video
+from lrm_jax.reconstruction import camera_fit, cleanup, inputs, preprocess, segmenters, several_views, surface, video
 from lrm_jax.reconstruction import mesh as mesh_lib
 from lrm_jax.reconstruction.result import Reconstruction, load_planes
 from lrm_jax.weights import pretrained
@@ -109,22 +109,40 @@ class Reconstructor:
     return video.turntable_cameras(num_frames, self.intrinsics, self.input_position)
 
   def prepare(
-    self, path: str | Path, *, remove_background: bool = False, max_pixels: int = image_files.MAX_PIXELS
+    self,
+    path: str | Path,
+    *,
+    remove_background: bool = False,
+    segmenter: segmenters.SegmenterLike | None = None,
+    mask: str | Path | None = None,
+    camera: camera_fit.Camera = 'default',
+    fov: float | None = None,
+    max_pixels: int = image_files.MAX_PIXELS,
   ) -> preprocess.Prepared:
     """Returns the image in a file as the model expects it: `.image` [S, S, 3] in 0..1, S = `image_size`.
 
-    If the image has transparency, or with `remove_background`, the object is cut out, centred and scaled. Otherwise
-    the whole image is used and `.has_mask` is False. `.notes` are sentences about what was assumed or may be cut off.
+    If the image has transparency, or with `remove_background` or a `mask`, the object is cut out, centred and scaled.
+    Otherwise the whole image is used and `.has_mask` is False. `.notes` are sentences about what was assumed or may be
+    cut off. `segmenter` (segmenters.py; 'grabcut', 'rembg', a path of an ONNX file, or a function) removes the
+    background, which it implies; `mask` is an image file of the object's outline: its opacity or, if it is opaque, its
+    brightness. An object that is cut out has the size in the image that follows from the field of view of the
+    photograph (camera_fit.py): `fov`, in degrees along its longer side, or with the `camera` 'exif' that of its EXIF
+    data, or with 'search' the one that fits best. Otherwise its longer side covers the fraction `fill`.
     Raises InputError if there is no such file, or if it is not an image, has more than `max_pixels` pixels or shows no
     object.
     """
-    return preprocess.prepare(
+    camera_fit.check(camera, fov)
+    found = preprocess.read_object(
       path,
-      self.image_size,
-      remove_background=remove_background,
-      fill=self.fill,
+      remove_background=remove_background or segmenter is not None,
+      segmenter=segmenters.load(segmenter),
+      mask=mask,
       background=self.input_background,
       max_pixels=max_pixels,
+    )
+    fitted = camera_fit.prepare(self, found, path, camera, fov)
+    return fitted or preprocess.of_object(
+      found, self.image_size, name=str(path), fill=self.fill, background=self.input_background
     )
 
   def reconstruct(
@@ -132,24 +150,42 @@ class Reconstructor:
     images: inputs.ImageLike | Sequence[inputs.ImageLike],
     *,
     remove_background: bool = False,
+    segmenter: segmenters.SegmenterLike | None = None,
+    mask: inputs.ImageLike | Sequence[inputs.ImageLike] | None = None,
+    camera: camera_fit.Camera = 'default',
+    fov: float | None = None,
+    elevation: float = 0.0,
     batch_size: int | None = None,
   ) -> Reconstruction | list[Reconstruction]:
     """Returns the reconstruction of an image, or a list of those of a list of images.
 
     An image is a path, a PIL image, or an array [H, W, 3 or 4] of bytes or floats in 0..1; it is prepared as by
-    `prepare`. `batch_size` images are encoded at once (default: 1 on a CPU, which gains nothing, otherwise 8). What
-    is assumed about an image is logged as a warning. Raises InputError if an image cannot be read or shows no object.
+    `prepare`. A `mask` is one, too, or an array [H, W]; a list of images has a list of masks. `camera` and `fov` are
+    those of `prepare`. `elevation` is the angle, in degrees, by which the camera looks down on the object: files and
+    turntables of the Reconstruction are level. `batch_size` images are encoded at once (default: 1 on a CPU, which
+    gains nothing, otherwise 8). What is assumed about an image is logged as a warning. Raises InputError if an image
+    cannot be read or shows no object.
     """
     several = isinstance(images, (list, tuple))
+    sources: Sequence = images if several else [images]  # type: ignore[assignment]
+    outlines: Sequence = [None] * len(sources)
+    if mask is not None:
+      outlines = mask if several else [mask]  # type: ignore[assignment]
+    if len(outlines) != len(sources):
+      raise InputError(f'there are {len(outlines)} masks for {len(sources)} images: give one for each')
+    options: dict = dict(remove_background=remove_background, camera=camera, fov=fov)
+    options['segmenter'] = None if segmenter is None else segmenters.load(segmenter)
     prepared, names = [], []
-    for image in images if several else [images]:  # type: ignore[union-attr]
-      with inputs.as_file(image) as path:  # type: ignore[arg-type]
-        prepared.append(self.prepare(path, remove_background=remove_background))
-        _warn(prepared[-1].notes, image, path)  # type: ignore[arg-type]
+    for image, outline in zip(sources, outlines):
+      with contextlib.ExitStack() as files:
+        path = files.enter_context(inputs.as_file(image))
+        cut = None if outline is None else files.enter_context(inputs.as_file(outline))
+        prepared.append(self.prepare(path, mask=cut, **options))
+        _warn(prepared[-1].notes, image, path)
         names.append(path.stem)
     planes = self.encode_each([one.image for one in prepared], batch_size)
     results = [
-      Reconstruction(self, features, one.image, one.has_mask, name)
+      Reconstruction(self, features, one.image, one.has_mask, name, elevation)
       for features, one, name in zip(planes, prepared, names)
     ]
     return results if several else results[0]
@@ -162,6 +198,7 @@ class Reconstructor:
     *,
     layout: str | None = None,
     remove_background: bool = False,
+    segmenter: segmenters.SegmenterLike | None = None,
     max_pixels: int = image_files.MAX_PIXELS,
   ) -> Reconstruction:
     """Returns one reconstruction of several views of the same object, in the frame of the first.
@@ -194,7 +231,8 @@ class Reconstructor:
         whole=whole,
         fill=self.fill,
         background=self.input_background,
-        remove_background=remove_background,
+        remove_background=remove_background or segmenter is not None,
+        segmenter=segmenters.load(segmenter),
         max_pixels=max_pixels,
       )
     for image, path, one in zip(images, paths, prepared):

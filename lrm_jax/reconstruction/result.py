@@ -4,7 +4,7 @@
   chair = model.reconstruct('chair.png')
   chair.mesh(faces=20_000)              # a trimesh.Trimesh
   chair.turntable(48, size=256).color   # [48, 256, 256, 3]
-  chair.save('out')                     # out/chair.glb, chair.mp4, chair_depth.mp4, chair_planes.npz
+  chair.save('out')                     # out/chair.glb, chair.mp4, chair_depth.mp4, chair_input.png, chair_planes.npz
 
 Legend: S side of the input image, P texels along a plane's side, C channels, V views, s pixels along a side of a view.
 """
@@ -21,11 +21,13 @@ import zipfile
 import jax
 from jaxtyping import Array, Float
 import numpy as np
+from PIL import Image
 import trimesh
 
 from lrm_jax.errors import InputError
+from lrm_jax.geometry import images
 from lrm_jax.geometry.volume import Pixels
-from lrm_jax.reconstruction import mesh_files, video
+from lrm_jax.reconstruction import camera_fit, mesh_files, video
 
 
 class Model(Protocol):
@@ -53,6 +55,8 @@ class Reconstruction:
 
   `features` [3, P, P, C] are its planes on the device, `image` [S, S, 3] in 0..1 is what the network saw, `has_mask`
   says whether the object was cut out of the image, and `name` is the stem of its file ('image' if there was none).
+  `elevation` is the angle, in degrees, by which the input camera looks down on the object. `mesh` and `render` are in
+  the frame of that camera; turntables and the files of `save` are level. Raises InputError if it is not in -89..89.
   """
 
   model: Model
@@ -60,6 +64,16 @@ class Reconstruction:
   image: np.ndarray | None = None
   has_mask: bool = True
   name: str = 'image'
+  elevation: float = 0.0
+
+  def __post_init__(self):
+    if not -89 <= self.elevation <= 89:
+      raise InputError(f'an elevation of {self.elevation:g} degrees is not possible: use -89 to 89')
+
+  @functools.cached_property
+  def _turn(self) -> np.ndarray:
+    """The rotation [4, 4] from a level world to the frame of the input camera."""
+    return camera_fit.turn(self.elevation, np.asarray(self.model.input_camera)[:3, 0])
 
   @property
   def planes(self) -> np.ndarray:
@@ -114,7 +128,8 @@ class Reconstruction:
   def turntable(self, num_frames: int = 48, size: int = 128, **options) -> Pixels:
     """Returns the pixels [V, s, s] of one turn around the object, V = `num_frames`; options as in `render`."""
     poses, intrinsics = self.model.turntable(num_frames)
-    return self.render(poses[0], intrinsics[0], size, **options)
+    poses = poses[0] if not self.elevation else self._turn @ poses[0]
+    return self.render(poses, intrinsics[0], size, **options)
 
   def depth(self, camera_to_world: np.ndarray | None = None, size: int = 128) -> np.ndarray:
     """Returns the depth [s, s] along each ray, in world units, from a camera (default: the input camera).
@@ -140,8 +155,9 @@ class Reconstruction:
   ) -> dict[str, Path]:
     """Writes mesh, turntable, depth and planes to a directory, all or none; returns {kind: file}.
 
-    The files are NAME.glb, or one for each of `formats` (mesh_files.py), NAME.mp4, NAME_depth.mp4 and NAME_planes.npz;
-    their kinds are mesh (that of the first format), video, depth, planes, and otherwise the suffix. `mesh` is used if
+    The files are NAME.glb, or one for each of `formats` (mesh_files.py), NAME.mp4, NAME_depth.mp4, NAME_planes.npz and,
+    if there is an image, NAME_input.png; their kinds are mesh (that of the first format), video, depth, planes, input,
+    and otherwise the suffix. `mesh` is used if
     it is given; otherwise it is made with the `options` of `Reconstructor.mesh`. `size` is in pixels. `done` is called
     with the name of each finished phase, `progress` with the number of frames finished since its last call. Raises
     InputError if there is no surface.
@@ -150,6 +166,8 @@ class Reconstruction:
     formats = mesh_files.parse_formats(','.join(formats))
     if mesh is None:
       mesh = self.mesh(done=done, **options)
+    if self.elevation:
+      mesh = mesh_files.turned(mesh, self._turn[:3, :3].T)
     pixels = self.turntable(num_frames, size, progress=progress)
     done('turntable')
     directory.mkdir(parents=True, exist_ok=True)
@@ -167,6 +185,9 @@ class Reconstruction:
       distance = float(np.linalg.norm(self.model.input_position))
       video.write_video(video.depth_frames(pixels.depth, pixels.opacity, distance), fresh['depth'])
       self.save_planes(fresh['planes'])
+      if self.image is not None:
+        fresh['input'] = Path(folder) / f'{name}_input.png'
+        Image.fromarray(images.to_bytes(self.image)).save(fresh['input'])
       for path in fresh.values():
         os.replace(path, directory / path.name)
     done('files')

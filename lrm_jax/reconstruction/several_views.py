@@ -11,7 +11,7 @@ import numpy as np
 
 from lrm_jax.errors import InputError
 from lrm_jax.geometry import cameras, image_files
-from lrm_jax.reconstruction import preprocess
+from lrm_jax.reconstruction import preprocess, segmenters
 
 # Quarter turns from the first view, as the camera moves: to the right of the object as seen in the first view, and on.
 SIDES = {'front': 0, 'right': 1, 'back': 2, 'left': 3}
@@ -53,6 +53,7 @@ def prepare(
   fill: float,
   background: float,
   remove_background: bool = False,
+  segmenter: segmenters.Segmenter | None = None,
   max_pixels: int = image_files.MAX_PIXELS,
 ) -> list[preprocess.Prepared]:
   """Returns the images [S, S, 3] in files, S = `size`, for views that were taken by the same camera.
@@ -61,21 +62,24 @@ def prepare(
   the longer side of the largest covers the fraction `fill`. Raises InputError if an image cannot be used.
   """
   views = [
-    preprocess.read_object(path, remove_background=remove_background, background=background, max_pixels=max_pixels)
+    preprocess.read_object(
+      path, remove_background=remove_background, segmenter=segmenter, background=background, max_pixels=max_pixels
+    )
     for path in paths
   ]
-  largest = max(preprocess.extent(rgba) if has_mask else 0 for rgba, has_mask, _ in views)
+  largest = max(preprocess.extent(view.rgba) if view.has_mask else 0 for view in views)
   prepared = []
-  for path, (rgba, has_mask, notes) in zip(paths, views):
+  for path, view in zip(paths, views):
+    notes = view.notes
     if whole:
-      image = preprocess.uncropped(rgba, size, background)
-    elif has_mask:
-      share = preprocess.extent(rgba) / max(largest, 1)
-      image, found = preprocess.centre(rgba, size, name=str(path), fill=fill * share, background=background)
-      notes += [f'{path} {note}' for note in found]
+      image = preprocess.uncropped(view.rgba, size, background)
+    elif view.has_mask:
+      share = preprocess.extent(view.rgba) / max(largest, 1)
+      image, found = preprocess.centre(view.rgba, size, name=str(path), fill=fill * share, background=background)
+      notes += tuple(f'{path} {note}' for note in found)
     else:
-      image = preprocess.whole(rgba, size, name=str(path))
-    prepared.append(preprocess.Prepared(image, has_mask, tuple(notes)))
+      image = preprocess.whole(view.rgba, size, name=str(path))
+    prepared.append(preprocess.Prepared(image, view.has_mask, notes, view.doubt))
   return prepared
 
 

@@ -16,6 +16,7 @@ import uvicorn
 
 from lrm_jax.command_line import enable_compilation_cache, run_main
 from lrm_jax.errors import InputError
+from lrm_jax.reconstruction import segmenters
 from lrm_jax.storage import lock
 from lrm_jax.view.guard import Guard, is_loopback
 from lrm_jax.view.server import Server
@@ -47,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
   result.add_argument(
     '--max_pixels', type=int, default=64_000_000, help='most pixels of an image (default: 64 million)'
   )
+  result.add_argument('--segmenter', default='grabcut', help=f'{segmenters.HELP}; default: grabcut')
   result.add_argument('--no_warm_up', action='store_true', help='compile programs when they are first needed')
   return result
 
@@ -82,7 +84,12 @@ def main() -> None:
     stack.enter_context(lock.exclusive(epath.Path(args.out.absolute()), 'server', '--out'))
     max_bytes = int(args.max_upload * 2**20)
     server = Server(
-      args.out.absolute(), args.checkpoint, max_bytes=max_bytes, max_pixels=args.max_pixels, warm_up=not args.no_warm_up
+      args.out.absolute(),
+      args.checkpoint,
+      max_bytes=max_bytes,
+      max_pixels=args.max_pixels,
+      warm_up=not args.no_warm_up,
+      segmenter=args.segmenter,
     )
     app = Guard(server.app, loopback=loopback, hosts=args.allow_host, token=token, max_bytes=max_bytes)
     host = f'[{args.host}]' if ':' in args.host else args.host

@@ -28,6 +28,7 @@ from starlette.staticfiles import StaticFiles
 
 import lrm_jax
 from lrm_jax.errors import InputError, must_be_mended, one_line
+from lrm_jax.reconstruction import segmenters
 from lrm_jax.view import frames, options, uploads, work
 from lrm_jax.view.guard import error
 from lrm_jax.view.jobs import ENDED, PHASES, Job, Jobs
@@ -46,7 +47,8 @@ _FIELD = 2**16  # bytes of a text field of a form
 class Server:
   """The application `app` (ASGI) and what it is made of.
 
-  The results are written to `directory`, which no other server may use. Raises InputError if a checkpoint is unknown.
+  The results are written to `directory`, which no other server may use. Raises InputError if a checkpoint is unknown,
+  or if the segmenter cannot be used (reconstruction/segmenters.py).
   """
 
   def __init__(
@@ -57,14 +59,16 @@ class Server:
     max_bytes: int = 32 * 2**20,
     max_pixels: int = 64 * 10**6,
     warm_up: bool = True,
+    segmenter: segmenters.SegmenterLike | None = None,
   ):
     self._max_bytes, self._max_pixels, self._warm_up = max_bytes, max_pixels, warm_up
     self.menu = Menu(checkpoints)
+    self._segmenter = segmenters.load(segmenter)
     directory.mkdir(parents=True, exist_ok=True)
     for leftover in directory.glob(f'{_UPLOADS}*'):  # Of a server that was killed.
       shutil.rmtree(leftover, ignore_errors=True)
     self._temporary = tempfile.TemporaryDirectory(prefix=_UPLOADS, dir=directory)
-    self.uploads = Uploads(Path(self._temporary.name), max_pixels)
+    self.uploads = Uploads(Path(self._temporary.name), max_pixels, self._segmenter)
     self.workshop = Workshop(self.menu, self.uploads)
     self.jobs = Jobs(directory, self.workshop.reconstruct)
     self._imaging, self._rendering = ThreadPoolExecutor(1, 'images'), ThreadPoolExecutor(1, 'views')
@@ -115,6 +119,7 @@ class Server:
         'lrm_jax': lrm_jax.__version__,
         'ready': self.workshop.warm.is_set(),
         'models': self.menu.describe(),
+        'segmenter': self._segmenter.name,
         'phases': PHASES,
         'files': {kind: media for kind, (_, media) in work.KINDS.items()},
         'views': {'kinds': frames.KINDS, 'sizes': frames.SIZES},

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from lrm_jax.errors import InputError, one_line
 from lrm_jax.geometry import image_files, images
-from lrm_jax.reconstruction import background, preprocess
+from lrm_jax.reconstruction import masks, preprocess, segmenters
 from lrm_jax.reconstruction.preprocess import Prepared
 from lrm_jax.reconstruction.reconstructor import Reconstructor
 from lrm_jax.view.request_error import RequestError
@@ -54,8 +54,9 @@ class Upload:
 class Uploads:
   """The stored images, in a directory of their own. All methods may be called from any thread."""
 
-  def __init__(self, directory: Path, max_pixels: int):
+  def __init__(self, directory: Path, max_pixels: int, segmenter: segmenters.Segmenter | None = None):
     self._directory, self._max_pixels = directory, max_pixels
+    self._segmenter = segmenter or segmenters.GrabCut()
     self._uploads: OrderedDict[str, Upload] = OrderedDict()
     self._lock = threading.Lock()
 
@@ -68,7 +69,7 @@ class Uploads:
       return self._uploads[identifier]
 
   def add(self, data: bytes, file_name: str) -> Upload:
-    """Stores an image and the mask of its object: its transparency, or what GrabCut finds.
+    """Stores an image and the mask of its object: its transparency, or what the segmenter finds.
 
     Raises RequestError: 415 if the data are not an image, 413 if it has too many pixels, and 422 if it cannot be read.
     """
@@ -79,7 +80,7 @@ class Uploads:
     folder.mkdir(parents=True)
     try:
       rgba, notes = _read(data, folder / 'upload', shown(file_name))
-      rgba, found, more = _masked(rgba, shown(file_name))
+      rgba, found, more = _masked(rgba, shown(file_name), self._segmenter)
       _save(rgba[..., :3], folder / 'image.png')
       _save(rgba[..., 3], folder / 'mask.png')
     except BaseException:
@@ -102,7 +103,8 @@ class Uploads:
     upload = self.get(identifier)
     rgb = _load(upload.folder / 'image.png')
     try:
-      alpha = background.cut_out(np.dstack([rgb, np.ones(rgb.shape[:2], np.float32)]), box)[..., 3]
+      opaque = np.dstack([rgb, np.ones(rgb.shape[:2], np.float32)])
+      alpha = segmenters.cut_out(opaque, self._segmenter, box)[0][..., 3]
     except InputError as error:
       raise RequestError(400, str(error)) from error
     if not np.any(alpha > 0.5):
@@ -159,9 +161,7 @@ def read_mask(data: bytes, max_pixels: int) -> np.ndarray:
   """Returns a mask [H, W] in 0..1: the opacity of an image file or, if it is opaque, its brightness."""
   check(data, 'the mask', max_pixels)
   with image_files.without_pillows_limit(), Image.open(io.BytesIO(data), formats=_formats()) as image:
-    mask = image.convert('RGBA').getchannel('A')
-    if mask.getextrema()[0] == 255:
-      mask = image.convert('L')
+    mask = masks.of_image(image)
   mask.thumbnail((_LARGEST, _LARGEST))
   return np.asarray(mask, np.float32) / 255
 
@@ -197,21 +197,24 @@ def _read(data: bytes, path: Path, name: str) -> tuple[np.ndarray, list[str]]:
   return pixels.astype(np.float32) / 255, [f'{name} {note}' for note in notes]
 
 
-def _masked(rgba: np.ndarray, name: str) -> tuple[np.ndarray, bool, list[str]]:
+def _masked(rgba: np.ndarray, name: str, segmenter: segmenters.Segmenter) -> tuple[np.ndarray, bool, list[str]]:
   """Returns (image whose alpha [H, W] is the object, whether there is one, notes)."""
-  cut_out = preprocess.is_cut_out(rgba)
+  cut_out, doubt = preprocess.is_cut_out(rgba), None
   if cut_out:  # What programs leave behind full transparency is not part of the image.
     rgba[rgba[..., 3] == 0, :3] = 1
   else:
     rgba = preprocess.over(rgba, 1.0)
   try:
-    rgba, _ = preprocess.without_background(rgba, name=name)
+    rgba, _, doubt = preprocess.without_background(rgba, name=name, segmenter=segmenter)
   except InputError:
     rgba[..., 3] = 0
   if not np.any(rgba[..., 3] > 0.5):
     return rgba, False, ['No object was found: draw a box around it, paint it, or use the whole image']
-  notes = [] if cut_out else ['The background was removed by colour (GrabCut): check the mask']
-  return rgba, True, notes
+  if cut_out:
+    return rgba, True, []
+  unsure = doubt is not None and doubt > segmenters.DOUBTFUL
+  more = f' It is unsure: a second start changes {doubt:.0%} of the object.' if unsure else ''
+  return rgba, True, [f'The background was removed by {segmenter.name}: check the mask.{more}']
 
 
 def _save(values: np.ndarray, path: Path) -> None:
