@@ -3,6 +3,7 @@
 # make test-slow    run the slow tests
 # make coverage     run the fast tests and report line coverage
 # make lint         run ruff and mypy
+# make docs         build the documentation as a site in out/docs; warnings and broken links are errors
 # make lock         update requirements/lock-*.txt
 # make render-env   install Blender for data/render.py in .venv-render
 # make infinigen-env  install Infinigen and its Blender for data/infinigen.py in .venv-infinigen
@@ -16,7 +17,7 @@ RUN = $(VENV)/bin/python
 READY = $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: quickstart test test-slow coverage lint lock render-env infinigen-env clean
+.PHONY: quickstart test test-slow coverage lint docs lock render-env infinigen-env clean
 
 quickstart: $(READY)
 	$(RUN) -m lrm_jax.quickstart
@@ -34,6 +35,10 @@ lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+docs: $(READY)
+	$(RUN) -m sphinx --fail-on-warning --keep-going --quiet -b html -c docs/site . out/docs
+	@echo out/docs/index.html
 
 lock: $(READY)
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv

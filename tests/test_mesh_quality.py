@@ -5,7 +5,6 @@ from pathlib import Path
 import subprocess
 
 import numpy as np
-from PIL import Image
 import pytest
 import trimesh
 
@@ -84,23 +83,6 @@ def test_colours_are_those_of_the_models_own_views(model, planes, raster, tmp_pa
     agreement.append(image_metrics.psnr(*views).min())
   assert np.mean(errors) < 6, np.round(errors, 1)
   assert min(agreement) > 30, np.round(agreement, 1)
-
-
-def test_example_of_the_documentation_runs(tmp_path, monkeypatch):
-  text = (ROOT / 'docs/meshes.md').read_text().split('```python\n')[1].split('```')[0]
-  pixels = np.zeros((64, 64, 4), np.uint8)
-  pixels[12:52, 20:44] = (200, 80, 40, 255)
-  Image.fromarray(pixels).save(tmp_path / 'chair.png')
-  monkeypatch.chdir(tmp_path)
-  for number, smaller in (('128', '32'), ('256', '32'), ('48', '3')):  # The example as it is takes ten times as long.
-    assert number in text
-    text = text.replace(number, smaller)
-  names: dict = {}
-  exec(text, names)
-  assert names['mesh'].metadata['report'].watertight and len(names['mesh'].faces) <= 20_000
-  assert names['turn'].color.shape == (3, 32, 32, 3) and np.isinf(names['depth'][0, 0])
-  assert all(path.is_file() for path in names['files'].values())
-  np.testing.assert_array_equal(names['again'].planes, names['chair'].planes)
 
 
 _IN_BLENDER = """
