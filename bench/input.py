@@ -1,8 +1,9 @@
 """Measures the input pipeline: python bench/input.py --data=DIR [--config=base] [--seconds=10]
 
 DIR is a dataset (data/build.py). First, one process makes examples for the configuration, as a worker would, and the
-time of each part is printed. Then the whole pipeline runs with 1 and 2 workers. For comparison, the rate at which an
-accelerator consumes examples is computed from the operations of a training step and an assumed utilisation.
+time of each part is printed. Then the whole pipeline runs with 0 (a thread), 1 and 2 workers. Its objects per CPU
+second count the time of all its processes, so that they can be compared on a busy machine. For comparison, the rate at
+which an accelerator consumes examples is computed from the operations of a training step and an assumed utilisation.
 With --memory, only the peak memory of the pipeline is measured, of this process, all workers and shared memory:
 python bench/input.py --data=DIR --memory --batch_size=128 --workers 8
 """
@@ -31,7 +32,7 @@ def main() -> None:
   parser.add_argument('--split', default='train', help='split to read (default: train)')
   parser.add_argument('--config', type=Path, default=Path('base'), help='name of a configuration (default: base)')
   parser.add_argument('--seconds', type=float, default=10, help='seconds per measurement (default: 10)')
-  parser.add_argument('--workers', type=int, nargs='*', default=[1, 2], help='numbers of workers (default: 1 2)')
+  parser.add_argument('--workers', type=int, nargs='*', default=[0, 1, 2], help='numbers of workers (default: 0 1 2)')
   parser.add_argument('--batch_size', type=int, default=8, help='objects per batch (default: 8)')
   parser.add_argument('--memory', action='store_true', help='measure only the peak memory, while reading 4 batches')
   args = parser.parse_args()
@@ -50,9 +51,9 @@ def main() -> None:
     return
   print(f'{args.data}: {parts(source, args.seconds)}')
   for workers in args.workers:
-    rate = throughput(source, workers, args.seconds, args.batch_size)
+    rate, per_cpu_second = throughput(source, workers, args.seconds, args.batch_size)
     name = '1 worker' if workers == 1 else f'{workers} workers'
-    print(f'pipeline, {name}: {rate:.1f} objects/s, {rate / workers:.1f} per worker')
+    print(f'pipeline, {name}: {rate:.1f} objects/s, {per_cpu_second:.1f} per CPU second')
   operations = cost.step_operations(config) / config.batch_size
   for name, (peak, utilisation) in ACCELERATORS.items():
     print(
@@ -99,17 +100,17 @@ def parts(source, seconds: float) -> str:
   )
 
 
-def throughput(source, workers: int, seconds: float, batch_size: int) -> float:
-  """Returns the objects per second of the whole pipeline with this many workers."""
+def throughput(source, workers: int, seconds: float, batch_size: int) -> tuple[float, float]:
+  """Returns the objects (per second, per CPU second of all processes) of the whole pipeline with this many workers."""
   batches = pipeline.make_dataset([source], batch_size=batch_size, num_workers=workers)
   try:
     for _ in range(4):  # The workers start and fill their buffers.
       next(batches)
-    began, count = time.perf_counter(), 0
+    began, cpu, count = time.perf_counter(), _cpu_seconds(), 0
     while time.perf_counter() - began < seconds:
       next(batches)
       count += batch_size
-    return count / (time.perf_counter() - began)
+    return count / (time.perf_counter() - began), count / (_cpu_seconds() - cpu)
   finally:
     batches.close()
 
@@ -140,24 +141,34 @@ def peak_memory(source, workers: int, batch_size: int, batches: int = 4) -> tupl
 
 def _memory() -> float:
   """Returns the bytes of this process and its descendants (each shared page once), and of all shared memory."""
-  children: dict[int, list[int]] = {}
-  for stat in Path('/proc').glob('[0-9]*/stat'):
-    try:
-      parent = int(stat.read_text().rpartition(')')[2].split()[1])
-    except OSError:  # It has ended.
-      continue
-    children.setdefault(parent, []).append(int(stat.parent.name))
-  total, left = 0.0, [os.getpid()]
-  while left:
-    pid = left.pop()
-    left += children.get(pid, [])
+  total = 0.0
+  for pid in _processes():
     try:
       lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()
-    except OSError:
+    except OSError:  # It has ended.
       continue
     total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith(('Pss_Anon', 'Pss_File')))
   shared = os.statvfs('/dev/shm')
   return total + (shared.f_blocks - shared.f_bfree) * shared.f_frsize
+
+
+def _cpu_seconds() -> float:
+  """Returns the CPU time of this process and of its living descendants."""
+  return sum(sum(map(int, stat[11:13])) for stat in _processes().values()) / os.sysconf('SC_CLK_TCK')
+
+
+def _processes() -> dict[int, list[str]]:
+  """Returns {pid: the fields of /proc/PID/stat after the name} of this process and its descendants."""
+  stats: dict[int, list[str]] = {}
+  for path in Path('/proc').glob('[0-9]*/stat'):
+    try:
+      stats[int(path.parent.name)] = path.read_text().rpartition(')')[2].split()
+    except OSError:  # It has ended.
+      continue
+  found = {os.getpid()}
+  while more := {pid for pid, stat in stats.items() if int(stat[1]) in found} - found:
+    found |= more
+  return {pid: stats[pid] for pid in found}
 
 
 if __name__ == '__main__':

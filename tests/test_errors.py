@@ -4,8 +4,12 @@ import errno
 import logging
 import os
 import re
+import signal
+import subprocess
+import sys
 import time
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +20,8 @@ from lrm_jax.command_line import run_main
 from lrm_jax.datasets import pipeline
 from lrm_jax.distributed import processes
 from lrm_jax.errors import FailureError, InputError, Interrupted
-from lrm_jax.storage import checkpoint, checksum
+from lrm_jax.storage import checkpoint, checksum, lock
+from lrm_jax.training.loop import DivergedError
 from lrm_jax.training.metric_writer import MetricWriter
 
 XlaError = jax.errors.JaxRuntimeError
@@ -48,6 +53,7 @@ def outcome(main, capsys):
   'error',
   [
     InputError('size = 0 is too small:\n  give 64'),
+    DivergedError('step 6: 3 steps in a row were skipped, size = 0'),
     OSError(errno.ENOSPC, 'No space left on device', 'size = 0'),
     OSError(errno.EDQUOT, 'Disk quota exceeded', 'size = 0'),
     OSError(errno.EROFS, 'Read-only file system', 'size = 0'),
@@ -79,6 +85,30 @@ def test_bugs_and_failures_have_their_traceback_and_are_retried(error, capsys):
   code, err, sentence = outcome(fail(error), capsys)
   assert code == 1 and not sentence
   assert err.startswith('Traceback') and type(error).__name__ in err.splitlines()[-1]
+
+
+def test_directory_of_another_training_is_final(tmp_path, capsys):
+  def main():
+    with lock.exclusive(epath.Path(tmp_path)), lock.exclusive(epath.Path(tmp_path)):
+      pass
+
+  code, err, sentence = outcome(main, capsys)
+  assert code == 2 and sentence and f'in use by another training (process {os.getpid()} on ' in err
+
+
+@pytest.mark.parametrize('number, code, printed', [(signal.SIGINT, 130, 'stopped\n'), (signal.SIGKILL, -9, '')])
+def test_signals_end_a_command_with_their_code(number, code, printed):
+  """A shell, and so a launcher, sees -9 as 128 + 9 (tests/test_launch.py). SIGTERM: tests/test_several_processes.py."""
+  script = """
+import time
+from lrm_jax.command_line import run_main
+run_main(lambda: print('began', flush=True) or time.sleep(99))
+"""
+  process = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  assert process.stdout is not None and process.stdout.readline() == 'began\n'
+  process.send_signal(number)
+  _, err = process.communicate(timeout=60)
+  assert (process.returncode, err) == (code, printed)
 
 
 def test_exit_codes(capsys):

@@ -55,9 +55,13 @@ def test_metrics_are_those_of_the_prediction_per_view_and_object(held_out):
   assert set(scores.per_object()) == {'psnr', 'ssim', 'mask_iou'}
 
 
-def test_true_views_have_perfect_scores(held_out):
+@pytest.mark.parametrize('input_view', [0, 2])
+def test_true_views_have_perfect_scores(held_out, input_view):
+  """In the protocols novel-views, whose input is view 0, and lrm, where each of several views is the input in turn."""
   extra = lambda place, views: {'predicted': views['rgba']}  # noqa: E731
-  scores, _ = novel_views.evaluate(Batches(held_out, extra=extra), baselines.given_views, np.float32(1))
+  batches = Batches(held_out, input_view=input_view, extra=extra)
+  scores, _ = novel_views.evaluate(batches, baselines.given_views, np.float32(1))
+  assert scores.number[:, 0].tolist() == [input_view] * 2
   means = scores.means()
   assert means['psnr'] == pytest.approx(100, abs=1e-3) and means['ssim'] == pytest.approx(1, abs=1e-6)
   assert means['mask_iou'] == 1

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.spatial import distance
 from scipy.spatial.transform import Rotation
 import trimesh
 
@@ -65,6 +66,16 @@ def test_rigid_motion_is_undone_only_by_protocols_that_align(boat, name):
     assert values['chamfer'] > 0.1 and values['f_score_0.1'] < 0.6 and values['volume_iou'] < 0.3
 
 
+def test_protocols_that_align_have_the_rules_of_the_one_that_is_tested():
+  assert {PROTOCOLS[name].rules for name in ALIGNED} == {PROTOCOLS['geometry-triposr'].rules}
+
+
+def test_alignment_of_different_surfaces_is_repeatable(boat):
+  prediction = surfaces.Surface(boat.vertices * [1, 1, 0.8], boat.triangles).transformed(motion())
+  scores = [few_points('geometry-triposr').score(prediction, boat) for _ in range(2)]
+  assert scores[0] == scores[1] and scores[0]['chamfer'] > 0.01
+
+
 def test_shift_is_not_undone_by_meshlrm(boat):
   move = np.eye(4)
   move[0, 3] = 0.1
@@ -101,6 +112,18 @@ def test_metrics_equal_brute_force(rng):
   cosine = np.abs(normals[0] @ normals[1].T)
   expected = (cosine[range(60), all_distances.argmin(1)].mean() + cosine[all_distances.argmin(0), range(45)].mean()) / 2
   assert geometry_metrics.normal_consistency(normals, indices) == pytest.approx(expected)
+
+
+def test_distances_equal_those_of_scipy(boat):
+  a, b = boat.sample(1500, seed=1)[0], boat.transformed(motion()).sample(1500)[0]
+  between = distance.cdist(a, b)
+  forward, backward = between.min(axis=1), between.min(axis=0)
+  distances, _ = geometry_metrics.nearest(a, b)
+  assert geometry_metrics.chamfer_half(distances) == pytest.approx((forward.mean() + backward.mean()) / 2, abs=1e-9)
+  for threshold in (0.02, 0.1, 0.5):
+    precision, recall = np.mean(forward < threshold), np.mean(backward < threshold)
+    expected = 2 * precision * recall / (precision + recall) if precision + recall else 0
+    assert geometry_metrics.f_score(distances, threshold) == pytest.approx(expected)
 
 
 def test_volume_iou_of_balls_and_boxes():
@@ -174,16 +197,19 @@ def command(monkeypatch, *options):
   evaluate.main()
 
 
-def test_folder_of_meshes_is_scored_beside_baselines(dataset, meshes, tmp_path, monkeypatch):
-  out = tmp_path / 'out'
+def test_folder_of_meshes_is_scored_beside_baselines(dataset, meshes, tmp_path_factory, monkeypatch):
+  out, again = (tmp_path_factory.mktemp('result') for _ in range(2))
   options = (f'--data={dataset}', f'--meshes={meshes}', '--no_nearest_surface', '--size=16')
   command(monkeypatch, f'--predictions={meshes}', '--protocol=geometry', f'--out={out}', *options)
   [section] = results.read(out)['sections']
   assert list(section['rows']) == ['predictions', 'sphere', 'truth_with_other_points']
   summary = section['rows']['predictions']['summary']
   assert summary['chamfer']['mean'] == pytest.approx(0, abs=1e-9) and summary['volume_iou']['mean'] == 1
-  again = section['rows']['truth_with_other_points']['summary']
-  assert 0 < again['chamfer']['mean'] < 0.02 and again['f_score_0.05']['mean'] == 1
+  other = section['rows']['truth_with_other_points']['summary']
+  assert 0 < other['chamfer']['mean'] < 0.02 and other['f_score_0.05']['mean'] == 1
+  first = {name: (out / name).read_bytes() for name in ('results.json', 'results.md')}
+  command(monkeypatch, f'--predictions={meshes}', '--protocol=geometry', f'--out={again}', *options)
+  assert {name: (again / name).read_bytes() for name in first} == first
   assert section['settings']['truth'] == ['meshes'] and 'geometry, version 1' in (out / 'report.html').read_text()
   (meshes / 'ball_5.ply').unlink()
   with pytest.raises(InputError, match='has no mesh of ball_5'):

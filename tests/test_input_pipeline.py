@@ -1,6 +1,8 @@
 """The input pipeline: cameras and windows match the images; batches depend only on the seed and the step."""
 
 import dataclasses
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from lrm_jax.datasets.records import open_split
 from lrm_jax.datasets.views import load_views
 from lrm_jax.errors import InputError
 from lrm_jax.geometry import cameras, images
+from lrm_jax.training.trainer import Trainer
 
 SETTINGS = dict(image_size=16, window=12, resize_min=14, resize_max=30, num_side_views=2)
 MAKE = examples.MakeExample(**SETTINGS)
@@ -183,6 +186,39 @@ def test_batches_larger_than_a_chunk_are_put_together_in_order(dataset, workers,
   monkeypatch.setattr(pipeline, '_CHUNK', 5)
   for batch, expected in zip(take(dataset, 3, batch_size=12, num_workers=workers), whole):
     assert_same(batch, expected)
+
+
+def test_batch_is_put_together_without_holding_all_its_chunks():
+  chunks: list[weakref.ref] = []
+
+  def read():
+    for number in range(8):
+      assert sum(chunk() is not None for chunk in chunks) <= 1
+      values = np.full((2, 3), number, np.int32)
+      chunks.append(weakref.ref(values))
+      yield {'record': values, 'broken': np.zeros(2, np.int32)}
+      del values
+
+  batches = pipeline.Batches(read(), chunks=4)
+  for first in (0, 4):
+    np.testing.assert_array_equal(next(batches)['record'][:, 0], np.repeat(np.arange(first, first + 4), 2))
+
+
+def test_batch_on_the_devices_has_no_second_copy_on_the_host(tiny_config, monkeypatch):
+  read, held = pipeline.Batches.__next__, []
+
+  def watched(self):
+    batch = read(self)
+    held.append(weakref.ref(batch['image']))
+    return batch
+
+  monkeypatch.setattr(pipeline.Batches, '__next__', watched)
+  batches = Trainer(tiny_config, lpips=None).batches(0)
+  batch, _ = next(batches)
+  del batch  # A CPU device may use the host's memory without copying it.
+  gc.collect()
+  assert [image() for image in held] == [None]
+  batches.close()
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(dataset):

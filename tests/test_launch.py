@@ -43,12 +43,21 @@ TRAINING = """
 echo "$JAX_PROCESS_ID of $JAX_NUM_PROCESSES gpus=${{CUDA_VISIBLE_DEVICES:-}} $*" >> "$CALLS"
 [ "$JAX_PROCESS_ID" = 0 ] || exit 0
 code=$(head -1 "$CODES"); sed -i 1d "$CODES"
+[ "$code" != KILL ] || kill -KILL $$
 exit "$code"
 """
 
 
 @pytest.mark.parametrize(
-  'codes, expected, rounds', [([0], 0, 1), ([2], 2, 1), ([134, 75, 0], 0, 3), ([1, 134, 137], 137, 3)]
+  'codes, expected, rounds',
+  [
+    ([0], 0, 1),
+    ([2], 2, 1),
+    ([134, 75, 0], 0, 3),
+    ([130, 'KILL', 0], 0, 3),
+    ([1, 134, 137], 137, 3),
+    ([75, 75, 75, 75, 0], 0, 5),  # Preempted: nothing was lost, so it is not counted as a failure.
+  ],
 )
 def test_local_restarts_after_failures_but_not_after_bad_input(tmp_path, codes, expected, rounds):
   environment = stand_in(tmp_path / 'bin', 'training', TRAINING.format(python=sys.executable))
@@ -104,7 +113,7 @@ def test_preempted_tpu_slice_is_created_again(tmp_path):
     capture_output=True,
     text=True,
     check=False,
-    timeout=60,
+    timeout=300,
     env={
       **environment,
       'STATES': str(tmp_path / 'states'),
@@ -157,7 +166,7 @@ def test_bad_input_stops_a_tpu_training(tmp_path):
       capture_output=True,
       text=True,
       check=False,
-      timeout=60,
+      timeout=300,
       env={
         **environment,
         'STATES': str(tmp_path / 'states'),
@@ -176,6 +185,26 @@ def test_bad_input_stops_a_tpu_training(tmp_path):
   local = run(**cloud, LPIPS='lpips.npz')
   assert local.returncode == 2 and local.stderr.startswith('error: lpips.npz is on this machine')
   assert all(line.startswith('check: ') for line in (tmp_path / 'bin' / 'calls').read_text().splitlines())
+
+
+def test_tpu_training_is_retried_after_failures_at_most_as_often_as_asked(tmp_path):
+  """A worker that failed, and one that a signal killed."""
+  environment = stand_in(tmp_path / 'bin', 'gcloud', GCLOUD)
+  stand_in(tmp_path / 'bin', 'check', CHECK)
+  (tmp_path / 'states').write_text('READY\nREADY\nREADY\n')
+  (tmp_path / 'codes').write_text('1\n137\n0\n')
+  settings = dict(WORKDIR='gs://bucket/run', DATA='gs://bucket/data', LPIPS='gs://bucket/lpips.npz', RESTARTS='1')
+  files = dict(STATES=str(tmp_path / 'states'), CODES=str(tmp_path / 'codes'), HERE=str(tmp_path / 'bin' / 'check'))
+  done = subprocess.run(
+    [LAUNCH / 'tpu_pod.sh'],
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=300,
+    env={**environment, **settings, **files},
+  )
+  assert done.returncode == 1 and 'error: failed after 1 restarts' in done.stderr
+  assert (tmp_path / 'codes').read_text() == '0\n'
 
 
 # Replaces the training: `--check` exits with $CHECKED; its tasks exit with $CODE.

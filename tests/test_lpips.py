@@ -97,7 +97,7 @@ def assert_close(found, expected, tolerance):
 
 
 @pytest.mark.slow
-def test_distances_and_gradients_equal_the_lpips_package(weights, images):
+def test_distances_and_gradients_equal_the_definition(weights, images):
   expected = float64_reference(weights, images)
   network = lpips.LPIPS(weights)
   (_, distances), gradients = distance_and_gradients(*images, network)
@@ -106,6 +106,42 @@ def test_distances_and_gradients_equal_the_lpips_package(weights, images):
   with jax.enable_x64(True):  # With float64 images, the rounding errors of float32 vanish.
     (_, distances), gradients = distance_and_gradients(*images.astype(np.float64), network)
   assert_close((distances, gradients), expected, 1e-6)
+
+
+def torchvision_of(torch):
+  """Returns what the lpips package needs of torchvision, which it imports for the layers of VGG16: features 0 to 30."""
+  layers, inputs = [], 3
+  for stage, width in zip(lpips.STAGES, lpips.WIDTHS):
+    for _ in stage:
+      layers += [torch.nn.Conv2d(inputs, width, 3, padding=1), torch.nn.ReLU(inplace=True)]
+      inputs = width
+    layers.append(torch.nn.MaxPool2d(2, 2))
+  module, models = types.ModuleType('torchvision'), types.ModuleType('torchvision.models')
+  models.vgg16 = lambda pretrained: types.SimpleNamespace(features=torch.nn.Sequential(*layers))  # type: ignore[attr-defined]
+  module.models = models  # type: ignore[attr-defined]
+  return module
+
+
+@pytest.mark.slow
+def test_distances_equal_those_of_the_lpips_package(weights, images, monkeypatch):
+  """The package's own code and published heads; VGG16 has random weights, because its published ones are 500 MB."""
+  torch = pytest.importorskip('torch', reason="PyTorch is not installed: pip install '.[torch]'")
+  monkeypatch.setitem(sys.modules, 'torchvision', torchvision_of(torch))
+  package = pytest.importorskip('lpips', reason='lpips is not installed: pip install --no-deps lpips==0.1.4')
+  original = package.LPIPS(net='vgg', pnet_rand=True, verbose=False)
+  parameters = original.state_dict()
+  for block, stage in enumerate(lpips.STAGES, start=1):
+    for index, part in ((index, part) for index in stage for part in ('weight', 'bias')):
+      parameters[f'net.slice{block}.{index}.{part}'] = torch.from_numpy(weights[f'features.{index}.{part}'])
+  original.load_state_dict(parameters)
+  network = lpips.LPIPS(vgg.load({name: tensor.numpy() for name, tensor in parameters.items()}))
+  larger = np.random.default_rng(2).uniform(size=(2, 2, 64, 48, 3)).astype(np.float32)
+  larger[1] = np.clip(larger[0] + 0.1 * larger[1], 0, 1)  # A small distance, as of a good render.
+  for x, y in (images, larger):
+    theirs = [torch.from_numpy(np.moveaxis(image, -1, 1)) for image in (x, y)]
+    with torch.no_grad():
+      expected = original(*theirs, normalize=True).numpy().reshape(-1)
+    np.testing.assert_allclose(compare(network, x, y), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow

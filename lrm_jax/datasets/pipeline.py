@@ -173,8 +173,9 @@ class _ReadExample(grain.transforms.RandomMap):
 class Batches(Iterator[dict[str, np.ndarray]]):
   """An iterator over batches that stops its workers when it is closed, and raises if too many records are broken.
 
-  A batch is the concatenation of `chunks` elements of `iterator`. This copies them out of the memory shared with the
-  workers, which is then freed at once. `epoch` is the number of examples of an epoch that this process reads.
+  A batch is the concatenation of `chunks` elements of `iterator`. Each is copied as it comes, because it is in memory
+  shared with the workers, which is then freed: so one batch and one chunk are held, and not two batches. `epoch` is the
+  number of examples of an epoch that this process reads.
   """
 
   def __init__(self, iterator, *, chunks: int, epoch: float = 0.0, max_broken_share: float = 0.0):
@@ -183,7 +184,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
 
   def __next__(self) -> dict[str, np.ndarray]:
     try:
-      chunks = [next(self._iterator) for _ in range(self._chunks)]
+      batch = self._assembled()
     except RuntimeError as error:
       if 'exit code' not in str(error):
         raise
@@ -191,7 +192,6 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         f'a data worker exited unexpectedly ({" ".join(str(error).split()[:9])}). If the machine ran out of memory, '
         'lower config.data.num_workers. The same command resumes from the last checkpoint'
       ) from error
-    batch = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
     self.seen += len(batch['record'])
     self.broken += int(batch.pop('broken').sum())
     if self.broken > self._max_broken_share * max(self.seen, self._epoch):
@@ -200,6 +200,15 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         f'{self._max_broken_share:g}. See the log for the records read so far, and '
         '`python -m lrm_jax.data_check DIR --objects=0` for all of them'
       )
+    return batch
+
+  def _assembled(self) -> dict[str, np.ndarray]:
+    batch: dict[str, np.ndarray] = {}
+    for place in range(self._chunks):
+      for name, part in next(self._iterator).items():
+        if not place:
+          batch[name] = np.empty((self._chunks * len(part), *part.shape[1:]), part.dtype)
+        batch[name][place * len(part) : (place + 1) * len(part)] = part
     return batch
 
   def close(self) -> None:

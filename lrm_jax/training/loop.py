@@ -175,6 +175,7 @@ def _loop(
         batch, records = next(batches)
       profile.before(step + 1)
       state, metrics = compiled(state, batch, np.float32(position), trainer.lpips)
+      del batch  # Its memory is free when the step ends, before the next batch is there.
       # Handles the metrics of the previous step while this one runs, so that the device never waits for the host.
       _finish_step(pending, trainer, writer, progress, timing, datasets)
       step += 1

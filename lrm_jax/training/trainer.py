@@ -1,6 +1,7 @@
 """The parts of a training, created from a configuration: mesh, model, optimizer, data and the compiled step."""
 
 from collections.abc import Generator, Sequence
+import functools
 
 from flax import traverse_util
 import jax
@@ -148,12 +149,10 @@ class Trainer:
     Batches are sharded over the mesh. The record numbers are those of the records that this process read.
     """
     config, rows = self.config, sharding.batch_rows(self.mesh, self.config.batch_size)
-    placement = sharding.batch_sharding(self.mesh)
     if self.synthetic_data:
       batch = synthetic.batch(config, len(rows))
-      records = batch.pop('record')
       while True:  # Each step copies the batch to the devices, as with real data.
-        yield {name: jax.make_array_from_process_local_data(placement, x) for name, x in batch.items()}, records
+        yield self._place(batch)
     numpy_batches = pipeline.make_dataset(
       self.sources,
       batch_size=config.batch_size,
@@ -165,13 +164,21 @@ class Trainer:
     )
     ends = np.cumsum(pipeline.sizes(self.sources))
     try:
-      for batch in numpy_batches:
-        records = batch.pop('record')
-        if len(self.sources) > 1:
-          batch['dataset'] = np.searchsorted(ends, records, side='right').astype(np.int32)
-        yield {name: jax.make_array_from_process_local_data(placement, x) for name, x in batch.items()}, records
+      # No variable holds a batch: it would stay on the host, besides its copy on the devices, until the next is read.
+      yield from map(functools.partial(self._place, ends=ends), numpy_batches)
     finally:
       numpy_batches.close()
+
+  def _place(self, batch: dict[str, np.ndarray], ends: np.ndarray | None = None) -> tuple[dict, np.ndarray]:
+    """Returns (the rows of this process as part of the global batch, their record numbers).
+
+    `ends` are the first record numbers after each dataset of a mixture.
+    """
+    records, placement = batch['record'], sharding.batch_sharding(self.mesh)
+    inputs = {name: x for name, x in batch.items() if name != 'record'}
+    if ends is not None and len(ends) > 1:
+      inputs['dataset'] = np.searchsorted(ends, records, side='right').astype(np.int32)
+    return {name: jax.make_array_from_process_local_data(placement, x) for name, x in inputs.items()}, records
 
 
 def check(config: ConfigDict, num_devices: int) -> None:
