@@ -14,6 +14,7 @@ from lrm_jax import reconstruct
 from lrm_jax.errors import InputError
 from lrm_jax.reconstruction import background, masks, onnx_segmenter, preprocess, segmenters
 from lrm_jax.reconstruction.onnx_segmenter import Tensor, recognise
+from lrm_jax.reconstruction.segmentation import Segmentation
 from lrm_jax.view import uploads
 
 LEVEL = 0.75  # of red: brighter pixels are the object of the networks that `write_network` writes
@@ -186,7 +187,7 @@ def test_unsure_segmenter_says_what_to_do(tmp_path):
     name = 'Unsure'
 
     def __call__(self, rgb):
-      return segmenters.Segmentation(disc.astype(np.float32), 0.43)
+      return Segmentation(disc.astype(np.float32), 0.43)
 
   prepared = preprocess.prepare(path, 64, remove_background=True, segmenter=segmenters.load(Unsure()))
   assert prepared.doubt == 0.43

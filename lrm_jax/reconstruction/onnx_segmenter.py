@@ -16,7 +16,7 @@ from scipy import special
 
 from lrm_jax import extras
 from lrm_jax.errors import InputError, one_line
-from lrm_jax.reconstruction.segmenters import Segmentation
+from lrm_jax.reconstruction.segmentation import Segmentation
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 _FLAT = 1e-3  # range of an output that shows no object

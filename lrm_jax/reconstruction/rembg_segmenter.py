@@ -8,7 +8,7 @@ from PIL import Image
 
 from lrm_jax import extras
 from lrm_jax.errors import InputError, one_line
-from lrm_jax.reconstruction.segmenters import Segmentation
+from lrm_jax.reconstruction.segmentation import Segmentation
 
 # IS-Net, Apache-2.0, 170 MB. The weights of rembg's own default, bria-rmbg, may not be used commercially.
 DEFAULT = 'isnet-general-use'
@@ -39,7 +39,7 @@ class RembgSegmenter:
       self._session = rembg.new_session(model)
     except Exception as error:  # Of the network, of the file system, or of a damaged file.
       raise InputError(
-        f'--segmenter=rembg:{model}: rembg could not load its model ({one_line(error)[:200]}): connect to the network, '
+        f'--segmenter=rembg:{model}: rembg could not load its model ({one_line(error)[:120]}): connect to the network, '
         f'or put {model}.onnx into {sessions[model].model_dir()}, or use --segmenter=FILE.onnx'
       ) from error
     self._remove = rembg.remove

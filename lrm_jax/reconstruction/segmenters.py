@@ -1,41 +1,21 @@
 """Segmenters find the object of a photograph: GrabCut, a network in an ONNX file, a model of rembg, or a function.
 
-All have the same interface, `Segmenter`. GrabCut (background.py) needs nothing and separates colours; networks know
-objects, and need an extra and a file of weights. Legend: H W image.
+All have the same interface, `Segmenter` (segmentation.py). GrabCut (background.py) needs nothing and separates colours;
+networks know objects, and need an extra and a file of weights. Legend: H W image.
 """
 
 from collections.abc import Callable, Sequence
-import dataclasses
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from lrm_jax.errors import InputError
 from lrm_jax.geometry import images
 from lrm_jax.reconstruction import background
+from lrm_jax.reconstruction.segmentation import Segmentation, Segmenter
 
 HELP = "what cuts the object out: 'grabcut', FILE.onnx, 'rembg' or 'rembg:MODEL' (docs/segmenters.md)"
 DOUBTFUL = 0.1  # above this doubt, the user is told to check the mask; measured in docs/segmenters.md
-
-
-@dataclasses.dataclass(frozen=True)
-class Segmentation:
-  """`mask` [H, W] in 0..1 is the object. `doubt` in 0..1 is how unsure the segmenter is; None if it does not know.
-
-  The doubt of GrabCut is the share of the object that a second start changes: 1 - intersection over union.
-  """
-
-  mask: np.ndarray
-  doubt: float | None = None
-
-
-class Segmenter(Protocol):
-  """Returns the object in RGB bytes [H, W, 3]; `name` is for messages."""
-
-  name: str
-
-  def __call__(self, rgb: np.ndarray) -> Segmentation: ...
 
 
 class GrabCut:

@@ -1,8 +1,8 @@
 """Writes meshes as USDZ, for Apple's viewers and other programs that read USD, with the library usd-core.
 
-y up, in metres, the front towards +z, as in GLB. The material is a rough UsdPreviewSurface without highlights; its
-colour is the texture, or the vertex colours (displayColor, which USD defines as linear light). Apple's AR Quick Look
-shows textures only, so a mesh for it needs one.
+y up, in metres, the front towards +z, as in GLB. The material emits its colour and reflects nothing, as the unlit
+material of GLB files: the light is in the colours already. They are a texture, or vertex colours (displayColor, which
+USD defines as linear light). Apple's AR Quick Look is said to show textures only.
 """
 
 from collections.abc import Sequence
@@ -94,7 +94,8 @@ def _stage(mesh: trimesh.Trimesh, layer: Path, rotation: np.ndarray):
     colors = _shader(stage, '/object/material/colors', 'UsdPrimvarReader_float3')
     colors.CreateInput('varname', Sdf.ValueTypeNames.String).Set('displayColor')
     result = colors.CreateOutput('result', Sdf.ValueTypeNames.Float3)
-  surface.CreateInput('diffuseColor', Sdf.ValueTypeNames.Color3f).ConnectToSource(result)
+  surface.CreateInput('diffuseColor', Sdf.ValueTypeNames.Color3f).Set(Gf.Vec3f(0, 0, 0))
+  surface.CreateInput('emissiveColor', Sdf.ValueTypeNames.Color3f).ConnectToSource(result)
   material.CreateSurfaceOutput().ConnectToSource(surface.CreateOutput('surface', Sdf.ValueTypeNames.Token))
   UsdShade.MaterialBindingAPI.Apply(shape.GetPrim()).Bind(material)
   return stage
