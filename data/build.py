@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Builds a dataset from folders of views: python -m lrm_jax.data.build --source=DIR --out=OUT
 
 DIR contains one folder per object, in one of the layouts of lrm_jax/datasets/folders, which is detected automatically:
@@ -153,40 +154,44 @@ def _select(found, path):
 
 def _parse():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--source', '--renders', type=Path, required=True, help='folders of views')
-  parser.add_argument('--out', type=Path, required=True, help='where to write <name>/<version>')
-  parser.add_argument('--layout', help=f'one of {", ".join(folders.LAYOUTS)} (default: detected automatically)')
-  parser.add_argument(
+  group = parser.add_argument_group('objects')
+  group.add_argument('--source', '--renders', type=Path, required=True, help='folders of views')
+  group.add_argument('--out', type=Path, required=True, help='where to write <name>/<version>')
+  group.add_argument('--layout', help=f'one of {", ".join(folders.LAYOUTS)} (default: detected automatically)')
+  group.add_argument(
     '--uids', type=Path, help='file with the uids to use, one per line or as a JSON list (default: all objects)'
   )
-  parser.add_argument('--test_list', type=Path, help="file with the uids of the test split; '#' starts a comment")
-  parser.add_argument('--exclude_list', type=Path, help='file with uids to leave out')
-  parser.add_argument(
+  group = parser.add_argument_group('splits')
+  group.add_argument('--test_list', type=Path, help="file with the uids of the test split; '#' starts a comment")
+  group.add_argument('--exclude_list', type=Path, help='file with uids to leave out')
+  group.add_argument(
     '--test_share',
     type=float,
     default=0.1,
     help='share of the test split without --test_list, by a hash (default: 0.1)',
   )
-  parser.add_argument(
+  group.add_argument(
     '--validation_share', type=float, default=0.0, help='share of the validation split, by a hash (default: 0)'
   )
-  parser.add_argument(
+  group = parser.add_argument_group('images')
+  group.add_argument(
     '--quality',
     type=int,
     help='re-encode views as lossy WebP of this quality, with lossless alpha (default: keep them)',
   )
-  parser.add_argument('--num_views', type=int, help='use only the first views of each object (default: all)')
-  parser.add_argument(
+  group.add_argument('--num_views', type=int, help='use only the first views of each object (default: all)')
+  group.add_argument(
     '--background', choices=('white', 'black'), help='background colour of images that have no alpha channel'
   )
-  parser.add_argument('--size', type=int, default=512, help='videos: pixels along a side of a view (default: 512)')
-  parser.add_argument(
+  group.add_argument('--size', type=int, default=512, help='videos: pixels along a side of a view (default: 512)')
+  group.add_argument(
     '--fill', type=float, default=0.7, help='videos: share of the side of a view that the object fills (default: 0.7)'
   )
-  parser.add_argument(
+  group = parser.add_argument_group('run')
+  group.add_argument(
     '--max_bad_share', type=float, default=0.05, help='exit with code 1 if a larger share is skipped (default: 0.05)'
   )
-  parser.add_argument(
+  group.add_argument(
     '--beam', action='store_true', help='read objects with Apache Beam; its options may follow, such as --runner=...'
   )
   args, rest = parser.parse_known_args()

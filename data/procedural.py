@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Makes procedural objects and renders them into training data, as data/render.py renders files.
 
   python -m lrm_jax.data.procedural --preset=things --count=10000 --out=DIR [--num_views=8] [--size=128]
@@ -114,35 +115,39 @@ def parse(argv=None, *, known: bool = False):
   With `known`, returns (arguments, unknown arguments) instead of refusing unknown ones, and needs --out.
   """
   parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--preset', choices=PRESETS, default='things', help='kind of objects (default: things)')
-  parser.add_argument('--count', type=int, required=True, help='number of objects')
-  parser.add_argument('--first', type=int, default=0, help='index of the first object (default: 0)')
-  parser.add_argument('--out', type=Path, help='folder to write folders of views to')
-  parser.add_argument('--dataset', type=Path, help='folder to write a dataset to, instead of --out')
-  parser.add_argument(
+  group = parser.add_argument_group('objects')
+  group.add_argument('--preset', choices=PRESETS, default='things', help='kind of objects (default: things)')
+  group.add_argument('--count', type=int, required=True, help='number of objects')
+  group.add_argument('--first', type=int, default=0, help='index of the first object (default: 0)')
+  group = parser.add_argument_group('output')
+  group.add_argument('--out', type=Path, help='folder to write folders of views to')
+  group.add_argument('--dataset', type=Path, help='folder to write a dataset to, instead of --out')
+  group.add_argument(
     '--test_share', type=float, default=0.1, help='with --dataset: share of the test split, by a hash (default: 0.1)'
   )
-  parser.add_argument('--glb', type=Path, help='folder in which to keep the objects as GLB files (default: not kept)')
-  parser.add_argument(
+  group.add_argument('--glb', type=Path, help='folder in which to keep the objects as GLB files (default: not kept)')
+  group = parser.add_argument_group('views')
+  group.add_argument(
     '--cameras',
     choices=('paper', 'openlrm', 'triposr-like'),
     default='paper',
     help='cameras and light, see render.py --preset (default: paper)',
   )
-  parser.add_argument(
+  group.add_argument(
     '--num_views', type=int, default=8, help='views per object, including the frontal one (default: 8)'
   )
-  parser.add_argument('--size', type=int, default=128, help='pixels along a side of a view (default: 128)')
-  parser.add_argument('--fov', type=float, help='full field of view in degrees (default: from --cameras)')
-  parser.add_argument('--depth', action='store_true', help='also write depth')
-  parser.add_argument('--normals', action='store_true', help='also write normals')
-  parser.add_argument('--seed', type=int, default=0, help='of objects, cameras and lights (default: 0)')
-  parser.add_argument('--workers', type=int, default=2, help='number of processes (default: 2)')
-  parser.add_argument(
+  group.add_argument('--size', type=int, default=128, help='pixels along a side of a view (default: 128)')
+  group.add_argument('--fov', type=float, help='full field of view in degrees (default: from --cameras)')
+  group.add_argument('--depth', action='store_true', help='also write depth')
+  group.add_argument('--normals', action='store_true', help='also write normals')
+  group = parser.add_argument_group('run')
+  group.add_argument('--seed', type=int, default=0, help='of objects, cameras and lights (default: 0)')
+  group.add_argument('--workers', type=int, default=2, help='number of processes (default: 2)')
+  group.add_argument(
     '--timeout', type=float, default=300, help='seconds after which an object is given up (default: 300)'
   )
-  parser.add_argument('--shard', help='i/n: make only shard i of n, i from 0 to n - 1')
-  parser.add_argument('--method', type=int, default=0, help='WebP effort, 0 (fast, larger files) to 6 (default: 0)')
+  group.add_argument('--shard', help='i/n: make only shard i of n, i from 0 to n - 1')
+  group.add_argument('--method', type=int, default=0, help='WebP effort, 0 (fast, larger files) to 6 (default: 0)')
   args, rest = parser.parse_known_args(argv)
   if rest and not known:
     parser.error(f'unrecognized arguments: {" ".join(rest)}')

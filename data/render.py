@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Renders 3D objects into training data: RGBA views from cameras around each object.
 
   python -m lrm_jax.data.render OBJECT... --out=DIR [--num_views=32] [--size=512] [--engine=cycles] [--preset=paper]
@@ -164,29 +165,30 @@ def read_lines(path: Path) -> list[str]:
 def parse(argv=None, *, known: bool = False):
   """Returns (arguments, unknown arguments); exits with an error if there are unknown ones, unless `known` is set."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('objects', nargs='*', help='files, folders, patterns, or @FILE with one of these per line')
-  parser.add_argument('--objaverse', type=Path, help='file with uids of Objaverse, one per line')
-  parser.add_argument('--out', type=Path, required=True, help='folder to write to')
-  parser.add_argument('--engine', choices=('cycles', 'raster'), default='cycles', help='(default: cycles)')
-  parser.add_argument('--preset', choices=tuple(presets.PRESETS), default='paper', help='(default: paper)')
-  parser.add_argument(
+  group = parser.add_argument_group('objects')
+  group.add_argument('objects', nargs='*', help='files, folders, patterns, or @FILE with one of these per line')
+  group.add_argument('--objaverse', type=Path, help='file with uids of Objaverse, one per line')
+  group.add_argument('--out', type=Path, required=True, help='folder to write to')
+  group = parser.add_argument_group('views')
+  group.add_argument('--engine', choices=('cycles', 'raster'), default='cycles', help='(default: cycles)')
+  group.add_argument('--preset', choices=tuple(presets.PRESETS), default='paper', help='(default: paper)')
+  group.add_argument(
     '--num_views', type=int, default=32, help='views per object, including the frontal one (default: 32)'
   )
-  parser.add_argument('--size', type=int, default=512, help='pixels along a side of a view (default: 512)')
-  parser.add_argument('--samples', type=int, default=64, help='cycles: rays per pixel (default: 64)')
-  parser.add_argument('--fov', type=float, help='full field of view in degrees (default: from the preset)')
-  parser.add_argument('--depth', action='store_true', help='also write depth')
-  parser.add_argument('--normals', action='store_true', help='also write normals')
-  parser.add_argument('--seed', type=int, default=0, help='of the cameras and lights (default: 0)')
-  parser.add_argument('--workers', type=int, default=1, help='number of processes (default: 1)')
-  parser.add_argument(
+  group.add_argument('--size', type=int, default=512, help='pixels along a side of a view (default: 512)')
+  group.add_argument('--samples', type=int, default=64, help='cycles: rays per pixel (default: 64)')
+  group.add_argument('--fov', type=float, help='full field of view in degrees (default: from the preset)')
+  group.add_argument('--depth', action='store_true', help='also write depth')
+  group.add_argument('--normals', action='store_true', help='also write normals')
+  group = parser.add_argument_group('run')
+  group.add_argument('--seed', type=int, default=0, help='of the cameras and lights (default: 0)')
+  group.add_argument('--workers', type=int, default=1, help='number of processes (default: 1)')
+  group.add_argument(
     '--timeout', type=float, default=1800, help='seconds after which an object is given up (default: 1800)'
   )
-  parser.add_argument('--shard', help='i/n: render only shard i of n, i from 0 to n - 1')
-  parser.add_argument(
-    '--threads', type=int, default=0, help='cycles: threads per worker; 0 uses all cores (default: 0)'
-  )
-  parser.add_argument('--method', type=int, default=4, help='WebP effort, 0 (fast, larger files) to 6 (default: 4)')
+  group.add_argument('--shard', help='i/n: render only shard i of n, i from 0 to n - 1')
+  group.add_argument('--threads', type=int, default=0, help='cycles: threads per worker; 0 uses all cores (default: 0)')
+  group.add_argument('--method', type=int, default=4, help='WebP effort, 0 (fast, larger files) to 6 (default: 4)')
   args, rest = parser.parse_known_args(argv)
   if rest and not known:
     parser.error(f'unrecognized arguments: {" ".join(rest)}')

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Makes an evaluation dataset from a download of scanned objects: GSO or OmniObject3D.
 
   python -m lrm_jax.data.scans gso DOWNLOAD --list=gso.txt --protocol=sf3d --out=OUT [--engine=raster]
@@ -221,17 +222,20 @@ def _last(name: str) -> str:
 
 def parse(argv=None):
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('collection', choices=tuple(FINDERS), help='whose layout the download has')
-  parser.add_argument('download', type=Path, help='folder of the download')
-  parser.add_argument('--list', type=Path, help='text file with the names of the objects (default: all)')
-  parser.add_argument('--protocol', choices=tuple(PROTOCOLS), required=True, help='cameras and size of the views')
-  parser.add_argument('--out', type=Path, required=True, help='folder to write to')
-  parser.add_argument('--engine', choices=('cycles', 'raster'), default='cycles', help='(default: cycles)')
-  parser.add_argument(
+  group = parser.add_argument_group('objects')
+  group.add_argument('collection', choices=tuple(FINDERS), help='whose layout the download has')
+  group.add_argument('download', type=Path, help='folder of the download')
+  group.add_argument('--list', type=Path, help='text file with the names of the objects (default: all)')
+  group = parser.add_argument_group('views')
+  group.add_argument('--protocol', choices=tuple(PROTOCOLS), required=True, help='cameras and size of the views')
+  group.add_argument('--out', type=Path, required=True, help='folder to write to')
+  group.add_argument('--engine', choices=('cycles', 'raster'), default='cycles', help='(default: cycles)')
+  group.add_argument(
     '--up', choices=('y', 'z'), help='axis that points up in the files (default: z for gso, otherwise y)'
   )
-  parser.add_argument('--workers', type=int, default=1, help='number of processes (default: 1)')
-  parser.add_argument('--threads', type=int, default=0, help='cycles: threads per worker; 0: all cores (default: 0)')
+  group = parser.add_argument_group('run')
+  group.add_argument('--workers', type=int, default=1, help='number of processes (default: 1)')
+  group.add_argument('--threads', type=int, default=0, help='cycles: threads per worker; 0: all cores (default: 0)')
   args = parser.parse_args(argv)
   args.up = args.up or {'gso': 'z', 'omniobject3d': 'y'}[args.collection]
   if not args.download.is_dir():

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Unpacks furniture libraries of Sweet Home 3D (*.sh3f) into one folder per object, for data/render.py.
 
   apt-get download sweethome3d-furniture && dpkg -x sweethome3d-furniture_*.deb package

@@ -233,26 +233,29 @@ def pair(text: str) -> tuple[str, str]:
 
 def parse() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--sweep', required=True, help=f'{", ".join(SWEEPS)}, or a Python file')
-  parser.add_argument('--out', type=Path, required=True, help='directory of the runs and the table')
-  parser.add_argument(
+  group = parser.add_argument_group('sweep')
+  group.add_argument('--sweep', required=True, help=f'{", ".join(SWEEPS)}, or a Python file')
+  group.add_argument('--out', type=Path, required=True, help='directory of the runs and the table')
+  group.add_argument(
     '--variants', default='', metavar='NAME,...', help='only these variants, besides the base (default: all)'
   )
-  parser.add_argument('--seeds', type=int, default=3, help='seeds of each variant (default: 3)')
-  parser.add_argument(
+  group.add_argument('--seeds', type=int, default=3, help='seeds of each variant (default: 3)')
+  group.add_argument(
     '--input', type=pair, action='append', default=[], metavar='NAME=PATH', help='an input of the sweep'
   )
-  parser.add_argument(
+  group.add_argument(
     '--set', type=pair, action='append', default=[], metavar='KEY=VALUE', help='a value of all configurations'
   )
-  parser.add_argument('--list', action='store_true', help='print the runs, and stop')
-  parser.add_argument('--table', action='store_true', help='only write the table of the finished runs')
-  parser.add_argument('--task', type=int, help='only this run; jobs of an array use it')
-  parser.add_argument(
+  group = parser.add_argument_group('instead of running')
+  group.add_argument('--list', action='store_true', help='print the runs, and stop')
+  group.add_argument('--table', action='store_true', help='only write the table of the finished runs')
+  group.add_argument('--task', type=int, help='only this run; jobs of an array use it')
+  group = parser.add_argument_group('Slurm')
+  group.add_argument(
     '--slurm', action='store_true', help='write DIR/ablations.sbatch, an array of jobs, and print the command'
   )
-  parser.add_argument('--submit', action='store_true', help='with --slurm: run sbatch')
-  parser.add_argument(
+  group.add_argument('--submit', action='store_true', help='with --slurm: run sbatch')
+  group.add_argument(
     '--slurm_options', default='', help="options of a job, such as '--gres=gpu:8 --cpus-per-task=64 --time=24:00:00'"
   )
   args = parser.parse_args()

@@ -1,5 +1,6 @@
 """Shared by all commands: error handling and exit codes, the compilation cache, and the time of each phase."""
 
+import argparse
 from collections.abc import Callable, Iterator
 import contextlib
 import hashlib
@@ -98,6 +99,8 @@ def _process_age() -> float:
 
 def run_main(main: Callable[[], int | None], leave: Callable[[int], None] = sys.exit) -> None:
   """Runs a command and exits with the code that it returns (None: 0), or with that of its exception (`code_of`)."""
+  if '_ARGCOMPLETE' in os.environ:
+    _answer_shell()
   try:
     code = main() or 0
   except (Exception, KeyboardInterrupt) as error:
@@ -107,6 +110,20 @@ def run_main(main: Callable[[], int | None], leave: Callable[[int], None] = sys.
     else:
       print(sentence, file=sys.stderr)
   leave(code)
+
+
+def _answer_shell() -> None:
+  """Lets argcomplete answer a shell that completes options, once the command has made its parser (docs/commands.md)."""
+  import argcomplete
+
+  parse = argparse.ArgumentParser.parse_known_args
+
+  def complete(parser, *args, **kwargs):
+    argparse.ArgumentParser.parse_known_args = parse  # type: ignore[method-assign]
+    argcomplete.autocomplete(parser)  # Does not return.
+    return parse(parser, *args, **kwargs)
+
+  argparse.ArgumentParser.parse_known_args = complete  # type: ignore[method-assign, assignment]
 
 
 def code_of(error: BaseException) -> int:

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Checks training data for mistakes: python -m lrm_jax.data_check DIR [--split=train] [--objects=100]
 
 DIR is one of
@@ -144,21 +145,24 @@ def main() -> int:
   parser = argparse.ArgumentParser(
     prog='lrm_jax.data_check', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('directory', metavar='DIR', help='dataset, `embedded`, or folders of views')
-  parser.add_argument('--split', default='train', help='split of the dataset (default: train)')
-  parser.add_argument(
+  group = parser.add_argument_group('data')
+  group.add_argument('directory', metavar='DIR', help='dataset, `embedded`, or folders of views')
+  group.add_argument('--split', default='train', help='split of the dataset (default: train)')
+  group.add_argument(
     '--objects', type=int, default=100, help='number of objects to check, evenly spaced; 0 for all (default: 100)'
   )
-  parser.add_argument(
+  group = parser.add_argument_group('reading')
+  group.add_argument(
     '--keep_distance', action='store_true', help='normalise as config.data.keep_distance does; for videos'
   )
-  parser.add_argument(
+  group.add_argument(
     '--layout', help=f'layout of the folders: {", ".join(folders.LAYOUTS)} (default: detected automatically)'
   )
-  parser.add_argument(
+  group.add_argument(
     '--background', choices=('white', 'black'), help='background colour of images that have no alpha channel'
   )
-  parser.add_argument(
+  group = parser.add_argument_group('result')
+  group.add_argument(
     '--sheet', type=Path, default=Path('data_check.png'), help='contact sheet to write (default: data_check.png)'
   )
   args = parser.parse_args()

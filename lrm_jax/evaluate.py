@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Evaluates a model on held-out objects, beside baselines that learn nothing; scores other systems; compares results.
 
   python -m lrm_jax.evaluate [--checkpoint=demo] [--data=DIR] [--protocol=NAME] [--out=DIR]
@@ -256,7 +257,7 @@ def _settings(args, about: Mapping, held_out: HeldOut, protocols: Sequence[str],
     'data': str(paths.dataset(args.data)),
     'uids': hashlib.sha256('\n'.join(held_out.uids).encode()).hexdigest(),
     'protocols': {n: view_protocols.VERSIONS.get(n) or PROTOCOLS[n].version for n in protocols},
-    'networks': {name: _hash_arrays(dict(enumerate(jax.tree.leaves(x)))) for name, x in networks.items()},
+    'networks': {name: results.hash_of_arrays(dict(enumerate(jax.tree.leaves(x)))) for name, x in networks.items()},
     # Sums on other devices differ in the last bits.
     'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     'versions': results.versions(),
@@ -269,15 +270,7 @@ def _hash(args, reconstructor: Reconstructor | None) -> str:
   """Returns a SHA-256 of the parameters of the model, or of the files with the predictions."""
   if reconstructor is None:
     return results.hash_of(args.predictions)
-  return _hash_arrays(pretrained.flat_parameters(reconstructor.model))
-
-
-def _hash_arrays(arrays: Mapping) -> str:
-  digest = hashlib.sha256()
-  for name, array in sorted(arrays.items()):
-    digest.update(f'{name} {array.shape} {array.dtype}\n'.encode())
-    digest.update(np.ascontiguousarray(array).tobytes())
-  return digest.hexdigest()
+  return results.hash_of_arrays(pretrained.flat_parameters(reconstructor.model))
 
 
 def _print(about: Mapping, sections: Sequence[Section]) -> None:
@@ -312,69 +305,73 @@ def _parse() -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     prog='lrm_jax.evaluate', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--checkpoint', default='demo', help=pretrained.HELP)
-  parser.add_argument(
+  group = parser.add_argument_group('what is scored')
+  group.add_argument('--checkpoint', default='demo', help=pretrained.HELP)
+  group.add_argument(
     '--predictions',
     type=Path,
     help='instead of a model, a folder: UID/001.png ... are views, UID.glb (.obj, .ply, .stl, .off) meshes',
   )
-  parser.add_argument(
+  group.add_argument(
     '--predictions_frame',
     choices=geometry_runs.FRAMES,
     default='world',
     help='coordinates of predicted meshes: the world of the dataset (default), that of the input view (z up), or gltf: '
     'the same with y up, as lrm_jax.reconstruct writes',
   )
-  parser.add_argument('--compare', nargs=2, type=Path, metavar=('A', 'B'), help='two results to compare')
-  parser.add_argument(
+  group.add_argument('--compare', nargs=2, type=Path, metavar=('A', 'B'), help='two results to compare')
+  group = parser.add_argument_group('objects')
+  group.add_argument(
     '--data',
     default='embedded',
     help="directory of a dataset, or 'embedded', the dataset that ships with the package (default: embedded)",
   )
-  parser.add_argument('--protocol', default='novel-views', choices=(*_NAMES, 'full'), help='default: novel-views')
-  parser.add_argument('--out', type=Path, help='directory for results.json, results.md and report.html')
-  parser.add_argument(
+  group = parser.add_argument_group('protocol and results')
+  group.add_argument('--protocol', default='novel-views', choices=(*_NAMES, 'full'), help='default: novel-views')
+  group.add_argument('--out', type=Path, help='directory for results.json, results.md and report.html')
+  group.add_argument(
     '--restart', action='store_true', help='discard the finished objects of an evaluation that was stopped in --out'
   )
-  parser.add_argument('--split', default='test', help='split to evaluate (default: test)')
-  parser.add_argument('--objects', type=int, help='number of objects, the first of the split (default: all)')
-  parser.add_argument('--uids', type=Path, help='objects to evaluate: a file with a uid a line, or uids with commas')
-  parser.add_argument('--size', type=int, default=64, help='side of the views, in pixels (default: 64)')
-  parser.add_argument(
+  group.add_argument('--split', default='test', help='split to evaluate (default: test)')
+  group.add_argument('--objects', type=int, help='number of objects, the first of the split (default: all)')
+  group.add_argument('--uids', type=Path, help='objects to evaluate: a file with a uid a line, or uids with commas')
+  group.add_argument('--size', type=int, default=64, help='side of the views, in pixels (default: 64)')
+  group.add_argument(
     '--input_views',
     type=_numbers,
     default=[0, 1, 2, 3],
     help='numbers of the input views of the protocol lrm (default: 0,1,2,3)',
   )
-  parser.add_argument(
+  group.add_argument(
     '--num_input_views', type=int, default=1, help='number of input views of the protocol several-views (default: 1)'
   )
-  parser.add_argument('--keep_distance', action='store_true', help='for videos; see config.data.keep_distance')
-  parser.add_argument(
+  group.add_argument('--keep_distance', action='store_true', help='for videos; see config.data.keep_distance')
+  group.add_argument(
     '--lpips_network', help='VGG16 and LPIPS weights: a file, or several separated by commas (docs/weights.md)'
   )
-  parser.add_argument(
+  group.add_argument(
     '--clip', help="weights of CLIP, for the similarity of views: a file, or Hugging Face's directory (docs/weights.md)"
   )
-  parser.add_argument(
+  group.add_argument(
     '--meshes', type=Path, help='folder with the true meshes, UID.glb ... (default: the surface points of the dataset)'
   )
-  parser.add_argument('--resolution', type=int, default=128, help='grid points along a side of a mesh (default: 128)')
-  parser.add_argument('--no_baselines', action='store_true', help='leave out the baselines that learn nothing')
-  parser.add_argument('--train_split', default='train', help='split of which the baselines are made (default: train)')
-  parser.add_argument(
+  group.add_argument('--resolution', type=int, default=128, help='grid points along a side of a mesh (default: 128)')
+  group = parser.add_argument_group('baselines that learn nothing')
+  group.add_argument('--no_baselines', action='store_true', help='leave out the baselines that learn nothing')
+  group.add_argument('--train_split', default='train', help='split of which the baselines are made (default: train)')
+  group.add_argument(
     '--baseline_views',
     type=int,
     default=baselines.NUM_VIEWS,
     help=f'training views of the mean view, a random sample (default: {baselines.NUM_VIEWS})',
   )
-  parser.add_argument(
+  group.add_argument(
     '--baseline_objects',
     type=int,
     default=baselines.NUM_OBJECTS,
     help=f'training objects among which the nearest is searched, a random sample (default: {baselines.NUM_OBJECTS})',
   )
-  parser.add_argument(
+  group.add_argument(
     '--no_nearest_surface',
     dest='nearest_surface',
     action='store_false',

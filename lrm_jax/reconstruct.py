@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Reconstructs objects from images: python -m lrm_jax.reconstruct IMAGE... [--checkpoint=demo] [--out=out]
 Or one object from several views: python -m lrm_jax.reconstruct --views FRONT RIGHT BACK [--cameras=FILE]
 
@@ -104,7 +105,8 @@ def _number(name: str, text: str) -> float:
 
 def parse() -> argparse.Namespace:
   """Returns the arguments of the command line; InputError if one is out of range."""
-  parser = argparse.ArgumentParser(prog='lrm_jax.reconstruct', description=__doc__.splitlines()[0])
+  command = argparse.ArgumentParser(prog='lrm_jax.reconstruct', description=__doc__.splitlines()[0])
+  parser = command.add_argument_group('images')
   parser.add_argument(
     'images', nargs='*', type=Path, metavar='IMAGE', help='PNG, JPEG, WebP, ..., a folder, or a quoted pattern'
   )
@@ -115,6 +117,7 @@ def parse() -> argparse.Namespace:
     '--layout', help=f'sides that the views show, with commas (default: {",".join(several_views.LAYOUT)})'
   )
   parser.add_argument('--cameras', type=Path, help='JSON file with the cameras of the views (docs/input_views.md)')
+  parser = command.add_argument_group('the camera of a photograph')
   parser.add_argument(
     '--camera',
     default='default',
@@ -124,8 +127,10 @@ def parse() -> argparse.Namespace:
   parser.add_argument(
     '--elevation', type=float, default=0.0, help='degrees by which the camera looks down on the object (default: 0)'
   )
+  parser = command.add_argument_group('model and results')
   parser.add_argument('--checkpoint', default='demo', help=pretrained.HELP)
   parser.add_argument('--out', type=Path, default=Path('out'), help='directory for the results (default: out)')
+  parser = command.add_argument_group('reading images')
   parser.add_argument(
     '--remove_background', action='store_true', help='cut the object out of an image without transparency'
   )
@@ -139,6 +144,7 @@ def parse() -> argparse.Namespace:
     default=image_files.MAX_PIXELS,
     help=f'largest number of pixels of an image (default: {image_files.MAX_PIXELS})',
   )
+  parser = command.add_argument_group('mesh')
   parser.add_argument(
     '--resolution', type=int, default=128, help='grid points along a side for the mesh (default: 128)'
   )
@@ -159,13 +165,15 @@ def parse() -> argparse.Namespace:
   parser.add_argument(
     '--formats', default='glb', help=f'of the mesh, with commas: {", ".join(mesh_files.FORMATS)} (default: glb)'
   )
+  parser = command.add_argument_group('speed')
   parser.add_argument(
     '--batch_size', type=int, help='images that are encoded at once (default: 1 on a CPU, otherwise 8)'
   )
   parser.add_argument('--dense', action='store_true', help='evaluate all grid points: many times slower')
+  parser = command.add_argument_group('video')
   parser.add_argument('--size', type=int, default=128, help='pixels along a side of the video (default: 128)')
   parser.add_argument('--num_frames', type=int, default=48, help='frames of the turntable (default: 48)')
-  args = parser.parse_args()
+  args = command.parse_args()
   if bool(args.images) == bool(args.views):
     raise InputError('give either images, one per object, or --views with the views of one object')
   if not args.views and (args.layout or args.cameras):

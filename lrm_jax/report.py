@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Writes a page about runs: python -m lrm_jax.report RUN... [--out=report.html]
 
 A RUN is the --workdir of a training, finished or not, or the name of a shipped model. The page has the curves of

@@ -14,6 +14,7 @@ a100:16x8, ...) it does so for devices that are not attached, and estimates the 
 import importlib.resources
 from pathlib import Path
 import sys
+import textwrap
 
 from absl import flags, logging
 import jax
@@ -47,6 +48,28 @@ _PEER_TIMEOUT = flags.DEFINE_integer(
   'peer_timeout', 60, 'Seconds of silence after which another process is considered dead.', lower_bound=5
 )
 _UTILISATION = flags.DEFINE_float('utilisation', 0.4, 'The share of peak FLOP/s that --dry_run assumes.')
+# The order of the options in --help.
+OPTIONS = {
+  'run': ('config', 'workdir'),
+  'before a run': ('check', 'dry_run', 'topology', 'utilisation'),
+  'speed': ('profile_steps', 'synthetic_data'),
+  'several processes': ('peer_timeout',),
+}
+
+
+def help_text() -> str:
+  """Returns what --help prints: absl's own lists the flags of all libraries, without an order."""
+  lines = [__doc__.strip()]
+  for title, names in OPTIONS.items():
+    lines += ['', f'{title}:']
+    for name in names:
+      flag = flags.FLAGS[name]
+      default = '' if flag.default in (None, False) else f' (default: {flag.default})'
+      words = f'{flag.help.rstrip(".")}{default}'
+      lines += textwrap.wrap(words, 100, initial_indent=f'  --{name:<16}', subsequent_indent=' ' * 20)
+    if title == 'run':
+      lines.append('  --config.KEY=VALUE  A value of the configuration; configs/base.py lists them, with units')
+  return '\n'.join(lines)
 
 
 def config_file(name: str) -> str:
@@ -120,6 +143,9 @@ def explain(error: BaseException, workdir: str | Path) -> Exception | None:
 
 def main() -> None:
   """Runs the command: a dry run, or a training in this process and its peers."""
+  if {'--help', '-h'} & set(sys.argv[1:]):
+    print(help_text())
+    return
   config = parse(sys.argv)
   enable_compilation_cache()
   logging.set_verbosity(logging.WARNING)  # Orbax and tensorflow-datasets log a lot at INFO.

@@ -56,6 +56,7 @@ navigation = {
 myst_heading_anchors = 4  # Links such as page.md#heading work as on GitHub.
 myst_links_external_new_tab = False
 nb_execution_mode = 'off'  # tests/test_notebook.py runs the notebook; its outputs are in the file.
+highlight_language = 'text'  # Blocks without a language are commands, as on GitHub.
 smartquotes = False  # They would turn --option into a dash.
 
 autodoc_member_order = 'bysource'

@@ -202,6 +202,15 @@ def hash_of(directory: str | os.PathLike) -> str:
 _NOT_LISTED = ('system', 'format', 'sections', 'versions')
 
 
+def hash_of_arrays(arrays: Mapping) -> str:
+  """Returns a SHA-256 of the names, shapes, types and values of arrays {name: array}."""
+  digest = hashlib.sha256()
+  for name, array in sorted(arrays.items()):
+    digest.update(f'{name} {array.shape} {array.dtype}\n'.encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
+  return digest.hexdigest()
+
+
 def plain(value):
   """Returns a tree with Python's numbers, and None for NaN, which JSON does not have."""
   if isinstance(value, Mapping):

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """From one image to 3D in ten minutes on two CPU cores: python -m lrm_jax.quickstart [--out=DIR] [--minutes=5]
 
 1. Reconstructs held-out objects of the embedded dataset, from one image each, with the pretrained model.

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Serves a page and an HTTP API on which images become objects: python -m lrm_jax.view [--checkpoint=demo]
 
 Open the address that it prints. Results are written to --out, and shown again after a restart. Nothing is sent to other
@@ -29,27 +30,27 @@ _CONNECTIONS = 64
 def parser() -> argparse.ArgumentParser:
   """Returns the parser of the command's options."""
   result = argparse.ArgumentParser(prog='lrm_jax.view', description=__doc__.splitlines()[0])
-  result.add_argument(
+  group = result.add_argument_group('models and results')
+  group.add_argument(
     '--checkpoint',
     action='append',
     default=[],
     help=f'{pretrained.HELP}; may be repeated. The first is the default model; shipped models are always offered',
   )
-  result.add_argument(
-    '--host', default='127.0.0.1', help='address to listen on (default: 127.0.0.1, this machine only)'
-  )
-  result.add_argument('--port', type=int, default=8321, help='port (default: 8321; 0: any that is free)')
-  result.add_argument('--out', type=Path, default=Path('out/view'), help='directory of the results (default: out/view)')
-  result.add_argument(
+  group = result.add_argument_group('network')
+  group.add_argument('--host', default='127.0.0.1', help='address to listen on (default: 127.0.0.1, this machine only)')
+  group.add_argument('--port', type=int, default=8321, help='port (default: 8321; 0: any that is free)')
+  group.add_argument('--out', type=Path, default=Path('out/view'), help='directory of the results (default: out/view)')
+  group.add_argument(
     '--token', help=f'needed by clients if --host is not this machine only (default: {TOKEN}, otherwise a random one)'
   )
-  result.add_argument('--allow_host', action='append', default=[], help='another name of this server; may be repeated')
-  result.add_argument('--max_upload', type=float, default=32, help='largest upload, in MiB (default: 32)')
-  result.add_argument(
-    '--max_pixels', type=int, default=64_000_000, help='most pixels of an image (default: 64 million)'
-  )
-  result.add_argument('--segmenter', default='grabcut', help=f'{segmenters.HELP}; default: grabcut')
-  result.add_argument('--no_warm_up', action='store_true', help='compile programs when they are first needed')
+  group.add_argument('--allow_host', action='append', default=[], help='another name of this server; may be repeated')
+  group = result.add_argument_group('limits')
+  group.add_argument('--max_upload', type=float, default=32, help='largest upload, in MiB (default: 32)')
+  group.add_argument('--max_pixels', type=int, default=64_000_000, help='most pixels of an image (default: 64 million)')
+  group = result.add_argument_group('start')
+  group.add_argument('--segmenter', default='grabcut', help=f'{segmenters.HELP}; default: grabcut')
+  group.add_argument('--no_warm_up', action='store_true', help='compile programs when they are first needed')
   return result
 
 
