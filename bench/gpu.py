@@ -2,9 +2,10 @@
 
 1. Correctness: the attention of this backend against plain attention in float32, forward and backward; rendering
    against a direct implementation; densities on a grid against densities at its points; the three forms of the
-   gradient of planes against each other.
-2. Speed: bench/run.py at the sizes of configs/base.py in bfloat16, and training steps with 1, 4 and 8 objects under
-   several rematerialisation policies.
+   gradient of planes against each other; training steps of every kind against the same steps on the CPU
+   (bench/branches.py).
+2. Speed: bench/run.py at the sizes of configs/base.py in bfloat16 (the three forms of the gradient of planes, the input
+   and an evaluation among them), and training steps with 1, 4 and 8 objects under several rematerialisation policies.
 
 Writes DIR/gpu.json and DIR/gpu.md after each part. No new part is started after the time limit.
 """
@@ -28,7 +29,7 @@ from bench import run as bench
 
 def correctness(smoke: bool) -> dict:
   """Returns {test: {error, allowed, passed}}. Errors are relative to the largest absolute value of the reference."""
-  from bench import torch_reference, typical
+  from bench import branches, torch_reference, typical
   from lrm_jax.distributed import accelerators
   from lrm_jax.models import attention
 
@@ -87,6 +88,9 @@ def correctness(smoke: bool) -> dict:
     _error(surface.small_grid(field.grid, axis), surface.small_grid(mesh.field_of(field.query).grid, axis)),
     allowed,
   )
+  for kind, error in branches.training_steps(jnp.dtype(dtype).name).items():
+    # Losses and gradient norms of bfloat16 differ by up to 4 % from those of float32 on a CPU; a wrong branch by more.
+    result[kind] = error, 1e-3 if jax.default_backend() == 'cpu' else 0.1
   return {
     name: {'error': float(error), 'allowed': allowed, 'passed': bool(error <= allowed)}
     for name, (error, allowed) in result.items()
@@ -166,6 +170,7 @@ def main() -> int:
       elif label == 'train_step':
         found[f'training step, {objects} objects, remat {remat}'] = found.pop(label)
     keep(found)
+  keep(bench.measure(config, ('examples', 'evaluation'), 1 if args.smoke else 2, args.smoke, deadline))
   print((args.out / 'gpu.md').read_text())
   failed = [name for name, row in results['correctness'].items() if not row['passed']]
   if failed:

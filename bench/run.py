@@ -1,10 +1,10 @@
 """Measures this machine: python bench/run.py [--config=base] [--json=FILE] [--markdown=FILE]
 
 Times image -> planes, rendering, meshes of several resolutions, the three forms of the gradient of planes
-(lrm_jax/models/triplane.py), and a training step, on any backend of JAX. Prints medians and the rate of operations,
-counted from the sizes (lrm_jax/training/cost.py). Rates are compared with that of a large matrix product measured in
-the same run, and, for a training step on a known device, with the data sheet's peak (MFU). A large copy measures the
-memory bandwidth. Peak memory is the device's if it reports it, else the process's.
+(lrm_jax/models/triplane.py), a training step, reading examples, and an evaluation, on any backend of JAX. Prints
+medians and the rate of operations, counted from the sizes (lrm_jax/training/cost.py). Rates are compared with that of a
+large matrix product measured in the same run, and, for a training step on a known device, with the data sheet's peak
+(MFU). A large copy measures the memory bandwidth. Peak memory is the device's if it reports it, else the process's.
 Weights are random. Meshes and renders show the solid of bench/typical.py, at the sizes of the configuration.
 """
 
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # For `bench`, which is not installed.
-NAMES = ('roofline', 'planes', 'render', 'mesh', 'plane_gradient', 'train_step')
+NAMES = ('roofline', 'planes', 'render', 'mesh', 'plane_gradient', 'train_step', 'examples', 'evaluation')
 
 
 def timed(run, repeats: int) -> dict:
@@ -201,6 +201,60 @@ def train_step(config, repeats: int, smoke: bool) -> dict:
   if known is not None:
     row['mfu_of_makers_peak'] = row['operations'] / row['seconds'] / known.peak / jax.device_count()
   return {f'training step, {config.batch_size} objects, remat {config.model.remat}': row}
+
+
+def examples(config, repeats: int, smoke: bool) -> dict:
+  """Measures how fast the host makes examples of the shipped dataset, without a model (see also bench/input.py)."""
+  from absl import flags
+
+  from bench import input as bench_input
+  from lrm_jax.datasets import pipeline
+
+  del repeats
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # Grain's workers read flags.
+  config.data.path = 'embedded'
+  [source] = pipeline.training_sources(
+    config.data.to_dict(), image_size=config.model.image_size, input_position=(0.0, -2.0, 0.0)
+  )
+  workers, seconds = (0, 0.5) if smoke else (config.data.num_workers, 10)
+  began = time.perf_counter()
+  rate, per_cpu_second = bench_input.throughput(source, workers, seconds, 8)
+  row = {'seconds': 1 / rate, 'first': time.perf_counter() - began - seconds, 'objects_per_second': rate}
+  return {f'input, an example by {workers} workers': row | {'objects_per_cpu_second': per_cpu_second}}
+
+
+def evaluation(config, repeats: int, smoke: bool) -> dict:
+  """Measures an evaluation on objects of the shipped dataset, and its metrics alone, without rendering."""
+  from flax import nnx
+
+  from lrm_jax.datasets.views import HeldOut, ViewRules
+  from lrm_jax.distributed import sharding
+  from lrm_jax.evaluation import novel_views
+  from lrm_jax.models import registry
+
+  count, size = (1, 16) if smoke else (8, config.data.eval_size)
+  rules = ViewRules(image_size=config.model.image_size, size=size)
+  mesh = sharding.make_mesh(-1)
+  with jax.set_mesh(mesh):
+    batches = novel_views.Batches(HeldOut('embedded', 'validation', rules, range(count)), keep=True)
+    model = jax.device_put(registry.build_model(config.model.to_dict(), nnx.Rngs(0)), sharding.replicated(mesh))
+    rows = {
+      'evaluation': timed(lambda: novel_views.evaluate_model(batches, model)[0].values, repeats),
+      'its metrics': timed(lambda: novel_views.evaluate(batches, _darker, np.float32(0.9))[0].values, repeats),
+    }
+  return {
+    f'{name}, {count} x {batches.num_views} views of {size} px': row | {'objects_per_second': count / row['seconds']}
+    for name, row in rows.items()
+  }
+
+
+def _darker(state, batch, rays_per_chunk):
+  """Returns the true views, darker, as the prediction of an evaluation."""
+  from lrm_jax.evaluation import novel_views
+
+  del rays_per_chunk
+  return novel_views.Prediction(state * batch['color'], batch['opacity'], batch['opacity'])
 
 
 def peak_bytes() -> int:

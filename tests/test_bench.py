@@ -1,17 +1,24 @@
 """The benchmarks run with tiny sizes, and write their results."""
 
 import json
+import os
 from pathlib import Path
+import re
 import subprocess
 import sys
 
 import pytest
 
+from training_processes import FAST_COMPILE
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(*args):
-  return subprocess.run([sys.executable, *map(str, args)], cwd=ROOT, capture_output=True, text=True, check=False)
+def run(*args, **environment):
+  command = [sys.executable, *map(str, args)]
+  return subprocess.run(
+    command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+  )
 
 
 @pytest.mark.slow
@@ -60,11 +67,13 @@ def test_both_sides_of_a_row_compute_the_same():
 
 @pytest.mark.slow
 def test_gpu_benchmark_runs_on_a_cpu(tmp_path):
-  """It tests correctness, runs every measurement, and writes JSON and Markdown."""
-  done = run('bench/gpu.py', '--smoke', '--out', tmp_path)
+  """It tests correctness, runs every measurement, and writes JSON and Markdown; here accelerators are simulated."""
+  done = run('bench/gpu.py', '--smoke', '--out', tmp_path, XLA_FLAGS=FAST_COMPILE)
   assert done.returncode == 0, done.stderr
   results = json.loads((tmp_path / 'gpu.json').read_text())
   assert results['correctness'] and all(row['passed'] for row in results['correctness'].values())
+  for kind in ('LoRA', '2 input views', 'single pixels', 'depth', 'LPIPS'):
+    assert any(name.startswith('training step') and kind in name for name in results['correctness']), kind
   assert {name.split()[0] for name in results['rows']} == {
     'product',
     'copy',
@@ -73,6 +82,9 @@ def test_gpu_benchmark_runs_on_a_cpu(tmp_path):
     'mesh',
     'plane',
     'training',
+    'input,',
+    'evaluation,',
+    'its',
   }
   assert all(row['seconds'] > 0 and row['peak_bytes_so_far'] > 0 for row in results['rows'].values())
   table = (tmp_path / 'gpu.md').read_text()
@@ -113,6 +125,8 @@ def test_aot_without_a_compiler_reports_what_to_install(tmp_path):
 
 @pytest.mark.slow
 def test_input_benchmark_prints_rates(dataset):
-  done = run('bench/input.py', '--data', dataset, '--seconds', 0.5, '--config', 'quickstart', '--workers', 1)
+  done = run('bench/input.py', '--data', dataset, '--seconds', 0.5, '--config', 'quickstart', '--workers', 0, 1)
   assert done.returncode == 0, done.stderr
-  assert 'objects/s in one process' in done.stdout and 'pipeline, 1 worker' in done.stdout and 'H100' in done.stdout
+  assert 'objects/s in one process' in done.stdout and 'H100' in done.stdout
+  for name in ('0 workers', '1 worker'):
+    assert re.search(rf'pipeline, {name}: [\d.]+ objects/s, [1-9][\d.]* per CPU second', done.stdout)
