@@ -83,27 +83,30 @@ def settings_of(args) -> dict:
 
 def parse(argv=None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--count', type=int, required=True, help='number of objects')
-  parser.add_argument('--first', type=int, default=0, help='index of the first object (default: 0)')
-  parser.add_argument('--out', type=Path, required=True, help='folder to write to')
-  parser.add_argument('--kinds', type=Path, default=KINDS, help=f'file with the kinds (default: {KINDS.name})')
-  parser.add_argument('--preset', choices=tuple(presets.PRESETS), default='paper', help='(default: paper)')
-  parser.add_argument(
+  group = parser.add_argument_group('objects')
+  group.add_argument('--count', type=int, required=True, help='number of objects')
+  group.add_argument('--first', type=int, default=0, help='index of the first object (default: 0)')
+  group.add_argument('--out', type=Path, required=True, help='folder to write to')
+  group.add_argument('--kinds', type=Path, default=KINDS, help=f'file with the kinds (default: {KINDS.name})')
+  group = parser.add_argument_group('views')
+  group.add_argument('--preset', choices=tuple(presets.PRESETS), default='paper', help='(default: paper)')
+  group.add_argument(
     '--num_views', type=int, default=14, help='views per object, including the frontal one (default: 14)'
   )
-  parser.add_argument('--size', type=int, default=128, help='pixels along a side of a view (default: 128)')
-  parser.add_argument('--samples', type=int, default=32, help='rays per pixel (default: 32)')
-  parser.add_argument('--fov', type=float, help='full field of view in degrees (default: from the preset)')
-  parser.add_argument('--depth', action='store_true', help='also write depth')
-  parser.add_argument('--normals', action='store_true', help='also write normals')
-  parser.add_argument('--seed', type=int, default=0, help='of objects, cameras and lights (default: 0)')
-  parser.add_argument('--workers', type=int, default=2, help='number of processes, of one thread each (default: 2)')
-  parser.add_argument(
+  group.add_argument('--size', type=int, default=128, help='pixels along a side of a view (default: 128)')
+  group.add_argument('--samples', type=int, default=32, help='rays per pixel (default: 32)')
+  group.add_argument('--fov', type=float, help='full field of view in degrees (default: from the preset)')
+  group.add_argument('--depth', action='store_true', help='also write depth')
+  group.add_argument('--normals', action='store_true', help='also write normals')
+  group = parser.add_argument_group('run')
+  group.add_argument('--seed', type=int, default=0, help='of objects, cameras and lights (default: 0)')
+  group.add_argument('--workers', type=int, default=2, help='number of processes, of one thread each (default: 2)')
+  group.add_argument(
     '--timeout', type=float, default=300, help='seconds after which an object is given up (default: 300)'
   )
-  parser.add_argument('--shard', help='i/n: make only shard i of n, i from 0 to n - 1')
-  parser.add_argument('--method', type=int, default=4, help='WebP effort, 0 (fast, larger files) to 6 (default: 4)')
-  parser.add_argument(
+  group.add_argument('--shard', help='i/n: make only shard i of n, i from 0 to n - 1')
+  group.add_argument('--method', type=int, default=4, help='WebP effort, 0 (fast, larger files) to 6 (default: 4)')
+  group.add_argument(
     '--python',
     type=Path,
     default=render.ROOT / '.venv-infinigen/bin/python',
