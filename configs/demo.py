@@ -1,11 +1,12 @@
-"""An LRM for 2 CPU cores and about an hour: finer planes and more objects than configs/quickstart.py.
+"""An LRM for 2 CPU cores and about two hours: finer planes and more objects than configs/quickstart.py.
 
   python -m lrm_jax.train --config=demo --workdir=runs/demo \
       --config.data.mixture.things.path=things/objaverse_views/1.1.0 \
       --config.data.mixture.furniture.path=furniture/objaverse_views/1.1.0
 
-Hardware: any CPU with 2 cores and 4 GB. docs/results/demo.md has the commands that make the data, the learning curve,
-the results, and what was tried. An epoch has each real object 8 times and each procedural one once.
+Hardware: any CPU with 2 cores and 4 GB. docs/results/demo.md has the commands that make the data, the two stages of the
+training, the learning curve, the results, and what was tried. An epoch has each real object 8 times and each procedural
+one once.
 Values that are not set here are those of configs/quickstart.py. All values set here are our choice.
 """
 
@@ -20,7 +21,10 @@ def get_config() -> ConfigDict:
   config.ema_decay = 0.999
 
   model = config.model
-  # Images of 128 px in patches of 16 px learn much more slowly (docs/results/demo.md).
+  # From random values, patches of 16 px learn much more slowly than those of 8 px of half the image. The training
+  # therefore starts with image_size = 64 and patch_size = 8, and goes on with these (docs/results/demo.md).
+  model.image_size = 128  # px
+  model.patch_size = 16  # px: 8 x 8 patches and the class token
   model.decoder_depth = 6  # layers
   model.triplane_upsample = 8  # texels per token along the side: planes of 64 x 64
   model.num_samples = 32  # samples per ray

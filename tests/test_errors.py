@@ -100,8 +100,9 @@ def test_directory_of_another_training_is_final(tmp_path, capsys):
 def test_signals_end_a_command_with_their_code(number, code, printed):
   """A shell, and so a launcher, sees -9 as 128 + 9 (tests/test_launch.py). SIGTERM: tests/test_several_processes.py."""
   script = """
-import time
+import signal, time
 from lrm_jax.command_line import run_main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Shells start what is in the background without it.
 run_main(lambda: print('began', flush=True) or time.sleep(99))
 """
   process = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -49,7 +49,7 @@ def test_rays_are_float32_products():
 
 def test_compositing_is_float32_products():
   found = products(volume.composite, jnp.ones((5, 8)), jnp.ones((5, 8, 3)), jnp.ones((5, 8)), jnp.ones((5, 1)))
-  assert len(found) == 2 and all(entry == (HIGHEST, jnp.float32) for entry in found)
+  assert len(found) == 3 and all(entry == (HIGHEST, jnp.float32) for entry in found)
 
 
 def test_camera_embedding_is_float32_in_a_bfloat16_model(model):

@@ -194,8 +194,8 @@ def test_command_takes_a_folder_and_prints_the_numbers_of_each_mesh(run_director
   assert printed.out.count('1 part, watertight, threshold 0.01') + printed.out.count('removed), watertight') == 3
   for phase in ('surface', 'clean-up', 'colours', 'turntable', 'files'):
     assert phase in printed.err
-  assert {path.suffix for path in (tmp_path / 'out').iterdir()} == {'.glb', '.ply', '.mp4', '.npz'}
-  assert len(list((tmp_path / 'out').iterdir())) == 15
+  assert {path.suffix for path in (tmp_path / 'out').iterdir()} == {'.glb', '.ply', '.mp4', '.npz', '.png'}
+  assert len(list((tmp_path / 'out').iterdir())) == 18
   assert len(trimesh.load_mesh(tmp_path / 'out' / 'b.ply').faces) <= 500
 
 
@@ -204,7 +204,7 @@ def test_command_takes_a_folder_and_prints_the_numbers_of_each_mesh(run_director
   [
     ('--threshold=low', "--threshold=low: use a number or 'auto'"),
     ('--keep=most', "--keep=most: use 'largest', 'all' or a share"),
-    ('--formats=usdz', '--formats=usdz: usdz is unknown'),
+    ('--formats=fbx', '--formats=fbx: fbx is unknown'),
     ('--texture=4', 'a texture of 4 pixels'),
     ('--batch_size=0', '--batch_size=0 must be at least 1'),
   ],

@@ -34,7 +34,7 @@ def abstract_batch(config: ConfigDict, placement, *, num_datasets: int = 1) -> d
   }
   if (inputs := config.model.get('num_input_views', 1)) > 1:
     shapes |= {name: (inputs, *shapes[name]) for name in ('image', 'camera_to_world', 'intrinsics')}
-  if losses.needs_depth(config.loss):
+  if losses.needs_depth(config.loss.to_dict()):
     shapes['target_depth'] = (views, window, window)
   if config.data.rays == 'foreground':
     shapes |= {'target_position': (views, window, window, 2), 'target_weight': (views, window, window)}

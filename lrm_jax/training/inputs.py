@@ -37,7 +37,7 @@ def check(config: ConfigDict, workdir: str | Path, num_devices: int) -> list[str
     image_size=config.model.image_size,
     input_position=model.input_position,
     num_input_views=model.num_input_views,
-    with_depth=losses.needs_depth(config.loss),
+    with_depth=losses.needs_depth(config.loss.to_dict()),
   )
   check_path(config)
   for source in sources:

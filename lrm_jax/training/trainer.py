@@ -50,7 +50,7 @@ class Trainer:
         image_size=config.model.image_size,
         input_position=self.model.input_position,
         num_input_views=self.model.num_input_views,
-        with_depth=losses.needs_depth(config.loss),
+        with_depth=losses.needs_depth(config.loss.to_dict()),
       )
     optimizer = dict(config.optimizer)
     if config.model.get('lora_rank', 0):
