@@ -28,7 +28,7 @@ def test_notebook_runs_and_shows_what_is_stored(tmp_path, monkeypatch):
   for new, old in zip(fresh.cells, stored.cells, strict=True):
     assert kinds(new) == kinds(old), f'the stored outputs are old: run docs/site/run_notebook.py\n{old.source}'
   written = {path.name for path in (tmp_path / 'out/notebook').iterdir()}
-  assert written == {'chair.glb', 'chair.ply', 'chair.mp4', 'chair_depth.mp4', 'chair_planes.npz'}
+  assert written == {'chair.glb', 'chair.ply', 'chair.mp4', 'chair_depth.mp4', 'chair_planes.npz', 'chair_input.png'}
 
 
 def test_stored_outputs_are_small_and_without_errors():

@@ -2,9 +2,9 @@
 
 An object appears under the slope s = (half of its size) / (its distance), whatever the lens and the crop are. It sets
 the perspective: near objects have large slopes. In the training images, which one lens took, s also decides how much of
-the image the object covers. So a known field of view decides the fraction that it covers in the prepared image:
-
-  fill = s / tan(model's field of view / 2),   s = tan(photograph's field of view / 2) * object's share of its side.
+the image the object covers. So a known field of view decides the fraction that it covers in the prepared image: it is
+s / tan(v / 2) for the field of view v of the model, and s is tan(p / 2), with the field of view p of the photograph,
+times the object's share of the photograph's side.
 
 The elevation of a camera cannot be found like this: planes are in the frame of the input camera, in which an object
 that is seen from above is a tilted object, and fits as well. Legend: F candidates, S side of the prepared image.
