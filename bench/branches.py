@@ -53,6 +53,7 @@ KINDS: dict[str, dict] = {
     'loss.opacity_entropy_weight': 0.1,
     'loss.total_variation_weight': 0.1,
     'loss.depth_weight': 1.0,
+    'loss.surface_weight': 1.0,
   },
   'of single pixels, with depth, frozen encoder, remat none': {
     'data.rays': 'foreground',

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Makes objects with Infinigen, in Blender, and renders them into training data, as data/render.py renders files.
 
   make infinigen-env                                                # installs Infinigen and its Blender
@@ -26,7 +27,7 @@ import numpy as np
 
 from lrm_jax.command_line import run_main
 from lrm_jax.data import render
-from lrm_jax.data.rendering import folders, presets
+from lrm_jax.data.rendering import folders, options, presets
 from lrm_jax.errors import InputError
 
 KINDS = Path(__file__).parent / 'splits/infinigen.txt'
@@ -90,14 +91,8 @@ def parse(argv=None) -> argparse.Namespace:
   group.add_argument('--kinds', type=Path, default=KINDS, help=f'file with the kinds (default: {KINDS.name})')
   group = parser.add_argument_group('views')
   group.add_argument('--preset', choices=tuple(presets.PRESETS), default='paper', help='(default: paper)')
-  group.add_argument(
-    '--num_views', type=int, default=14, help='views per object, including the frontal one (default: 14)'
-  )
-  group.add_argument('--size', type=int, default=128, help='pixels along a side of a view (default: 128)')
+  options.add_views(group, num_views=14, size=128, fov_of='--preset')
   group.add_argument('--samples', type=int, default=32, help='rays per pixel (default: 32)')
-  group.add_argument('--fov', type=float, help='full field of view in degrees (default: from the preset)')
-  group.add_argument('--depth', action='store_true', help='also write depth')
-  group.add_argument('--normals', action='store_true', help='also write normals')
   group = parser.add_argument_group('run')
   group.add_argument('--seed', type=int, default=0, help='of objects, cameras and lights (default: 0)')
   group.add_argument('--workers', type=int, default=2, help='number of processes, of one thread each (default: 2)')
@@ -113,16 +108,7 @@ def parse(argv=None) -> argparse.Namespace:
     help='Python that has Infinigen (default: that of `make infinigen-env`)',
   )
   args = parser.parse_args(argv)
-  for name in ('count', 'num_views', 'size', 'samples', 'workers'):
-    if getattr(args, name) < 1:
-      raise InputError(f'--{name}={getattr(args, name)} must be at least 1')
-  for name in ('first', 'seed'):
-    if getattr(args, name) < 0:
-      raise InputError(f'--{name}={getattr(args, name)} must be at least 0')
-  if args.fov is not None and not 1 <= args.fov <= 150:
-    raise InputError(f'--fov={args.fov} must be between 1 and 150 degrees')
-  if not 0 <= args.method <= 6 or not args.timeout > 0:
-    raise InputError(f'--method={args.method} must be 0 to 6, and --timeout={args.timeout} above 0')
+  options.check(args, ('count', 'num_views', 'size', 'samples', 'workers'), ('first', 'seed'))
   if not args.python.is_file():
     raise InputError(f'{args.python} does not exist: run `make infinigen-env`, or give --python=PATH')
   return args

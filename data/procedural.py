@@ -30,7 +30,7 @@ import sys
 
 from lrm_jax.command_line import run_main
 from lrm_jax.data import render
-from lrm_jax.data.rendering import folders
+from lrm_jax.data.rendering import folders, options
 from lrm_jax.errors import InputError
 
 PRESETS = ('things', 'zeroverse')
@@ -133,13 +133,7 @@ def parse(argv=None, *, known: bool = False):
     default='paper',
     help='cameras and light, see render.py --preset (default: paper)',
   )
-  group.add_argument(
-    '--num_views', type=int, default=8, help='views per object, including the frontal one (default: 8)'
-  )
-  group.add_argument('--size', type=int, default=128, help='pixels along a side of a view (default: 128)')
-  group.add_argument('--fov', type=float, help='full field of view in degrees (default: from --cameras)')
-  group.add_argument('--depth', action='store_true', help='also write depth')
-  group.add_argument('--normals', action='store_true', help='also write normals')
+  options.add_views(group, num_views=8, size=128, fov_of='--cameras')
   group = parser.add_argument_group('run')
   group.add_argument('--seed', type=int, default=0, help='of objects, cameras and lights (default: 0)')
   group.add_argument('--workers', type=int, default=2, help='number of processes (default: 2)')
@@ -159,16 +153,7 @@ def parse(argv=None, *, known: bool = False):
     raise InputError(f'--shard={args.shard} needs --out: build one dataset of all shards with data/build.py')
   if not 0 <= args.test_share <= 1:
     raise InputError(f'--test_share={args.test_share} must be between 0 and 1')
-  for name in ('count', 'num_views', 'size', 'workers'):
-    if getattr(args, name) < 1:
-      raise InputError(f'--{name}={getattr(args, name)} must be at least 1')
-  for name in ('first', 'seed'):
-    if getattr(args, name) < 0:
-      raise InputError(f'--{name}={getattr(args, name)} must be at least 0')
-  if args.fov is not None and not 1 <= args.fov <= 150:
-    raise InputError(f'--fov={args.fov} must be between 1 and 150 degrees')
-  if not 0 <= args.method <= 6 or not args.timeout > 0:
-    raise InputError(f'--method={args.method} must be 0 to 6, and --timeout={args.timeout} above 0')
+  options.check(args, ('count', 'num_views', 'size', 'workers'), ('first', 'seed'))
   for module, extra in (('manifold3d', 'procedural'), ('moderngl', 'procedural')):
     if importlib.util.find_spec(module) is None:
       raise InputError(f"{module} is not installed: pip install '.[{extra}]'")

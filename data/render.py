@@ -33,7 +33,7 @@ import shutil
 import sys
 
 from lrm_jax.command_line import run_main
-from lrm_jax.data.rendering import folders, pool, presets
+from lrm_jax.data.rendering import folders, options, pool, presets
 from lrm_jax.errors import InputError
 
 KINDS = ('.glb', '.gltf', '.obj', '.fbx')
@@ -172,14 +172,8 @@ def parse(argv=None, *, known: bool = False):
   group = parser.add_argument_group('views')
   group.add_argument('--engine', choices=('cycles', 'raster'), default='cycles', help='(default: cycles)')
   group.add_argument('--preset', choices=tuple(presets.PRESETS), default='paper', help='(default: paper)')
-  group.add_argument(
-    '--num_views', type=int, default=32, help='views per object, including the frontal one (default: 32)'
-  )
-  group.add_argument('--size', type=int, default=512, help='pixels along a side of a view (default: 512)')
+  options.add_views(group, num_views=32, size=512, fov_of='--preset')
   group.add_argument('--samples', type=int, default=64, help='cycles: rays per pixel (default: 64)')
-  group.add_argument('--fov', type=float, help='full field of view in degrees (default: from the preset)')
-  group.add_argument('--depth', action='store_true', help='also write depth')
-  group.add_argument('--normals', action='store_true', help='also write normals')
   group = parser.add_argument_group('run')
   group.add_argument('--seed', type=int, default=0, help='of the cameras and lights (default: 0)')
   group.add_argument('--workers', type=int, default=1, help='number of processes (default: 1)')
@@ -192,13 +186,7 @@ def parse(argv=None, *, known: bool = False):
   args, rest = parser.parse_known_args(argv)
   if rest and not known:
     parser.error(f'unrecognized arguments: {" ".join(rest)}')
-  for name in ('num_views', 'size', 'samples', 'workers'):
-    if getattr(args, name) < 1:
-      parser.error(f'--{name}={getattr(args, name)} must be at least 1')
-  if args.fov is not None and not 1 <= args.fov <= 150:
-    parser.error(f'--fov={args.fov} must be between 1 and 150 degrees')
-  if not 0 <= args.method <= 6 or args.timeout <= 0:
-    parser.error(f'--method={args.method} must be 0 to 6, and --timeout={args.timeout} above 0')
+  options.check(args, ('num_views', 'size', 'samples', 'workers'))
   return args, rest
 
 

@@ -381,6 +381,10 @@ def _parse() -> argparse.Namespace:
   for name in ('objects', 'baseline_views', 'baseline_objects'):
     if getattr(args, name) is not None and getattr(args, name) < 1:
       raise InputError(f'--{name}={getattr(args, name)} must be at least 1')
+  if args.num_input_views != 1 and args.protocol != 'several-views':
+    raise InputError(
+      f'--num_input_views={args.num_input_views} is for --protocol=several-views: the others have one input'
+    )
   if args.predictions and not args.predictions.is_dir():
     raise InputError(f'--predictions={args.predictions} is not a folder')
   if args.meshes and not args.meshes.is_dir():

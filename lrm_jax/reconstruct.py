@@ -105,75 +105,73 @@ def _number(name: str, text: str) -> float:
 
 def parse() -> argparse.Namespace:
   """Returns the arguments of the command line; InputError if one is out of range."""
-  command = argparse.ArgumentParser(prog='lrm_jax.reconstruct', description=__doc__.splitlines()[0])
-  parser = command.add_argument_group('images')
-  parser.add_argument(
+  parser = argparse.ArgumentParser(prog='lrm_jax.reconstruct', description=__doc__.splitlines()[0])
+  group = parser.add_argument_group('images')
+  group.add_argument(
     'images', nargs='*', type=Path, metavar='IMAGE', help='PNG, JPEG, WebP, ..., a folder, or a quoted pattern'
   )
-  parser.add_argument(
+  group.add_argument(
     '--views', nargs='+', type=Path, metavar='IMAGE', help='several views of one object, for a model that takes them'
   )
-  parser.add_argument(
+  group.add_argument(
     '--layout', help=f'sides that the views show, with commas (default: {",".join(several_views.LAYOUT)})'
   )
-  parser.add_argument('--cameras', type=Path, help='JSON file with the cameras of the views (docs/input_views.md)')
-  parser = command.add_argument_group('the camera of a photograph')
-  parser.add_argument(
+  group.add_argument('--cameras', type=Path, help='JSON file with the cameras of the views (docs/input_views.md)')
+  group = parser.add_argument_group('the camera of a photograph')
+  group.add_argument(
     '--camera',
     default='default',
     help='of a photograph: exif takes its field of view from the file, search tries a few (docs/camera.md)',
   )
-  parser.add_argument('--fov', type=float, help='field of view of a photograph, degrees along its longer side')
-  parser.add_argument(
+  group.add_argument('--fov', type=float, help='field of view of a photograph, degrees along its longer side')
+  group.add_argument(
     '--elevation', type=float, default=0.0, help='degrees by which the camera looks down on the object (default: 0)'
   )
-  parser = command.add_argument_group('model and results')
-  parser.add_argument('--checkpoint', default='demo', help=pretrained.HELP)
-  parser.add_argument('--out', type=Path, default=Path('out'), help='directory for the results (default: out)')
-  parser = command.add_argument_group('reading images')
-  parser.add_argument(
+  group = parser.add_argument_group('model and results')
+  group.add_argument('--checkpoint', default='demo', help=pretrained.HELP)
+  group.add_argument('--out', type=Path, default=Path('out'), help='directory for the results (default: out)')
+  group = parser.add_argument_group('reading images')
+  group.add_argument(
     '--remove_background', action='store_true', help='cut the object out of an image without transparency'
   )
-  parser.add_argument('--segmenter', help=f'{segmenters.HELP}; implies --remove_background (default: grabcut)')
-  parser.add_argument(
+  group.add_argument('--segmenter', help=f'{segmenters.HELP}; implies --remove_background (default: grabcut)')
+  group.add_argument(
     '--mask', type=Path, help="outline of the object: an image file, or a folder with one of each image's name"
   )
-  parser.add_argument(
+  group.add_argument(
     '--max_pixels',
     type=int,
     default=image_files.MAX_PIXELS,
     help=f'largest number of pixels of an image (default: {image_files.MAX_PIXELS})',
   )
-  parser = command.add_argument_group('mesh')
-  parser.add_argument(
-    '--resolution', type=int, default=128, help='grid points along a side for the mesh (default: 128)'
-  )
-  parser.add_argument(
+  group = parser.add_argument_group('mesh')
+  group.add_argument('--resolution', type=int, default=128, help='grid points along a side for the mesh (default: 128)')
+  group.add_argument(
     '--threshold',
     help='density of the surface, per world unit, or auto: matches the outline (default: that of the imported model, '
     'otherwise auto)',
   )
-  parser.add_argument(
+  group.add_argument(
     '--keep',
     default=str(cleanup.KEEP),
     help=f'parts of the mesh: largest, all, or at least this share of the largest one (default: {cleanup.KEEP})',
   )
-  parser.add_argument('--faces', type=int, help='greatest number of triangles (default: all; textured: 10000)')
-  parser.add_argument(
+  group.add_argument('--faces', type=int, help='greatest number of triangles (default: all; textured: 10000)')
+  group.add_argument(
     '--texture', type=int, metavar='SIZE', help='a texture of so many pixels along a side, in place of vertex colours'
   )
-  parser.add_argument(
+  group.add_argument(
     '--formats', default='glb', help=f'of the mesh, with commas: {", ".join(mesh_files.FORMATS)} (default: glb)'
   )
-  parser = command.add_argument_group('speed')
-  parser.add_argument(
+  group = parser.add_argument_group('speed')
+  group.add_argument(
     '--batch_size', type=int, help='images that are encoded at once (default: 1 on a CPU, otherwise 8)'
   )
-  parser.add_argument('--dense', action='store_true', help='evaluate all grid points: many times slower')
-  parser = command.add_argument_group('video')
-  parser.add_argument('--size', type=int, default=128, help='pixels along a side of the video (default: 128)')
-  parser.add_argument('--num_frames', type=int, default=48, help='frames of the turntable (default: 48)')
-  args = command.parse_args()
+  group.add_argument('--dense', action='store_true', help='evaluate all grid points: many times slower')
+  group = parser.add_argument_group('video')
+  group.add_argument('--size', type=int, default=128, help='pixels along a side of the video (default: 128)')
+  group.add_argument('--num_frames', type=int, default=48, help='frames of the turntable (default: 48)')
+  args = parser.parse_args()
   if bool(args.images) == bool(args.views):
     raise InputError('give either images, one per object, or --views with the views of one object')
   if not args.views and (args.layout or args.cameras):

@@ -79,7 +79,7 @@ def test_search_takes_the_size_that_fits_best(tmp_path):
   size = 64
   path = photograph(tmp_path / 'a.png')
   found = preprocess.read_object(path)
-  wanted = camera_fit.centred(SimpleNamespace(image_size=size, input_background=1.0), found, 'a', 0.9)
+  wanted = camera_fit.centred(SimpleNamespace(image_size=size, input_background=1.0), found, 'a', 0.9).image
 
   def render(planes, poses, intrinsics, side, background, *, skip):
     wrong = np.abs(planes - 0.66)

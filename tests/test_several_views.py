@@ -348,6 +348,7 @@ def test_evaluation_renders_what_the_model_makes_of_several_views(run_of_three, 
   [
     (['--num_input_views=4'], 'takes 1 to 3 input views'),
     (['--num_input_views=0'], r'--num_input_views=0 must be 1 to 4'),
+    (['--num_input_views=2', '--protocol=lrm'], '--num_input_views=2 is for --protocol=several-views'),
   ],
 )
 def test_evaluation_refuses_other_numbers_of_views(run_of_three, dataset, monkeypatch, options, message):

@@ -13,7 +13,7 @@ from pathlib import Path
 import sys
 
 import bpy
-import infinigen  # Now, because data/, which is put on the path below, has a script of this name.
+import infinigen  # noqa: F401  Now, because data/, which is put on the path below, has a script of this name.
 import numpy as np
 
 # As in rendering/worker.py: put data/ and the folder of lrm_jax in the place of the folder of this script.
@@ -27,15 +27,16 @@ class InfinigenEngine(blender.Cycles):
   """Cycles, with objects that are made from a recipe instead of being read from a file."""
 
   kinds = ('.json',)
+  z_up = ('.json',)
 
   def __init__(self, **options):
     super().__init__(**options)
     # Infinigen tries to download add-ons of Blender, complains at length, and goes on without them.
     logging.disable(logging.WARNING)
     with blender.quiet(), contextlib.redirect_stderr(io.StringIO()):
-      self._tools = importlib.import_module(f'{infinigen.__name__}.core.util.blender')
-      self._fixed_seed = importlib.import_module(f'{infinigen.__name__}.core.util.math').FixedSeed
-    self._recipe: dict = {}
+      from infinigen.core.util import blender as tools
+      from infinigen.core.util.math import FixedSeed
+    self._tools, self._fixed_seed, self._recipe = tools, FixedSeed, {}
 
   def load(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Makes the object of a recipe; raises what its factory raises."""

@@ -28,6 +28,7 @@ class Cycles:
 
   name = 'cycles'
   kinds = ('.glb', '.gltf', '.obj', '.fbx')
+  z_up = ('.fbx',)
 
   def __init__(self, *, samples: int, threads: int = 0, seed: int = 0):
     self._samples, self._threads, self._seed = samples, threads, seed

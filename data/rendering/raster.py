@@ -29,6 +29,7 @@ class Raster:
 
   name = 'raster'
   kinds = ('.glb', '.gltf', '.obj')
+  z_up = ()
 
   def __init__(self):
     try:

@@ -29,6 +29,7 @@ class Engine(Protocol):
 
   name: str
   kinds: tuple[str, ...]  # Suffixes of the files that the engine reads.
+  z_up: tuple[str, ...]  # Those of them that it loads with z up in the object's own axes, not y.
 
   def load(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Loads a file and returns (vertices [K, 3], triangles [T, 3]); ValueError if the file cannot be used."""

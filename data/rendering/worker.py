@@ -26,7 +26,6 @@ sys.path[:] = [str(_HERE.parents[1]), str(_ROOT), *(x for x in sys.path if Path(
 from rendering import presets, scene  # noqa: E402
 
 NUM_SURFACE_POINTS = 4096
-_Z_UP = ('.fbx', '.json')  # Kinds of files that are imported with z up; .json are recipes of infinigen_objects.
 DEPTH_RANGE = 8.0  # distance in world units that is stored as 65535
 
 
@@ -63,7 +62,7 @@ def render_object(engine, path: Path, out: Path, uid: str, settings: dict) -> No
   scene.check_views(views, (vertices - centre) * scale, setup.poses, setup.intrinsics)
   points = scene.surface_points(vertices, triangles, NUM_SURFACE_POINTS, rng) * scale - scale * centre
   np.save(folder / 'surface.npy', points.astype(np.float32))
-  source_axes = np.eye(4) if path.suffix.lower() in _Z_UP else scene.Y_UP_TO_Z_UP
+  source_axes = np.eye(4) if path.suffix.lower() in engine.z_up else scene.Y_UP_TO_Z_UP
   np.savez(
     folder / 'cameras.npz',
     camera_to_world=setup.poses,

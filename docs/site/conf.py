@@ -29,7 +29,16 @@ exclude_patterns = ['.*', 'out', 'runs', 'build', 'dist', 'docs/site', 'docs/.*'
 
 # The order of the pages, below the front page: {caption: pages}.
 navigation = {
-  'Use': ['docs/coordinates', 'docs/meshes', 'docs/notebook', 'docs/view', 'docs/input_views', 'docs/weights'],
+  'Use': [
+    'docs/coordinates',
+    'docs/meshes',
+    'docs/segmenters',
+    'docs/camera',
+    'docs/notebook',
+    'docs/view',
+    'docs/input_views',
+    'docs/weights',
+  ],
   'Train': [
     'docs/from_models_to_training',
     'docs/fine_tuning_triposr',

@@ -1,7 +1,7 @@
 """Draws docs/cameras_world.svg and docs/cameras_image.svg: python docs/site/draw_cameras.py
 
-Every point is placed by lrm_jax/geometry/cameras.py, so that the drawings show what the code does. tests/test_site.py
-draws them again and compares.
+Every point is placed by lrm_jax/geometry/cameras.py, so that the drawings show what the code does.
+tests/test_documentation.py draws them again and compares.
 """
 
 from pathlib import Path

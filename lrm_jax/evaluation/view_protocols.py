@@ -37,7 +37,7 @@ def section(
     scores = {number: scores_of(number) for number in input_views}
     rows[system] = row(held_out.uids, scores)
   about = {
-    'input views': list(input_views) if name != 'several-views' else list(range(rules.num_input_views)),
+    'input views': list(input_views) if rules.num_input_views == 1 else list(range(rules.num_input_views)),
     'scored on': f'{"all other views" if rules.first_novel == 1 else f"views from {rules.first_novel} on"}; mean over '
     'the views, then over objects',
     'view size': rules.size,

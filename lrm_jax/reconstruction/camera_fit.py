@@ -11,6 +11,7 @@ that is seen from above is a tilted object, and fits as well. Legend: F candidat
 """
 
 from collections.abc import Sequence
+import dataclasses
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -89,7 +90,7 @@ def prepare(
   note = f'{path} has a field of view of {fov:.0f} degrees {source}: the object covers {fill:.2f} of the input'
   if fill != wanted:
     note += f' (its perspective asks for {wanted:.2f}, which the model has not seen)'
-  return _prepared(model, found, str(path), fill, note)
+  return _with_note(centred(model, found, str(path), fill), note)
 
 
 def search(model: Model, found: preprocess.Found, share: float, name: str) -> preprocess.Prepared:
@@ -98,13 +99,13 @@ def search(model: Model, found: preprocess.Found, share: float, name: str) -> pr
   `share` of the image's longer side is covered by the object. The candidates are encoded and rendered in one batch,
   from the input camera, magnified so that the object has the same size in all. The score is the PSNR to the image.
   """
-  images = [centred(model, found, name, fill) for fill in _TRIED]
-  planes = model.encode(np.stack(images))
+  candidates = [centred(model, found, name, fill) for fill in _TRIED]
+  planes = model.encode(np.stack([one.image for one in candidates]))
   lenses = np.stack([cameras.intrinsics_from_fov(model.fov) for _ in _TRIED])
   lenses[:, :2] *= _ZOOM / np.array(_TRIED)[:, None]
   poses = np.tile(model.input_camera, (len(_TRIED), 1, 1, 1))
   pixels = model.render(planes, poses, lenses[:, None], model.image_size, model.input_background, skip=True)
-  errors = np.square(pixels.color[:, 0] - centred(model, found, name, _ZOOM)).mean(axis=(1, 2, 3))
+  errors = np.square(pixels.color[:, 0] - centred(model, found, name, _ZOOM).image).mean(axis=(1, 2, 3))
   scores = -10 * np.log10(np.maximum(errors, 1e-10))
   fovs = [np.rad2deg(2 * np.arctan(fill * _tan(model.fov) / share)) for fill in _TRIED]
   best = int(scores.argmax())
@@ -113,7 +114,7 @@ def search(model: Model, found: preprocess.Found, share: float, name: str) -> pr
     f'{name}: a field of view of {fovs[best]:.0f} degrees fits best, so the object covers {_TRIED[best]:.2f} of the '
     f'input; PSNR of the input view, in dB, by degrees: {table}'
   )
-  return _prepared(model, found, name, _TRIED[best], note)
+  return _with_note(candidates[best], note)
 
 
 def turn(elevation: float, right: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -125,15 +126,13 @@ def turn(elevation: float, right: Sequence[float] | np.ndarray) -> np.ndarray:
   return result
 
 
-def centred(model: Model, found: preprocess.Found, name: str, fill: float) -> np.ndarray:
-  return preprocess.centre(found.rgba, model.image_size, name=name, fill=fill, background=model.input_background)[0]
+def centred(model: Model, found: preprocess.Found, name: str, fill: float) -> preprocess.Prepared:
+  """Returns the image [S, S, 3] of an object that is cut out, of which it covers the fraction `fill`."""
+  return preprocess.of_object(found, model.image_size, name=name, fill=fill, background=model.input_background)
 
 
-def _prepared(model: Model, found: preprocess.Found, name: str, fill: float, note: str) -> preprocess.Prepared:
-  image, notes = preprocess.centre(
-    found.rgba, model.image_size, name=name, fill=fill, background=model.input_background
-  )
-  return preprocess.Prepared(image, True, (*found.notes, *(f'{name} {one}' for one in notes), note), found.doubt)
+def _with_note(prepared: preprocess.Prepared, note: str) -> preprocess.Prepared:
+  return dataclasses.replace(prepared, notes=(*prepared.notes, note))
 
 
 def _tan(degrees: float) -> float:

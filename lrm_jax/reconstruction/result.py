@@ -157,10 +157,9 @@ class Reconstruction:
 
     The files are NAME.glb, or one for each of `formats` (mesh_files.py), NAME.mp4, NAME_depth.mp4, NAME_planes.npz and,
     if there is an image, NAME_input.png; their kinds are mesh (that of the first format), video, depth, planes, input,
-    and otherwise the suffix. `mesh` is used if
-    it is given; otherwise it is made with the `options` of `Reconstructor.mesh`. `size` is in pixels. `done` is called
-    with the name of each finished phase, `progress` with the number of frames finished since its last call. Raises
-    InputError if there is no surface.
+    and otherwise the suffix. `mesh` is used if it is given; otherwise it is made with the `options` of
+    `Reconstructor.mesh`. `size` is in pixels. `done` is called with the name of each finished phase, `progress` with
+    the number of frames finished since its last call. Raises InputError if there is no surface.
     """
     name, directory = name or self.name, Path(directory)
     formats = mesh_files.parse_formats(','.join(formats))

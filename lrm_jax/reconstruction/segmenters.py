@@ -15,7 +15,7 @@ from lrm_jax.reconstruction import background
 from lrm_jax.reconstruction.segmentation import Segmentation, Segmenter
 
 HELP = "what cuts the object out: 'grabcut', FILE.onnx, 'rembg' or 'rembg:MODEL' (docs/segmenters.md)"
-DOUBTFUL = 0.1  # above this doubt, the user is told to check the mask; measured in docs/segmenters.md
+DOUBTFUL = 0.1  # a larger doubt is a warning; measured in docs/segmenters.md
 
 
 class GrabCut:
