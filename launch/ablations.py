@@ -1,6 +1,7 @@
 """Trains and evaluates the variants of a sweep with several seeds, and writes a table of what each choice does.
 
   python launch/ablations.py --sweep=quickstart --out=ablations             # one run after another, here
+  python launch/ablations.py --sweep=quickstart --out=ablations --jobs=2    # two at once, each on half of the cores
   python launch/ablations.py --sweep=paper --out=DIR --slurm                # an array of jobs, one for each run
   python launch/ablations.py --sweep=quickstart --out=ablations --table     # only the table of the finished runs
 
@@ -15,15 +16,17 @@ import json
 from pathlib import Path
 import runpy
 import shlex
-import signal
 import subprocess
 import sys
 
+import ablation_runs
+from ablation_runs import Run
 import ablation_table
 from lrm_jax.command_line import run_main
-from lrm_jax.errors import FAILURE, TEMPORARY_FAILURE, InputError, Interrupted
+from lrm_jax.errors import FAILURE, TEMPORARY_FAILURE, InputError
 from sweeps import SWEEPS, Overrides, Sweep
 
+THIS_COMMAND = (sys.executable, str(Path(__file__).resolve()))
 _SLURM = """#!/bin/bash
 # Written by launch/ablations.py: one task for each run. A task that is requeued resumes.
 #SBATCH --job-name=ablations
@@ -42,21 +45,6 @@ while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done
 [ "$code" -eq {temporary} ] && scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 exit "$code"
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """One training with its evaluation, in `workdir`."""
-
-  variant: str
-  seed: int
-  workdir: Path
-  overrides: Overrides
-
-  @property
-  def result(self) -> Path:
-    """The file that a finished run has."""
-    return self.workdir / 'evaluation' / 'results.json'
 
 
 def runs_of(
@@ -86,63 +74,11 @@ def fill(value: object, inputs: dict[str, str]) -> object:
   return value.format_map(inputs) if isinstance(value, str) else value
 
 
-def execute(run: Run, sweep: Sweep, data: str) -> int:
-  """Trains and evaluates a run, unless it is finished; returns the exit code.
-
-  Raises InputError if its directory was started with other values, and Interrupted after SIGTERM.
-  """
-  started = run.workdir / 'ablation.json'
-  wanted = {'config': sweep.config, 'overrides': run.overrides}
-  if started.is_file():
-    if (found := json.loads(started.read_text())) != wanted:
-      raise InputError(
-        f'{run.workdir} was started with {json.dumps(found)}, not {json.dumps(wanted)}: give another --out, or '
-        'remove it'
-      )
-  else:
-    run.workdir.mkdir(parents=True, exist_ok=True)
-    started.write_text(json.dumps(wanted, indent=1) + '\n')
-  if run.result.is_file():
-    return 0
-  options = [f'--config.{name}={value}' for name, value in run.overrides.items()]
-  code = call('lrm_jax.train', f'--config={sweep.config}', f'--workdir={run.workdir}', *options)
-  if code:
-    return code
-  where = [f'--data={data}', f'--split={sweep.split}', f'--size={sweep.size}', f'--out={run.result.parent}']
-  return call('lrm_jax.evaluate', f'--checkpoint={run.workdir}', '--no_baselines', *where)
-
-
-def call(module: str, *options: str) -> int:
-  """Runs a command of the package and returns its exit code. Passes SIGTERM on; then raises Interrupted."""
-  command = [sys.executable, '-m', module, *options]
-  print(shlex.join(command), flush=True)
-  stopped = []
-  with subprocess.Popen(command) as process:
-
-    def stop(number, frame):
-      del frame
-      stopped.append(number)
-      process.send_signal(number)
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-      code = process.wait()
-    finally:
-      signal.signal(signal.SIGTERM, previous)
-  if stopped:
-    raise Interrupted('stopped by SIGTERM: the same command continues')
-  return code
-
-
-def run_all(runs: list[Run], sweep: Sweep, data: str) -> list[str]:
-  """Runs one after another; returns a sentence for each that failed. The next start tries those again."""
-  failed = []
-  for number, run in enumerate(runs, 1):
-    print(f'\n== {number} of {len(runs)}: {run.workdir}', flush=True)
-    if code := execute(run, sweep, data):
-      failed.append(f'{run.workdir} failed with exit code {code}')
-      print(failed[-1], file=sys.stderr, flush=True)
-  return failed
+def evaluation_options(sweep: Sweep, args: argparse.Namespace, inputs: dict[str, str]) -> list[str]:
+  """Returns the options of lrm_jax.evaluate. It measures LPIPS if the sweep's input `lpips` is given."""
+  data, split = args.data or fill(sweep.data, inputs), args.split or sweep.split
+  network = [f'--lpips_network={inputs["lpips"]}'] if 'lpips' in inputs else []
+  return [f'--data={data}', f'--split={split}', f'--size={sweep.size}', '--no_baselines', *network]
 
 
 def array_script(args, runs: list[Run]) -> Path:
@@ -150,7 +86,7 @@ def array_script(args, runs: list[Run]) -> Path:
   words = [
     word for word in sys.argv[1:] if word not in ('--slurm', '--submit') and not word.startswith('--slurm_options')
   ]
-  command = shlex.join([sys.executable, str(Path(__file__).resolve()), *words])
+  command = shlex.join([*THIS_COMMAND, *words])
   options = '\n'.join(f'#SBATCH {option}' for option in shlex.split(args.slurm_options))
   path = args.out / 'ablations.sbatch'
   args.out.mkdir(parents=True, exist_ok=True)
@@ -172,7 +108,7 @@ def main() -> int:
   sweep = some_variants(find_sweep(args.sweep), args.variants)
   inputs, extra = dict(args.input), dict(args.set)
   runs, left_out = runs_of(sweep, args.out, args.seeds, extra, inputs)
-  data = str(fill(sweep.data, inputs))
+  evaluation = evaluation_options(sweep, args, inputs)
   for sentence in left_out:
     print(f'left out: {sentence}')
   if args.list:
@@ -182,14 +118,19 @@ def main() -> int:
   if args.task is not None:
     if not 0 <= args.task < len(runs):
       raise InputError(f'--task={args.task} must be from 0 to {len(runs) - 1}')
-    return execute(runs[args.task], sweep, data)
+    return ablation_runs.execute(runs[args.task], sweep.config, evaluation)
   if args.slurm:
     path = array_script(args, runs)
     if args.submit:
       return subprocess.run(['sbatch', str(path)], check=False).returncode
     print(f'sbatch {path}')
     return 0
-  failed = [] if args.table else run_all(runs, sweep, data)
+  if args.table:
+    failed = []
+  elif args.jobs > 1:
+    failed = ablation_runs.run_at_once(runs, args.jobs, [*THIS_COMMAND, *sys.argv[1:]])
+  else:
+    failed = ablation_runs.run_all(runs, sweep.config, evaluation)
   finished = [run for run in runs if run.result.is_file()]
   if not finished:
     raise InputError(f'{args.out} has no finished run' + ('' if args.table else f': {"; ".join(failed)}'))
@@ -246,6 +187,9 @@ def parse() -> argparse.Namespace:
   group.add_argument(
     '--set', type=pair, action='append', default=[], metavar='KEY=VALUE', help='a value of all configurations'
   )
+  group.add_argument('--jobs', type=int, default=1, help='runs at once, each on its share of the cores (default: 1)')
+  group.add_argument('--data', help="dataset of the evaluations (default: the sweep's)")
+  group.add_argument('--split', help="split of the evaluations (default: the sweep's)")
   group = parser.add_argument_group('instead of running')
   group.add_argument('--list', action='store_true', help='print the runs, and stop')
   group.add_argument('--table', action='store_true', help='only write the table of the finished runs')
@@ -261,6 +205,8 @@ def parse() -> argparse.Namespace:
   args = parser.parse_args()
   if args.seeds < 1:
     raise InputError(f'--seeds={args.seeds} must be at least 1')
+  if args.jobs < 1:
+    raise InputError(f'--jobs={args.jobs} must be at least 1')
   if args.submit and not args.slurm:
     raise InputError('--submit needs --slurm')
   return args

@@ -48,8 +48,10 @@ QUICKSTART = Sweep(
     'moving_average': {'ema_decay': 0.99},
     'half_size_0.85': {'model.half_size': 0.85},  # Normalised objects are within 0.845.
     'opacity_entropy': {'loss.opacity_entropy_weight': 0.01},
-    'depth_loss': {'data.path': '{depth}', 'loss.depth_weight': 0.1},  # The embedded dataset has no depth.
-    'surface_loss': {'data.path': '{depth}', 'loss.surface_weight': 2.0},
+    # The embedded dataset has no depth: `depth` is the same dataset with it (docs/results/demo.md).
+    'depth_loss': {'data.path': '{depth}', 'data.eval_objects': 0, 'loss.depth_weight': 0.1},
+    'surface_loss': {'data.path': '{depth}', 'data.eval_objects': 0, 'loss.surface_weight': 2.0},
+    'normal_loss': {'data.path': '{depth}', 'data.eval_objects': 0, 'loss.normal_weight': 0.02},
     'with_procedural': {'data.mixture.procedural.path': '{procedural}'},
     'only_procedural': {'data.path': '{procedural}', 'data.eval_objects': 0},
     'adamw': {'optimizer.muon': False},

@@ -2,10 +2,14 @@
 
 import importlib
 import json
+import os
 from pathlib import Path
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 import types
 
 from ml_collections import ConfigDict
@@ -13,13 +17,14 @@ import numpy as np
 import pytest
 
 from lrm_jax.command_line import run_main
-from lrm_jax.errors import InputError
+from lrm_jax.errors import InputError, Interrupted
 from lrm_jax.evaluation import statistics
 from lrm_jax.models import registry
 from lrm_jax.training import trainer
 
 LAUNCH = Path(__file__).parents[1] / 'launch'
 sys.path.insert(0, str(LAUNCH))
+import ablation_runs  # noqa: E402
 import ablation_table  # noqa: E402
 import ablations  # noqa: E402
 import sweeps  # noqa: E402
@@ -114,7 +119,7 @@ def commands(monkeypatch):
     write_result(Path(values['out']), objects)
     return 0
 
-  monkeypatch.setattr(ablations, 'call', call)
+  monkeypatch.setattr(ablation_runs, 'call', call)
   return calls
 
 
@@ -181,6 +186,7 @@ def test_jobs_of_an_array_run_one_each(sweep, commands, tmp_path, monkeypatch, c
     (('--sweep=huge',), '--sweep=huge must be quickstart, paper or a Python file'),
     (('--sweep=paper',), 'the sweep needs --input=objects=PATH'),
     (('--sweep=quickstart', '--seeds=0'), '--seeds=0 must be at least 1'),
+    (('--sweep=quickstart', '--jobs=0'), '--jobs=0 must be at least 1'),
     (('--sweep=quickstart', '--task=999'), '--task=999 must be from 0 to'),
     (('--sweep=quickstart', '--submit'), '--submit needs --slurm'),
     (('--sweep=quickstart', '--table'), 'has no finished run'),
@@ -190,6 +196,58 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch, capsys, words, message
   assert command(monkeypatch, *words, f'--out={tmp_path / "out"}') == 2
   error = capsys.readouterr().err
   assert message in error and error.count('\n') == 1 and not (tmp_path / 'out').exists()
+
+
+_JOB = """
+import pathlib, signal, sys, time
+me, wanted, number = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3].removeprefix('--task='))
+signal.signal(signal.SIGTERM, lambda *_: ((me / f'{number}.stopped').touch(), sys.exit(75)))
+(me / f'{number}.began').touch()
+while len(list(me.glob('*.began'))) < wanted:
+  time.sleep(0.02)
+print('run', number)
+sys.exit(number == 1)
+"""
+
+
+def jobs_of(tmp_path, wanted):
+  """Returns (runs, command): four runs of a command that waits until `wanted` of them have begun; number 1 fails."""
+  script = tmp_path / 'job.py'
+  script.write_text(_JOB)
+  runs = [ablation_runs.Run('base', seed, tmp_path / 'out' / f'seed{seed}', {}) for seed in range(4)]
+  return runs, [sys.executable, str(script), str(tmp_path), str(wanted)]
+
+
+def test_jobs_run_at_once_and_a_failure_does_not_stop_the_others(tmp_path):
+  runs, command = jobs_of(tmp_path, wanted=2)
+  runs[3].result.parent.mkdir(parents=True)
+  runs[3].result.touch()  # finished before
+  assert ablation_runs.run_at_once(runs, 2, command) == [f'{runs[1].workdir} failed with exit code 1: see its log.txt']
+  assert [path.name for path in sorted(tmp_path.glob('*.began'))] == ['0.began', '1.began', '2.began']
+  assert (runs[2].workdir / 'log.txt').read_text() == 'run 2\n'
+
+
+def test_sigterm_stops_the_jobs_that_run(tmp_path):
+  runs, command = jobs_of(tmp_path, wanted=99)
+
+  def stop():
+    while len(list(tmp_path.glob('*.began'))) < 2:
+      time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  thread = threading.Thread(target=stop)
+  thread.start()
+  with pytest.raises(Interrupted, match='the same command continues'):
+    ablation_runs.run_at_once(runs, 2, command)
+  thread.join()
+  assert sorted(path.stem for path in tmp_path.glob('*.stopped')) == ['0', '1']
+  assert len(list(tmp_path.glob('*.began'))) == 2
+
+
+def test_evaluations_use_the_network_and_data_that_are_given(sweep, commands, tmp_path, monkeypatch):
+  words = [f'--sweep={sweep}', f'--out={tmp_path / "out"}', '--task=0', '--input=lpips=FILE', '--data=DIR']
+  assert command(monkeypatch, *words, '--split=validation') == 0
+  assert {'--lpips_network=FILE', '--data=DIR', '--split=validation', '--size=16'} < set(commands[1])
 
 
 def test_results_of_other_objects_are_refused(tmp_path):
@@ -228,7 +286,7 @@ def test_tiny_sweep_of_two_variants_and_seeds(dataset, tmp_path):
   sweep = tmp_path / 'sweep.py'
   sweep.write_text(TINY.format(config=str(config), data=dataset))
   command = [sys.executable, LAUNCH / 'ablations.py', f'--sweep={sweep}', f'--out={tmp_path / "out"}', '--seeds=2']
-  subprocess.run(command, check=True)
+  subprocess.run([*command, '--jobs=2'], check=True)
   table = json.loads((tmp_path / 'out' / 'ablations.json').read_text())
   assert table['unfinished'] == [] and list(table['variants']) == ['base', 'shallow']
   for row in table['variants'].values():
