@@ -4,9 +4,8 @@
 
 Hardware: any CPU with 2 cores and 2 GB. Expected: 15 minutes, 22.9 dB on held-out objects; the best baseline that
 learns nothing reaches 18.4 dB. docs/results/quickstart.md has the learning curve, and a longer run.
-It trains without LPIPS: the VGG16 weights that LPIPS needs are not shipped with this repository, and with windows of
-32 px on two cores the perceptual network would cost more than the model itself. Therefore its renders are blurred where
-a model trained with LPIPS would invent detail.
+It trains without LPIPS: the VGG16 weights that LPIPS needs are not shipped with this repository. Therefore its renders
+are blurred where a model trained with LPIPS would invent detail.
 Values that are not set here are those of configs/base.py. All values set here are our choice.
 """
 

@@ -108,6 +108,16 @@ def test_distances_and_gradients_equal_the_definition(weights, images):
   assert_close((distances, gradients), expected, 1e-6)
 
 
+@pytest.mark.parametrize('shape', [(1, 1), (2, 2), (3, 5), (2, 9), (4, 4)])
+def test_small_maps_are_convolved_like_large_ones(shape, monkeypatch):
+  rng = np.random.default_rng(2)
+  x = jnp.asarray(rng.normal(size=(2, *shape, 8)), jnp.float32)
+  kernel = jnp.asarray(rng.normal(size=(3, 3, 8, 6)), jnp.float32)
+  found = lpips._convolved(x, kernel)
+  monkeypatch.setattr(lpips, '_SMALL_MAP', 0)
+  np.testing.assert_allclose(found, lpips._convolved(x, kernel), atol=1e-4)
+
+
 def torchvision_of(torch):
   """Returns what the lpips package needs of torchvision, which it imports for the layers of VGG16: features 0 to 30."""
   layers, inputs = [], 3
