@@ -54,6 +54,7 @@ KINDS: dict[str, dict] = {
     'loss.total_variation_weight': 0.1,
     'loss.depth_weight': 1.0,
     'loss.surface_weight': 1.0,
+    'loss.normal_weight': 0.1,
   },
   'of single pixels, with depth, frozen encoder, remat none': {
     'data.rays': 'foreground',

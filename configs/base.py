@@ -131,9 +131,10 @@ def get_config() -> ConfigDict:
   loss.mask_weight = 0.0  # weight of the squared error of the opacity [ours; not in the paper]
   loss.mask_entropy_weight = 0.0  # weight of the cross-entropy of the opacity [not in the paper]
   loss.opacity_entropy_weight = 0.0  # weight of the entropy of the opacity, against fog [ours; not in the paper]
-  # The next two need datasets with depth (data/render.py --depth) [not in the paper].
+  # The next three need datasets with depth (data/render.py --depth) [not in the paper].
   loss.depth_weight = 0.0  # weight of the mean error of depths, in world units
   loss.surface_weight = 0.0  # weight of the mean squared distance of what is seen to the surface, in world units
+  loss.normal_weight = 0.0  # weight of the mean of 1 - cos(angle between the normals of rendered and true depth)
   loss.total_variation_weight = 0.0  # weight of the total variation of the planes [not in the paper]
 
   config.optimizer = optimizer = ConfigDict()

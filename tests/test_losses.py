@@ -1,7 +1,8 @@
-"""The losses of depth and of the entropy of opacity, and the depth of training examples."""
+"""The losses of depth, normals and of the entropy of opacity, and the depth of training examples."""
 
 import io
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
@@ -126,6 +127,59 @@ def test_surface_loss_sees_fog_that_the_depth_loss_does_not():
   fog = (1.5**2 + 2.5**2) / 2
   assert loss(4.0, surface_weight=1.0) == pytest.approx(0, abs=1e-6) == loss(fog, depth_weight=1.0)
   assert loss(fog, surface_weight=1.0) == pytest.approx(0.25)
+
+
+@pytest.fixture(scope='module')
+def seen():
+  """A function of the image size that returns (directions, depth) of a sphere of radius 0.8, seen from 2 units away."""
+
+  def make(size):
+    poses, intrinsics = jnp.eye(4).at[2, 3].set(2.0), jnp.array([1.0, 1.0, 0.5, 0.5])
+    depth = sphere_depth(poses[None], intrinsics[None], size, 0.8)[0]
+    return rays.pixel_rays(poses, intrinsics, size)[1], jnp.asarray(depth, jnp.float32)
+
+  return make
+
+
+def test_normals_of_depth_are_those_of_a_sphere(seen):
+  directions, depth = seen(128)
+  expected = (depth[..., None] * directions + jnp.array([0, 0, 2.0]))[2:-2, 2:-2] / 0.8
+  inside = (depth[2:-2, 2:-2] > 0) & (-jnp.sum(expected * directions[2:-2, 2:-2], axis=-1) > 0.4)
+  cosine = np.asarray(jnp.sum(losses.normals(depth, directions) * expected, axis=-1))[np.asarray(inside)]
+  assert cosine.size > 1000 and cosine.min() > 0.99 and cosine.max() < 1.001
+
+
+def normal_error(rendered, depth, directions, opacity=1.0):
+  opacity = jnp.full(rendered.shape, opacity)
+  return losses.normal_error(Pixels(directions, rendered * opacity, opacity), depth, directions)
+
+
+def test_normal_error_ignores_the_distance_and_sees_the_slope(seen):
+  directions, depth = seen(32)
+  assert float(normal_error(depth, depth, directions, opacity=0.5)) == pytest.approx(0, abs=1e-6)
+  assert float(normal_error(1.1 * depth, depth, directions)) == pytest.approx(0, abs=1e-6)  # a similar surface
+  plane = -1.5 / directions[..., 2]
+  assert float(normal_error(plane, depth, directions)) > 0.02
+  # A plane that is tilted by 30 degrees against the true one has 1 - cos(30) at all pixels but the border.
+  tilted = 1.5 / (directions @ jnp.array([np.sin(np.pi / 6), 0.0, -np.cos(np.pi / 6)], jnp.float32))
+  share = (28 / 32) ** 2
+  assert float(normal_error(tilted, plane, directions)) == pytest.approx(share * (1 - np.cos(np.pi / 6)), rel=1e-3)
+
+
+def test_normal_error_has_finite_gradients_and_none_across_edges(seen):
+  directions, depth = seen(32)
+
+  def loss(rendered, opacity):
+    return losses.normal_error(Pixels(directions, rendered, opacity), target, directions)
+
+  target = jnp.where(depth > 0, depth, 8.0)  # something round behind the sphere
+  assert float(loss(target, jnp.ones(depth.shape))) == pytest.approx(0, abs=1e-6)
+  assert float(loss(jnp.where(depth > 0, depth, 6.0), jnp.ones(depth.shape))) == pytest.approx(0, abs=1e-6)
+  noise = 0.01 * np.random.default_rng(0).normal(size=depth.shape).astype(np.float32)
+  value, slope = jax.value_and_grad(loss)(target + noise, jnp.ones(depth.shape))
+  assert float(value) > 0 and np.isfinite(slope).all() and np.any(slope)
+  gradients = jax.grad(loss, argnums=(0, 1))(jnp.zeros(depth.shape), jnp.zeros(depth.shape))
+  assert all((np.asarray(x) == 0).all() for x in gradients)  # An empty render is the business of the other terms.
 
 
 def test_entropy_of_opacity_is_largest_in_fog_and_zero_without():

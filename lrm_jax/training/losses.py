@@ -1,8 +1,8 @@
-"""Training losses: errors of the colour, mask and depth of rendered views, perceptual distance, regularisers.
+"""Training losses: errors of the colour, mask, depth and normals of rendered views, perceptual distance, regularisers.
 
 Sources: LRM (arXiv 2311.04400), section 3.4, for the mean over views of MSE + lambda * LPIPS; OpenLRM for the total
-variation; TripoSR for the cross-entropy of the mask. The errors of mask, depth and surface and the entropy of the
-opacity are ours.
+variation; TripoSR for the cross-entropy of the mask. The errors of mask, depth, surface and normals and the entropy
+of the opacity are ours.
 Legend: B batch, V views, h w window, P texels along a plane's side, C channels.
 """
 
@@ -11,15 +11,20 @@ from collections.abc import Callable, Mapping
 from einops import rearrange
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lrm_jax.errors import InputError
 from lrm_jax.geometry.volume import Pixels
 
+_DEPTH_TERMS = ('depth_weight', 'surface_weight', 'normal_weight')
+_NORMAL_STEP = 2  # pixels from a pixel to the neighbours that its normal is made of
+_MIN_OPACITY = 0.05  # The depth of rays that see less has no meaning.
+_MIN_COSINE = 0.2  # Where normals and the direction to the camera have less, the neighbours may be of two surfaces.
+
 
 def needs_depth(weights: Mapping[str, float]) -> bool:
   """Returns whether a loss with these weights (`config.loss`) needs the depth of the targets."""
-  return any(weights.get(name, 0.0) > 0 for name in ('depth_weight', 'surface_weight'))
+  return any(weights.get(name, 0.0) > 0 for name in _DEPTH_TERMS)
 
 
 def reconstruction(
@@ -30,22 +35,26 @@ def reconstruction(
   *,
   pixel_weight: Float[Array, 'B V h w'] | None = None,
   target_depth: Float[Array, 'B V h w'] | None = None,
+  directions: Float[Array, 'B V h w 3'] | None = None,
   lpips_weight: float = 0.0,
   mask_weight: float = 0.0,
   mask_entropy_weight: float = 0.0,
   opacity_entropy_weight: float = 0.0,
   depth_weight: float = 0.0,
   surface_weight: float = 0.0,
+  normal_weight: float = 0.0,
   total_variation_weight: float = 0.0,
   lpips: Callable | None = None,
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
   """Returns (loss, its terms): MSE + the weighted sum of the terms with a positive weight, averaged over all views.
 
-  `pixel_weight` multiplies the errors of single pixels in the means; it excludes LPIPS, which needs whole windows.
+  `pixel_weight` multiplies the errors of single pixels in the means; it excludes LPIPS and normals, which need whole
+  windows.
   Terms with weight 0 are not computed. `lpips` maps two batches of images [N, h, w, 3] in 0..1 to distances [N]; it is
-  required if `lpips_weight` is positive, as is `target_depth` if `depth_weight` or `surface_weight` is: distances along
-  the rays in world units, 0 for background, where there is no error. The depth has no error if the mean of what a ray
-  sees is at the surface; the surface has none only if all of it is.
+  required if `lpips_weight` is positive. `depth_weight`, `surface_weight` and `normal_weight` need `target_depth`:
+  distances along the rays in world units, 0 for background, where there is no error. The depth has no error if the mean
+  of what a ray sees is at the surface; the surface has none only if all of it is. Normals also need the unit
+  `directions` of the rays.
   """
   mse = _mean(jnp.square(pixels.color - target_color), pixel_weight)
   parts = {'mse': mse}
@@ -69,9 +78,9 @@ def reconstruction(
   if opacity_entropy_weight > 0:
     parts['opacity_entropy'] = cross_entropy(pixels.opacity, pixels.opacity, pixel_weight)
     loss += opacity_entropy_weight * parts['opacity_entropy']
-  if depth_weight > 0 or surface_weight > 0:
+  if depth_weight > 0 or surface_weight > 0 or normal_weight > 0:
     if target_depth is None:
-      raise InputError(f'{depth_weight=}, {surface_weight=} need `target_depth`')
+      raise InputError(f'{depth_weight=}, {surface_weight=}, {normal_weight=} need `target_depth`')
     is_object = target_depth > 0
     if depth_weight > 0:
       parts['depth'] = _mean(jnp.where(is_object, jnp.abs(pixels.depth - target_depth), 0.0), pixel_weight)
@@ -82,10 +91,53 @@ def reconstruction(
       squares = pixels.squared_depth + target_depth * (target_depth * pixels.opacity - 2 * pixels.depth)
       parts['surface'] = _mean(jnp.where(is_object, squares, 0.0), pixel_weight)
       loss += surface_weight * parts['surface']
+    if normal_weight > 0:
+      assert directions is not None and pixel_weight is None
+      parts['normal'] = normal_error(pixels, target_depth, directions)
+      loss += normal_weight * parts['normal']
   if total_variation_weight > 0:
     parts['total_variation'] = total_variation(planes)
     loss += total_variation_weight * parts['total_variation']
   return loss, parts
+
+
+def normal_error(
+  pixels: Pixels, target_depth: Float[Array, '*b h w'], directions: Float[Array, '*b h w 3']
+) -> Float[Array, '']:
+  """Returns the mean of 1 - cos(angle between the normals of the rendered and of the true depth), over all pixels.
+
+  Pixels have no error at the border of the window, at the silhouette, where the depths of two surfaces meet, and where
+  the render is empty.
+  """
+  seen = pixels.opacity > _MIN_OPACITY
+  depth = jnp.where(seen, pixels.depth / jnp.where(seen, pixels.opacity, 1.0), 0.0)
+  target = normals(target_depth, directions)
+  k = _NORMAL_STEP
+  facing = -jnp.sum(target * directions[..., k:-k, k:-k, :], axis=-1) > _MIN_COSINE
+  valid = facing & _with_neighbours(target_depth > 0) & _with_neighbours(seen)
+  error = jnp.where(valid, 1 - jnp.sum(normals(depth, directions) * target, axis=-1), 0.0)
+  return jnp.sum(error) / target_depth.size
+
+
+def normals(depth: Float[Array, '*b h w'], directions: Float[Array, '*b h w 3']) -> Float[Array, '*b h-4 w-4 3']:
+  """Returns the unit normals, towards the camera, of the points at these distances along rays from one origin.
+
+  They are the cross products of central differences over 4 pixels, since rays that are sampled at random are noisy. The
+  border of 2 pixels has none.
+  """
+  points, k = depth[..., None] * directions, _NORMAL_STEP
+  down = points[..., 2 * k :, k:-k, :] - points[..., : -2 * k, k:-k, :]
+  right = points[..., k:-k, 2 * k :, :] - points[..., k:-k, : -2 * k, :]
+  normal = jnp.cross(down, right)
+  squares = jnp.sum(jnp.square(normal), axis=-1, keepdims=True)
+  return normal * jax.lax.rsqrt(jnp.where(squares > 0, squares, 1.0))
+
+
+def _with_neighbours(mask: Bool[Array, '*b h w']) -> Bool[Array, '*b h-4 w-4']:
+  """Returns where a pixel and the four that its normal is made of are all True."""
+  k = _NORMAL_STEP
+  across = mask[..., k:-k, 2 * k :] & mask[..., k:-k, : -2 * k]
+  return mask[..., k:-k, k:-k] & mask[..., 2 * k :, k:-k] & mask[..., : -2 * k, k:-k] & across
 
 
 def cross_entropy(

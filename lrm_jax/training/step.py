@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from lrm_jax.distributed import sharding
+from lrm_jax.geometry import rays
 from lrm_jax.models import registry
 from lrm_jax.models.lpips import LPIPS
 from lrm_jax.models.triplane_model import TriplaneModel
@@ -89,15 +90,9 @@ def make_train_step(
     trained = registry.with_parameters(model, params)
     planes = trained.encode(batch['image'], batch['camera_to_world'], batch['intrinsics'])
     single = {'positions': batch['target_position']} if 'target_position' in batch else {}  # Pixels, not windows.
+    cameras = batch['target_camera_to_world'], batch['target_intrinsics']
     pixels = trained.render(
-      planes,
-      batch['target_camera_to_world'],
-      batch['target_intrinsics'],
-      window,
-      batch['background'],
-      keys,
-      rays_per_chunk=rays_per_chunk,
-      **single,
+      planes, *cameras, window, batch['background'], keys, rays_per_chunk=rays_per_chunk, **single
     )
     loss, parts = losses.reconstruction(
       pixels,
@@ -107,6 +102,7 @@ def make_train_step(
       lpips=lpips,
       pixel_weight=batch.get('target_weight'),
       target_depth=batch.get('target_depth'),
+      directions=None if single else rays.pixel_rays(*cameras, window)[1],
       **loss_weights,
     )
     if num_datasets > 1:

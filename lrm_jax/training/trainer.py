@@ -205,12 +205,12 @@ def check(config: ConfigDict, num_devices: int) -> None:
     raise InputError(f'config.loss.{negative[0]} = {config.loss[negative[0]]} must be at least 0')
   if data.rays not in ('window', 'foreground'):
     raise InputError(f"config.data.rays = {data.rays!r} must be 'window' or 'foreground'")
-  if data.rays == 'foreground' and config.loss.lpips_weight > 0:
-    raise InputError(
-      f"config.data.rays = 'foreground' has no windows, which config.loss.lpips_weight = {config.loss.lpips_weight} "
-      "needs: set config.data.rays = 'window' (config.data.foreground_bias moves windows to the object), or the weight "
-      'to 0'
-    )
+  for name in ('lpips_weight', 'normal_weight'):
+    if data.rays == 'foreground' and config.loss[name] > 0:
+      raise InputError(
+        f"config.data.rays = 'foreground' has no windows, which config.loss.{name} = {config.loss[name]} needs: set "
+        "config.data.rays = 'window' (config.data.foreground_bias moves windows to the object), or the weight to 0"
+      )
   if not 0 <= data.foreground_share < 1:
     raise InputError(
       f'config.data.foreground_share = {data.foreground_share} must be at least 0 and below 1: some pixels must show '
