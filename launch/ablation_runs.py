@@ -37,7 +37,7 @@ def execute(run: Run, config: str, evaluation: Sequence[str]) -> int:
   Raises InputError if its directory was started with other values, and Interrupted after SIGTERM.
   """
   started = run.workdir / 'ablation.json'
-  wanted = {'config': config, 'overrides': run.overrides}
+  wanted = json.loads(json.dumps({'config': config, 'overrides': run.overrides}))  # as it is read: tuples are lists
   if started.is_file():
     if (found := json.loads(started.read_text())) != wanted:
       raise InputError(

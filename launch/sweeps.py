@@ -24,6 +24,17 @@ class Sweep:
   common: Overrides = dataclasses.field(default_factory=dict)
 
 
+# A ViT-S/14 cut to 8 blocks. `dinov2` is a file of DINOv2 ViT-S/14.
+_VIT_S = {
+  'model.encoder': 'dinov2',
+  'model.image_size': 112,
+  'model.patch_size': 14,
+  'model.encoder_width': 384,
+  'model.encoder_depth': 8,
+  'model.encoder_num_heads': 6,
+  'model.encoder_table_size': 37,
+}
+
 QUICKSTART = Sweep(
   config='quickstart',
   data='embedded',
@@ -54,6 +65,13 @@ QUICKSTART = Sweep(
     'normal_loss': {'data.path': '{depth}', 'data.eval_objects': 0, 'loss.normal_weight': 0.02},
     'with_procedural': {'data.mixture.procedural.path': '{procedural}'},
     'only_procedural': {'data.path': '{procedural}', 'data.eval_objects': 0},
+    'encoder_vit_s': _VIT_S,
+    'encoder_dinov2': {
+      **_VIT_S,
+      'encoder_weights': '{dinov2}',
+      'init_partial': True,
+      'optimizer.multipliers': ('encoder/*=0.1',),
+    },
     'adamw': {'optimizer.muon': False},
     'no_mirror': {'data.mirror': False},
     'no_color_permutation': {'data.permute_colors': False},

@@ -39,7 +39,7 @@ SWEEP = Sweep(
   variants={{'base': {{}}, 'shallow': {{'model.decoder_depth': 1}}, 'with_videos': {{'data.path': '{{videos}}'}}}},
 )
 """
-INPUTS = {name: f'/{name}' for name in ('objects', 'videos', 'procedural', 'lpips', 'dino', 'depth')}
+INPUTS = {name: f'/{name}' for name in ('objects', 'videos', 'procedural', 'lpips', 'dino', 'dinov2', 'depth')}
 
 
 def test_variants_can_be_chosen_and_the_base_stays():
@@ -196,6 +196,13 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch, capsys, words, message
   assert command(monkeypatch, *words, f'--out={tmp_path / "out"}') == 2
   error = capsys.readouterr().err
   assert message in error and error.count('\n') == 1 and not (tmp_path / 'out').exists()
+
+
+def test_a_run_with_a_tuple_continues(commands, tmp_path):
+  run = ablation_runs.Run('x', 0, tmp_path / 'x' / 'seed0', {'optimizer.multipliers': ('encoder/*=0.1',)})
+  commands.failing['x'] = 1
+  assert ablation_runs.execute(run, 'quickstart', []) == 1 == ablation_runs.execute(run, 'quickstart', [])
+  assert commands[0] == commands[1] and "--config.optimizer.multipliers=('encoder/*=0.1',)" in commands[0]
 
 
 _JOB = """

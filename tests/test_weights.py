@@ -217,6 +217,24 @@ def test_dinov2_is_loaded_with_both_naming_schemes(rows, registers, rng, tmp_pat
     dino.load(tmp_path / 'vit.safetensors', shapes(vit(**SIZES)))
 
 
+@pytest.mark.parametrize('rows', [dino.OFFICIAL, dino.HUGGING_FACE_DINOV2], ids=['official', 'hugging_face'])
+def test_first_blocks_of_a_deeper_encoder_are_loaded_on_request(rows, rng, tmp_path):
+  def model(depth):
+    sizes = {**SIZES, 'depth': depth}
+    kwargs = dict(num_registers=0, remat='none', dtype=jnp.float32)
+    return shapes(nnx.eval_shape(lambda: DINOv2(**sizes, **kwargs, rngs=nnx.Rngs(0))))
+
+  deep = {path: rng.normal(size=shape).astype(np.float32) for path, shape in model(12).items()}
+  save_file(dict(tables.save(rows, deep)), tmp_path / 'vit.safetensors')
+  wanted = model(2)
+  with pytest.raises(InputError, match='has 12 blocks, but config.model.encoder_depth is 2: set it to 12, or add'):
+    dino.load(tmp_path / 'vit.safetensors', wanted)
+  loaded = dino.load(tmp_path / 'vit.safetensors', wanted, first_blocks=True)
+  assert loaded.keys() == wanted.keys()
+  for path, array in loaded.items():
+    np.testing.assert_array_equal(array, deep[path][:2] if path.startswith('blocks/') else deep[path])
+
+
 def test_registers_affect_tokens_but_are_not_returned(rng):
   model = DINOv2(**SIZES, num_registers=4, remat='none', dtype=jnp.float32, rngs=nnx.Rngs(0))
   with_parameters(model, {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes(model).items()})

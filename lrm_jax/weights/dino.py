@@ -69,10 +69,13 @@ HUGGING_FACE_DINOV2 = _rows(**_HUGGING_FACE, parts=('norm1', 'norm2', 'attention
 UNUSED = ('head.', 'fc_norm.', 'pooler.', 'mask_token', 'embeddings.mask_token')
 
 
-def load(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def load(
+  path: str | Path, shapes: Mapping[str, tuple[int, ...]], *, first_blocks: bool = False
+) -> dict[str, np.ndarray]:
   """Returns {parameter path: array} of the encoder in a checkpoint file, for parameters of the given shapes.
 
   If the file is a full training state with a student and a teacher, the teacher is loaded, as DINO's own code does.
+  With `first_blocks`, a model with fewer transformer blocks than the file has the first of them.
   Raises InputError if the file has no such encoder or if its sizes differ.
   """
   tensors = files.read(path)
@@ -82,6 +85,17 @@ def load(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, n
   expected = 'dinov2' if 'blocks/scale1' in shapes else 'dino'
   if found != expected:
     raise InputError(f"{path} contains a '{found}' encoder, but config.model.encoder is '{expected}'")
+  before, after = _names(rows)['blocks/norm1/scale'].split('{}')
+  blocks = [name.removeprefix(before).removesuffix(after) for name in tensors if name.startswith(before)]
+  numbers, depth = {int(x) for x in blocks if x.isdecimal()}, shapes['blocks/norm1/scale'][0]
+  if len(numbers) > depth:
+    if not first_blocks:
+      raise InputError(
+        f'{path} has {len(numbers)} blocks, but config.model.encoder_depth is {depth}: set it to {len(numbers)}, or '
+        f'add --config.init_partial=True to start from the first {depth}'
+      )
+    later = tuple(f'{before}{number}.' for number in numbers if number >= depth)
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(later)}
   return tables.load(rows, tensors, shapes, unused=UNUSED, where=str(path))  # type: ignore[arg-type]
 
 
@@ -107,7 +121,7 @@ def sizes(tensors: Mapping[str, np.ndarray], where: str) -> dict:
   Raises InputError if the tensors do not contain a ViT, or if its position or patch embedding is missing.
   """
   rows, prefix = recognise(tensors, where)
-  names = {row.ours: prefix + row.theirs[0] for row in rows}
+  names = {ours: prefix + name for ours, name in _names(rows).items()}
   for ours in ('position_embedding', 'patch_embedding/kernel'):
     tables.need(tensors, where, names[ours])
   _, table, width = tensors[names['position_embedding']].shape
@@ -134,6 +148,11 @@ def num_heads(config: Mapping, width: int) -> int:
     if 'encoder_num_heads' in section:
       return section['encoder_num_heads']
   return max(1, width // 64)
+
+
+def _names(rows: tuple[Row, ...]) -> dict[str, str]:
+  """Returns {parameter path: name of its tensor, or of the first of them}, without a prefix."""
+  return {row.ours: row.theirs[0] for row in rows}
 
 
 def _has_scales(tensors: Mapping[str, np.ndarray]) -> bool:

@@ -34,8 +34,7 @@ def check(config: ConfigDict) -> list[str]:
     model = _open(config)
     lines += _lines(config, model, _fit(config, model, wanted), wanted)
   if config.encoder_weights:
-    _read_encoder(config, wanted)
-    lines.append(f'initial encoder: {config.encoder_weights}')
+    lines.append(_read_encoder(config, wanted)[1])
   return lines
 
 
@@ -61,8 +60,9 @@ def load(config: ConfigDict, target: Mapping[str, jax.ShapeDtypeStruct]) -> tupl
       given[path] = array
     lines += _lines(config, model, chosen, wanted)
   if config.encoder_weights:
-    given |= {_ENCODER + path: array for path, array in _read_encoder(config, wanted).items()}
-    lines.append(f'initial encoder: {config.encoder_weights}')
+    encoder, line = _read_encoder(config, wanted)
+    given |= {_ENCODER + path: array for path, array in encoder.items()}
+    lines.append(line)
   return given, lines
 
 
@@ -139,7 +139,11 @@ def _lines(config: ConfigDict, model: _Model, chosen: partial.Fit, wanted: parti
   return [line] if complete else [line, *(f'  {x}' for x in partial.describe(chosen, model.shapes, wanted))]
 
 
-def _read_encoder(config: ConfigDict, wanted: partial.Shapes) -> dict[str, np.ndarray]:
-  """Returns {path below encoder/: array} of config.encoder_weights."""
+def _read_encoder(config: ConfigDict, wanted: partial.Shapes) -> tuple[dict[str, np.ndarray], str]:
+  """Returns ({path below encoder/: array}, a line about them) of config.encoder_weights."""
   encoder = {path: shape for path, shape in wanted.items() if path.startswith(_ENCODER) and not lora.is_lora(path)}
-  return dino.load(config.encoder_weights, {path.removeprefix(_ENCODER): shape for path, shape in encoder.items()})
+  shapes = {path.removeprefix(_ENCODER): shape for path, shape in encoder.items()}
+  line = f'initial encoder: {config.encoder_weights}'
+  if config.init_partial:
+    line += f', its first {config.model.encoder_depth} blocks'
+  return dino.load(config.encoder_weights, shapes, first_blocks=config.init_partial), line
