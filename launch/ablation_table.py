@@ -39,7 +39,7 @@ def make(name: str, runs: Sequence, left_out: Sequence[str]) -> dict:
     if run.result.is_file():
       finished.setdefault(run.variant, []).append(run)
   documents = {variant: [results.read(run.result) for run in some] for variant, some in finished.items()}
-  metrics = [metric for metric in _METRICS if all(_has(d, metric) for some in documents.values() for d in some)]
+  metrics = [metric for metric in _METRICS if any(_has(d, metric) for some in documents.values() for d in some)]
   base = next(iter(dict.fromkeys(run.variant for run in runs)))
   common = dict(next(run for run in runs if run.variant == base).overrides)
   first = next(iter(documents.values()))[0]
@@ -51,13 +51,16 @@ def make(name: str, runs: Sequence, left_out: Sequence[str]) -> dict:
     overrides = {key: value for key, value in some[0].overrides.items() if key != 'seed' and common.get(key) != value}
     row: dict = {'overrides': overrides, 'seeds': [run.seed for run in some], 'step_seconds': _step_seconds(some)}
     for metric in metrics:
+      row[metric] = None
+      if not all(_has(document, metric) for document in documents[variant]):
+        continue  # Such as the error of the depth where a variant renders nothing.
       values = _values(documents[variant], metric)
       row[metric] = {
         'mean': float(values.mean()),
         'interval': statistics.crossed_interval(values),
         'of_seeds': [float(x) for x in values.mean(axis=1)],
       }
-      if variant != base and base in documents:
+      if variant != base and all(_has(document, metric) for document in documents.get(base, [{}])):
         reference = _values(documents[base], metric)
         row[metric]['difference'] = float(values.mean() - reference.mean())
         row[metric]['difference_interval'] = statistics.crossed_interval(values, reference)
@@ -83,20 +86,26 @@ def to_markdown(table: dict) -> str:
   lines += [f'- {name}: {table[name]}' for name in ('data', 'split', 'objects', 'protocol', 'intervals')]
   lines += [f'- not finished: {name}' for name in table['unfinished']]
   lines += [f'- left out: {name}' for name in table['left_out']]
-  titles = [title for metric in table['metrics'] for title in (results.title(metric), f'{metric} - {table["base"]}')]
   lines += [
     '',
-    '| | values | seeds | ' + ' | '.join(titles) + f' | step, s | by {table["metrics"][0]} |',
-    '|---' * (len(titles) + 5) + '|',
+    f'The first row has the means of {table["base"]}, the others the differences from it, bold where the interval '
+    'excludes 0.',
+    '',
+    f'| | values | seeds | {" | ".join(map(results.title, table["metrics"]))} | step, s | by {table["metrics"][0]} |',
+    '|---' * (len(table['metrics']) + 5) + '|',
   ]
   for variant, row in table['variants'].items():
     cells = [variant, ', '.join(f'`{key}={value}`' for key, value in row['overrides'].items()), str(len(row['seeds']))]
     for metric in table['metrics']:
       x = row[metric]
-      cells.append(_cell(x['mean'], x['interval']))
-      cells.append(_cell(x['difference'], x['difference_interval'], '+') if 'difference' in x else '')
+      if x is None or (variant != table['base'] and 'difference' not in x):
+        cells.append('-')
+      elif variant == table['base']:
+        cells.append(_cell(x['mean'], x['interval']))
+      else:
+        cells.append(_cell(x['difference'], x['difference_interval'], '+'))
     cells.append('-' if row['step_seconds'] is None else f'{row["step_seconds"]:.3g}')
-    cells.append(_verdict(row, table['metrics'][0]))
+    cells.append(_verdict(row[table['metrics'][0]], table['metrics'][0], variant == table['base']))
     lines.append('| ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines) + '\n'
 
@@ -104,7 +113,7 @@ def to_markdown(table: dict) -> str:
 def plot(table: dict) -> Figure:
   """Returns a plot of the differences from the base in the first metric, with their intervals; dots are seeds."""
   metric, base = table['metrics'][0], table['base']
-  rows = {name: row[metric] for name, row in table['variants'].items() if 'difference' in row[metric]}
+  rows = {name: row[metric] for name, row in table['variants'].items() if 'difference' in (row[metric] or {})}
   figure = Figure(figsize=(8, 1.4 + 0.32 * len(rows)), layout='constrained')
   axes = figure.subplots()
   reference = table['variants'][base][metric]['mean'] if base in table['variants'] else 0.0
@@ -122,8 +131,8 @@ def plot(table: dict) -> Figure:
 
 
 def _has(document: dict, metric: str) -> bool:
-  """Returns whether a metric is defined for all objects of a result."""
-  return all(values.get(metric) is not None for values in _objects(document).values())
+  """Returns whether a metric is defined for all objects of a result; not for an empty one."""
+  return bool(document) and all(values.get(metric) is not None for values in _objects(document).values())
 
 
 def _objects(document: dict) -> dict[str, dict]:
@@ -145,13 +154,18 @@ def _step_seconds(runs: Sequence) -> float | None:
 
 
 def _cell(value: float, interval: Sequence[float], sign: str = '') -> str:
-  return f'{value:{sign}.4g} [{interval[0]:{sign}.4g}, {interval[1]:{sign}.4g}]'
+  """Returns a mean or, with `sign`, a difference, with its interval; bold is a difference whose interval excludes 0."""
+  digits = f'{sign}.2f' if max(map(abs, interval)) >= 1 else f'{sign}.3f'
+  text = f'{value:{digits}} [{interval[0]:{digits}}, {interval[1]:{digits}}]'
+  return f'**{text}**' if sign and not interval[0] <= 0 <= interval[1] else text
 
 
-def _verdict(row: dict, metric: str) -> str:
-  if 'difference' not in row[metric]:
+def _verdict(x: dict | None, metric: str, is_base: bool) -> str:
+  if is_base:
     return 'the base'
-  low, high = row[metric]['difference_interval']
+  if 'difference_interval' not in (x or {}):
+    return '-'
+  low, high = x['difference_interval']
   if low <= 0 <= high:
     return 'no difference shown'
   return 'better' if (low > 0) != (metric in results.LOWER_IS_BETTER) else 'worse'

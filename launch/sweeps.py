@@ -54,6 +54,7 @@ QUICKSTART = Sweep(
     'render_size_16': {'data.window': 16, 'data.resize_min': 16, 'data.resize_max': 32},
     'render_size_48': {'data.window': 48, 'data.resize_min': 48},
     'lpips': {'loss.lpips_weight': 2.0, 'loss.lpips_network': '{lpips}'},
+    'lpips_0.1': {'loss.lpips_weight': 0.1, 'loss.lpips_network': '{lpips}'},
     # Our choices.
     'no_mask_loss': {'loss.mask_weight': 0.0},
     'moving_average': {'ema_decay': 0.99},

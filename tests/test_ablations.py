@@ -268,6 +268,23 @@ def test_results_of_other_objects_are_refused(tmp_path):
     ablation_table.make('x', runs, [])
 
 
+def test_a_metric_that_a_variant_lacks_is_a_dash(tmp_path):
+  values = {'base': {'psnr': 20.0, 'depth_error': 0.1}, 'empty': {'psnr': 17.0, 'depth_error': None}}
+  runs = []
+  for name, metrics in values.items():
+    run = ablation_runs.Run(name, 0, tmp_path / name, {})
+    run.workdir.mkdir()
+    (run.workdir / 'metrics.jsonl').write_text('{"step": 1}\n')
+    write_result(run.workdir / 'evaluation', {f'o{i}': metrics for i in range(3)})
+    runs.append(run)
+  table = ablation_table.make('x', runs, [])
+  assert table['variants']['empty']['depth_error'] is None and table['variants']['base']['depth_error']['mean']
+  text = ablation_table.to_markdown(table)
+  assert '| empty |  | 1 | **-3.00 [-3.00, -3.00]** | - | - | worse |' in text
+  assert '| base |  | 1 | 20.00 [20.00, 20.00] | 0.100 [0.100, 0.100] | - | the base |' in text
+  ablation_table.plot(table)
+
+
 def test_crossed_interval_covers_objects_and_seeds(rng):
   objects = rng.normal(0, 2, 100)
   half = 1.96 * objects.std() / 10
