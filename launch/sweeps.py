@@ -62,7 +62,8 @@ QUICKSTART = Sweep(
     'opacity_entropy': {'loss.opacity_entropy_weight': 0.01},
     # The embedded dataset has no depth: `depth` is the same dataset with it (docs/results/demo.md).
     'depth_loss': {'data.path': '{depth}', 'data.eval_objects': 0, 'loss.depth_weight': 0.1},
-    'surface_loss': {'data.path': '{depth}', 'data.eval_objects': 0, 'loss.surface_weight': 2.0},
+    'surface_loss': {'data.path': '{depth}', 'data.eval_objects': 0, 'loss.surface_weight': 0.2},
+    'surface_loss_2': {'data.path': '{depth}', 'data.eval_objects': 0, 'loss.surface_weight': 2.0},
     'normal_loss': {'data.path': '{depth}', 'data.eval_objects': 0, 'loss.normal_weight': 0.02},
     'with_procedural': {'data.mixture.procedural.path': '{procedural}'},
     'only_procedural': {'data.path': '{procedural}', 'data.eval_objects': 0},
