@@ -110,6 +110,7 @@ def test_surface_loss_is_the_mean_squared_distance_of_the_samples_to_the_surface
   )
   weights = np.asarray(volume.ray_weights(density, jnp.full((1, 1, 2, 2, 1), 0.1)))
   squares = np.sum(weights * (np.asarray(distances) - np.asarray(target)[..., None]) ** 2, axis=-1)
+  squares += 1 - weights.sum(axis=-1)  # What passes counts as seen at a distance of 1.
   assert float(parts['surface']) == pytest.approx(np.sum(squares, where=np.asarray(target) > 0) / 4, rel=1e-4)
 
 
@@ -180,6 +181,28 @@ def test_normal_error_has_finite_gradients_and_none_across_edges(seen):
   assert float(value) > 0 and np.isfinite(slope).all() and np.any(slope)
   gradients = jax.grad(loss, argnums=(0, 1))(jnp.zeros(depth.shape), jnp.zeros(depth.shape))
   assert all((np.asarray(x) == 0).all() for x in gradients)  # An empty render is the business of the other terms.
+
+
+def test_surface_loss_is_not_smaller_without_a_surface():
+  """Fog around the surface, up to half a unit from it, is better than nothing: density there gets a gradient."""
+
+  def loss(opacity):
+    fog = opacity * jnp.array([1.5**2, 2.5**2]).mean()
+    shape = (1, 1, 1, 1)
+    pixels = Pixels(
+      jnp.zeros((*shape, 3)), jnp.full(shape, 2 * opacity), jnp.full(shape, opacity), jnp.full(shape, fog)
+    )
+    return losses.reconstruction(
+      pixels,
+      pixels.color,
+      pixels.opacity,
+      jnp.zeros((1, 3, 2, 2, 1)),
+      target_depth=jnp.full((1, 1, 1, 1), 2.0),
+      surface_weight=1.0,
+    )[0]
+
+  assert float(loss(0.0)) == pytest.approx(1) and float(loss(1.0)) == pytest.approx(0.25)
+  assert float(jax.grad(loss)(0.0)) == pytest.approx(-0.75)
 
 
 def test_entropy_of_opacity_is_largest_in_fog_and_zero_without():

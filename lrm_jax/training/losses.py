@@ -17,6 +17,7 @@ from lrm_jax.errors import InputError
 from lrm_jax.geometry.volume import Pixels
 
 _DEPTH_TERMS = ('depth_weight', 'surface_weight', 'normal_weight')
+_UNSEEN = 1.0  # World units from the surface at which the part of a ray's light that meets nothing counts.
 _NORMAL_STEP = 2  # pixels from a pixel to the neighbours that its normal is made of
 _MIN_OPACITY = 0.05  # The depth of rays that see less has no meaning.
 _MIN_COSINE = 0.2  # Where normals and the direction to the camera have less, the neighbours may be of two surfaces.
@@ -53,8 +54,8 @@ def reconstruction(
   Terms with weight 0 are not computed. `lpips` maps two batches of images [N, h, w, 3] in 0..1 to distances [N]; it is
   required if `lpips_weight` is positive. `depth_weight`, `surface_weight` and `normal_weight` need `target_depth`:
   distances along the rays in world units, 0 for background, where there is no error. The depth has no error if the mean
-  of what a ray sees is at the surface; the surface has none only if all of it is. Normals also need the unit
-  `directions` of the rays.
+  of what a ray sees is at the surface; the surface has none only if all of it is, and nothing passes. Normals also need
+  the unit `directions` of the rays.
   """
   mse = _mean(jnp.square(pixels.color - target_color), pixel_weight)
   parts = {'mse': mse}
@@ -87,8 +88,9 @@ def reconstruction(
       loss += depth_weight * parts['depth']
     if surface_weight > 0:
       assert pixels.squared_depth is not None
-      # sum_i w_i (t_i - d)^2 of each ray.
+      # sum_i w_i (t_i - d)^2 of each ray. What passes counts as far away: else an empty scene would have no error.
       squares = pixels.squared_depth + target_depth * (target_depth * pixels.opacity - 2 * pixels.depth)
+      squares += (1 - pixels.opacity) * _UNSEEN**2
       parts['surface'] = _mean(jnp.where(is_object, squares, 0.0), pixel_weight)
       loss += surface_weight * parts['surface']
     if normal_weight > 0:
