@@ -17,12 +17,12 @@ from lrm_jax.models import lpips
 
 def compiled(network: lpips.LPIPS, images: jax.Array, small_map: int):
   """Returns a function that computes the distances of two batches of images and their gradient, compiled."""
-  known, lpips._SMALL_MAP = lpips._SMALL_MAP, small_map
+  known, lpips.SMALL_MAP = lpips.SMALL_MAP, small_map
   try:
     step = jax.jit(jax.value_and_grad(lambda x, network, y: jnp.sum(network(x, y))))
     return step.lower(images, network, images).compile()
   finally:
-    lpips._SMALL_MAP = known
+    lpips.SMALL_MAP = known
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
   print('| px | now, ms | convolutions alone, ms | ratio |\n|---|---|---|---|')
   for size in args.sizes:
     x, y = (jnp.asarray(rng.uniform(size=(args.batch, size, size, 3)), jnp.float32) for _ in range(2))
-    steps = [compiled(network, x, small_map) for small_map in (lpips._SMALL_MAP, 0)]
+    steps = [compiled(network, x, small_map) for small_map in (lpips.SMALL_MAP, 0)]
     seconds: list[list[float]] = [[], []]
     for _ in range(args.repeats):
       for step, known in zip(steps, seconds):

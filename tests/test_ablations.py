@@ -301,7 +301,7 @@ def test_crossed_interval_covers_objects_and_seeds(rng):
 
 
 @pytest.mark.slow
-def test_tiny_sweep_of_two_variants(dataset, tmp_path):
+def test_tiny_sweep_of_two_variants_and_seeds(dataset, tmp_path):
   config = tmp_path / 'tiny.py'
   config.write_text(
     f'import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nimport conftest\n\n\n'
@@ -309,9 +309,9 @@ def test_tiny_sweep_of_two_variants(dataset, tmp_path):
   )
   sweep = tmp_path / 'sweep.py'
   sweep.write_text(TINY.format(config=str(config), data=dataset))
-  command = [sys.executable, LAUNCH / 'ablations.py', f'--sweep={sweep}', f'--out={tmp_path / "out"}', '--seeds=1']
+  command = [sys.executable, LAUNCH / 'ablations.py', f'--sweep={sweep}', f'--out={tmp_path / "out"}', '--seeds=2']
   subprocess.run([*command, '--jobs=2'], check=True)
   table = json.loads((tmp_path / 'out' / 'ablations.json').read_text())
   assert table['unfinished'] == [] and list(table['variants']) == ['base', 'shallow']
   for row in table['variants'].values():
-    assert row['seeds'] == [0] and np.isfinite(row['psnr']['mean'])
+    assert row['seeds'] == [0, 1] and np.isfinite(row['psnr']['mean']) and len(set(row['psnr']['of_seeds'])) == 2

@@ -187,19 +187,10 @@ def test_surface_loss_is_not_smaller_without_a_surface():
   """Fog around the surface, up to half a unit from it, is better than nothing: density there gets a gradient."""
 
   def loss(opacity):
-    fog = opacity * jnp.array([1.5**2, 2.5**2]).mean()
-    shape = (1, 1, 1, 1)
-    pixels = Pixels(
-      jnp.zeros((*shape, 3)), jnp.full(shape, 2 * opacity), jnp.full(shape, opacity), jnp.full(shape, fog)
-    )
-    return losses.reconstruction(
-      pixels,
-      pixels.color,
-      pixels.opacity,
-      jnp.zeros((1, 3, 2, 2, 1)),
-      target_depth=jnp.full((1, 1, 1, 1), 2.0),
-      surface_weight=1.0,
-    )[0]
+    fog = opacity * (1.5**2 + 2.5**2) / 2
+    depth, opacity, squared_depth, target = (jnp.full((1, 1, 1, 1), x) for x in (2 * opacity, opacity, fog, 2.0))
+    pixels, planes = Pixels(jnp.zeros((1, 1, 1, 1, 3)), depth, opacity, squared_depth), jnp.zeros((1, 3, 2, 2, 1))
+    return losses.reconstruction(pixels, pixels.color, opacity, planes, target_depth=target, surface_weight=1.0)[0]
 
   assert float(loss(0.0)) == pytest.approx(1) and float(loss(1.0)) == pytest.approx(0.25)
   assert float(jax.grad(loss)(0.0)) == pytest.approx(-0.75)

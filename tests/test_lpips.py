@@ -114,7 +114,7 @@ def test_small_maps_are_convolved_like_large_ones(shape, monkeypatch):
   x = jnp.asarray(rng.normal(size=(2, *shape, 8)), jnp.float32)
   kernel = jnp.asarray(rng.normal(size=(3, 3, 8, 6)), jnp.float32)
   found = lpips._convolved(x, kernel)
-  monkeypatch.setattr(lpips, '_SMALL_MAP', 0)
+  monkeypatch.setattr(lpips, 'SMALL_MAP', 0)
   np.testing.assert_allclose(found, lpips._convolved(x, kernel), atol=1e-4)
 
 

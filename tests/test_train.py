@@ -163,6 +163,7 @@ def test_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(config, tmp_p
     ({'data.resize_min': 4}, 'window'),
     ({'data.rays': 'pixels'}, "rays = 'pixels'"),
     ({'data.rays': 'foreground', 'loss.normal_weight': 1.0}, 'normal_weight = 1.0 needs'),
+    ({'data.window': 4, 'loss.normal_weight': 1.0}, 'window = 4 has no normals'),
     ({'data.foreground_share': 1.0}, 'foreground_share = 1.0'),
     ({'loss.lpips_weight': 1.0}, 'lpips_network'),
     ({'mesh.fsdp': 3, 'mesh.data': 2}, 'devices'),

@@ -31,9 +31,10 @@ MEAN, STD = IMAGE_MEAN, IMAGE_STD
 # Accelerators would round to bfloat16 or TF32. With the sizes of configs/base.py the network is 1 % of the operations
 # of a step (0.12 of 10.9 TFLOP per object), so the precision costs little.
 _PRECISION = jax.lax.Precision.HIGHEST
-# Feature maps up to this size are convolved by one product of matrices for each place of the kernel. XLA's convolution
-# takes 58 times as long for a map of 2 x 2 on CPUs (images of 32 px have such maps), and as long for one of 4 x 4.
-_SMALL_MAP = 3
+# Feature maps whose shorter side has at most so many pixels are convolved by one product of matrices for each place of
+# the kernel. On CPUs, XLA's convolution is far slower for maps of 2 x 2, which images of 32 px have, and about as fast
+# for those of 4 x 4 (bench/perceptual.py).
+SMALL_MAP = 3
 _MIN_SIZE = 16  # Pixels. Smaller images would be empty after four poolings.
 
 
@@ -109,7 +110,7 @@ def abstract_lpips() -> LPIPS:
 def _convolved(x: Float[Array, 'B h w I'], kernel: Float[Array, '3 3 I O']) -> Float[Array, 'B h w O']:
   """Returns the convolution of a feature map with a kernel, padded with zeros to keep its size."""
   height, width = x.shape[1:3]
-  if min(height, width) > _SMALL_MAP:
+  if min(height, width) > SMALL_MAP:
     return jax.lax.conv_general_dilated(
       x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'), precision=_PRECISION
     )

@@ -19,6 +19,7 @@ from lrm_jax.geometry.volume import Pixels
 _DEPTH_TERMS = ('depth_weight', 'surface_weight', 'normal_weight')
 _UNSEEN = 1.0  # World units from the surface at which the part of a ray's light that meets nothing counts.
 _NORMAL_STEP = 2  # pixels from a pixel to the neighbours that its normal is made of
+MIN_NORMAL_WINDOW = 2 * _NORMAL_STEP + 1  # pixels along a side: smaller windows have no normals
 _MIN_OPACITY = 0.05  # The depth of rays that see less has no meaning.
 _MIN_COSINE = 0.2  # Where normals and the direction to the camera have less, the neighbours may be of two surfaces.
 

@@ -211,6 +211,11 @@ def check(config: ConfigDict, num_devices: int) -> None:
         f"config.data.rays = 'foreground' has no windows, which config.loss.{name} = {config.loss[name]} needs: set "
         "config.data.rays = 'window' (config.data.foreground_bias moves windows to the object), or the weight to 0"
       )
+  if config.loss.normal_weight > 0 and data.window < losses.MIN_NORMAL_WINDOW:
+    raise InputError(
+      f'config.data.window = {data.window} has no normals, which config.loss.normal_weight = '
+      f'{config.loss.normal_weight} needs: use at least {losses.MIN_NORMAL_WINDOW} pixels, or set the weight to 0'
+    )
   if not 0 <= data.foreground_share < 1:
     raise InputError(
       f'config.data.foreground_share = {data.foreground_share} must be at least 0 and below 1: some pixels must show '
