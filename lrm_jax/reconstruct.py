@@ -148,8 +148,8 @@ def parse() -> argparse.Namespace:
   group.add_argument('--resolution', type=int, default=128, help='grid points along a side for the mesh (default: 128)')
   group.add_argument(
     '--threshold',
-    help='density of the surface, per world unit, or auto: matches the outline (default: that of the imported model, '
-    'otherwise auto)',
+    help='density of the surface, per world unit, or auto: matches outline and depth of the rendered volume (default: '
+    'that of the imported model, otherwise auto)',
   )
   group.add_argument(
     '--keep',

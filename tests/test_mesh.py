@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 import trimesh
 
 from lrm_jax.geometry import cameras
@@ -116,16 +117,22 @@ def test_surface_is_closed_at_the_cube():
 
 
 @pytest.mark.parametrize('greatest', [4.0, 400.0])
-def test_default_threshold_gives_the_outline_of_the_volume(greatest):
-  """For thin and dense blurred balls, the surface lies where rays past the centre lose half of their light."""
+def test_default_threshold_puts_the_surface_where_the_volume_is_seen(greatest):
+  """For thin and dense blurred balls, it lies between the outline and the depth of the ray through the centre.
+
+  The outline is where rays past the centre lose half of their light, the depth where a ray has lost half of what it
+  loses.
+  """
 
   def density(points):
     return greatest * np.exp(-0.5 * np.sum((points / 0.25) ** 2, axis=-1))
 
   mesh = extract(lambda points: (density(points), np.zeros_like(points)), resolution=48)
   # Along a ray at distance r the optical depth is greatest sqrt(2 pi) 0.25 exp(-r^2 / (2 0.25^2)).
-  radius = 0.25 * np.sqrt(2 * np.log(greatest * np.sqrt(2 * np.pi) * 0.25 / np.log(2)))
-  np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=-1).mean(), radius, rtol=0.1)
+  total = greatest * np.sqrt(2 * np.pi) * 0.25
+  outline = 0.25 * np.sqrt(2 * np.log(total / np.log(2)))
+  depth = 0.25 * scipy.stats.norm.isf(-np.log((1 + np.exp(-total)) / 2) / total)
+  assert depth < np.linalg.norm(mesh.vertices, axis=-1).mean() < outline
 
 
 def test_empty_volume_raises():

@@ -38,8 +38,8 @@ class TriplaneModel(nnx.Module):
 
   The camera of the input view is at `input_position` and looks at the origin. The planes cover the cube
   [-half_size, half_size]^3. Meshes are extracted at the density `surface_density`; if it is None, at the density for
-  which the outline of the mesh matches that of the volume. `longest_ray` is the largest possible sum of step lengths
-  along a ray; it bounds the error of skipping samples. If it is None, no sample may be skipped.
+  which outline and depth of the mesh match those of the volume. `longest_ray` is the largest possible sum of step
+  lengths along a ray; it bounds the error of skipping samples. If it is None, no sample may be skipped.
   `image_size` is the size of training images in pixels. With `any_image_size`, the model also takes other sizes that
   are multiples of the patch size. `num_input_views` is the largest number of images of an object that it takes at once.
   """

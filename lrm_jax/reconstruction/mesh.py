@@ -1,7 +1,7 @@
 """Extracts a coloured triangle mesh from a density field.
 
-The steps: the surface where the density passes a threshold (surface.py), without debris and with fewer triangles
-(cleanup.py), with colours (colors.py) at the vertices or in a texture (texture.py).
+The steps: the surface where the density passes a threshold (threshold.py, surface.py), without debris and with fewer
+triangles (cleanup.py), with colours (colors.py) at the vertices or in a texture (texture.py).
 
 Grid: N^3 points at the corners of (N - 1)^3 cells that fill the cube [-1, 1]^3; vertices in world units, z up.
 Legend: N grid points along a side, Q points, K vertices, T triangles.
@@ -17,8 +17,9 @@ import trimesh
 from lrm_jax.errors import InputError
 from lrm_jax.geometry import images
 from lrm_jax.reconstruction import cleanup, colors, surface, texture
+from lrm_jax.reconstruction.threshold import rendered_threshold
 
-_OUTLINE_GRID = 96  # Points along a side of the grid on which the threshold is found, at most.
+_THRESHOLD_GRID = 96  # Points along a side of the grid on which the threshold is found, at most.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +77,11 @@ def extract(
 ) -> trimesh.Trimesh:
   """Returns the surface where the density passes `threshold`, with the colours that are visible from outside.
 
-  The default threshold, None or 'auto', is that of `outline_threshold`, because no fixed value fits all models: blurred
-  models have low densities, sharp models high ones. Normals point outwards, towards lower density. The density is zero
-  outside of the field's border, so the surface is closed. With `dense`, all grid points are evaluated, otherwise those
-  near the surface (surface.py). `keep` says which parts remain and `faces` how many triangles (cleanup.py).
+  The default threshold, None or 'auto', is that of `rendered_threshold`, because no fixed value fits all models:
+  blurred models have low densities, sharp models high ones. Normals point outwards, towards lower density. The density
+  is zero outside of the field's border, so the surface is closed. With `dense`, all grid points are evaluated,
+  otherwise those near the surface (surface.py). `keep` says which parts remain and `faces` how many triangles
+  (cleanup.py).
   With `texture_size`, the colours are in a texture of so many pixels along a side, otherwise at the vertices; a mesh
   with a texture has at most texture.FACES triangles unless `faces` is given.
 
@@ -100,10 +102,10 @@ def extract(
   cleanup.check_keep(keep)
 
   def small(size):
-    return surface.small_grid(surface.closed(field.grid, -1, 1), _axis(min(size, _OUTLINE_GRID)))
+    return surface.small_grid(surface.closed(field.grid, -1, 1), _axis(min(size, _THRESHOLD_GRID)))
 
   if threshold is None:
-    threshold = outline_threshold(small(resolution))
+    threshold = rendered_threshold(small(resolution))
   vertices, triangles = surface.extract(field.grid, _axis(resolution), threshold, dense=dense)
   if not len(triangles):
     raise InputError(
@@ -141,28 +143,3 @@ def extract(
 
 def _axis(size: int) -> np.ndarray:
   return np.linspace(-1, 1, size, dtype=np.float32)
-
-
-def outline_threshold(density: np.ndarray) -> float:
-  """Returns the density whose surface has the same outline as the rendered volume, seen along the three axes.
-
-  A pixel belongs to the volume's outline if parallel rays through the grid [N, N, N] of the cube lose half of their
-  light. Thresholds are tried in steps of 20 %; the best intersection over union wins. Raises InputError if the volume
-  is invisible.
-  """
-  step = 2 / (len(density) - 1)
-  thickness = [density.sum(axis) * step for axis in range(3)]
-  seen = [optical_depth > np.log(2) for optical_depth in thickness]
-  if not any(mask.any() for mask in seen):
-    raise InputError(
-      f'no surface: the volume is empty, no ray through it loses more than {1 - np.exp(-np.max(thickness)):.0%} of its '
-      'light; give an image of one whole object on a plain background, or a threshold below the highest density, '
-      f'{density.max():.3g}'
-    )
-  greatest = [density.max(axis) for axis in range(3)]
-
-  def agreement(threshold):
-    both, either = zip(*(((m > threshold) & s, (m > threshold) | s) for m, s in zip(greatest, seen)))
-    return np.sum(both) / np.sum(either)
-
-  return float(max(density.max() * 1.2 ** -np.arange(1.0, 40.0), key=agreement))

@@ -397,8 +397,8 @@ class Reconstructor:
     """Returns B meshes in world units, z up, with colours (sRGB, 0..255); see lrm_jax/reconstruction/mesh.py.
 
     `resolution` is the number of grid points along a side, at least 8. `threshold` is the density at the surface, in
-    the unit of `query`; with 'auto' it is chosen per object, so that the outline of the mesh matches that of the
-    rendered volume. The default is 'auto' for our own models, and the value of the original code for OpenLRM's and
+    the unit of `query`; with 'auto' it is chosen per object, so that outline and depth of the mesh match those of
+    the rendered volume. The default is 'auto' for our own models, and the value of the original code for OpenLRM's and
     TripoSR's models. With `dense`, all grid points are evaluated instead of those near the surface.
 
     `keep` says which connected parts remain: 'largest', 'all', or those with at least this share of the volume of the
