@@ -1,12 +1,12 @@
-"""An LRM for 2 CPU cores and about two hours: finer planes and more objects than configs/quickstart.py.
+"""An LRM for 2 CPU cores and a few hours: finer planes and more objects than configs/quickstart.py.
 
   python -m lrm_jax.train --config=demo --workdir=runs/demo \
       --config.data.mixture.things.path=things/objaverse_views/1.1.0 \
       --config.data.mixture.furniture.path=furniture/objaverse_views/1.1.0
 
-Hardware: any CPU with 2 cores and 4 GB. docs/results/demo.md has the commands that make the data, the two stages of the
-training, the learning curve, the results, and what was tried. An epoch has each real object 8 times and each procedural
-one once.
+Hardware: any CPU with 2 cores and 4 GB. docs/results/demo.md has the commands that make the data, the three stages of
+the training, the learning curve, the results, and what was tried. An epoch has each real object 8 times and each
+procedural one once.
 Values that are not set here are those of configs/quickstart.py. All values set here are our choice.
 """
 

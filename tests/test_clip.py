@@ -156,6 +156,7 @@ def test_configurations_that_do_not_fit_are_refused(weights, tmp_path):
     load_clip(tmp_path)
 
 
+@pytest.mark.slow
 def test_evaluation_reports_the_similarity(weights, run_directory, dataset, tmp_path, monkeypatch, capsys):
   folder, out = write(tmp_path / 'clip', weights), tmp_path / 'out'
   words = [f'--checkpoint={run_directory}', f'--data={dataset}', '--size=16', '--no_baselines', f'--out={out}']

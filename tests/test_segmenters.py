@@ -293,6 +293,7 @@ def rembg_home(tmp_path, monkeypatch):
   return tmp_path / 'rembg'
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('default')  # Those of rembg's dependencies are not ours.
 def test_rembg_uses_a_model_that_it_has(tmp_path, rembg_home):
   path, disc = photograph(tmp_path)
@@ -302,6 +303,7 @@ def test_rembg_uses_a_model_that_it_has(tmp_path, rembg_home):
   assert segmenter.name == 'rembg (u2netp)' and (found & disc).sum() / (found | disc).sum() > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('default')
 def test_rembg_without_its_model_is_one_sentence(rembg_home, monkeypatch):
   import pooch

@@ -151,7 +151,7 @@ def test_simulated_accelerators_of_several_processes_are_killed_and_resume_on_an
   """
   expected, file, workdir = uninterrupted(config), tmp_path / 'config.py', tmp_path / 'run'
   training_processes.write_config(config, file)
-  simulated = {simulation.VARIABLE: f'{platform}:3e6', 'xla_flags': training_processes.FAST_COMPILE}
+  simulated = {simulation.VARIABLE: f'{platform}:3e6'}
   options = [f'--config.mesh.{name}={size}' for name, size in mesh.items()]
   started = training_processes.start(file, workdir, *options, processes=count, devices=devices, **simulated)
   try:

@@ -172,6 +172,7 @@ def run_of_three(tmp_path_factory, model):
   return directory
 
 
+@pytest.mark.slow
 def test_export_to_pytorch_gives_the_same_planes(run_of_three, tmp_path, views):
   torch = pytest.importorskip('torch', reason='PyTorch is not installed: pip install torch==2.13.0')
   exported = load_torch_lrm(export(run_of_three, tmp_path / 'out', format='torch'))
@@ -312,6 +313,7 @@ def evaluate_several(monkeypatch, checkpoint, dataset, *options):
   evaluate.main()
 
 
+@pytest.mark.slow
 def test_evaluation_with_several_views_scores_the_same_views_for_any_number(
   run_of_three, dataset, tmp_path, monkeypatch
 ):
@@ -327,6 +329,7 @@ def test_evaluation_with_several_views_scores_the_same_views_for_any_number(
   assert psnr[1] != psnr[3]
 
 
+@pytest.mark.slow
 def test_evaluation_renders_what_the_model_makes_of_several_views(run_of_three, dataset):
   held_out = view_protocols.several_views(HeldOut(dataset, 'test', ViewRules(image_size=16, size=16)), 2)
   views = held_out.load([1])

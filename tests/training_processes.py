@@ -35,12 +35,12 @@ def start(
   processes: int = 1,
   devices: int = 1,
   each=None,
-  xla_flags: str = '',
+  xla_flags: str = FAST_COMPILE,
   **environment: str,
 ):
   """Starts a training; returns its processes with `devices` CPU devices each. They write to WORKDIR.<index>.log.
 
-  `xla_flags` are added to XLA_FLAGS, such as FAST_COMPILE.
+  `xla_flags` are added to XLA_FLAGS.
   `environment` is set for all processes, and `each[index]` only for the process of that index.
   """
   started, port = [], free_port()
