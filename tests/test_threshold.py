@@ -34,6 +34,12 @@ def test_thin_sheet_that_rays_see_is_found():
   assert 0 < rendered_threshold(density) < 60
 
 
+def test_line_between_the_rays_that_are_compared_is_not_an_empty_volume():
+  density = np.zeros((96, 96, 96))
+  density[47, 47] = 60.0
+  assert 0 < rendered_threshold(density) < 60
+
+
 def test_mirrored_and_turned_volume_has_the_same_threshold():
   density = 50 * np.exp(-((RADIUS / 0.4) ** 4))
   assert rendered_threshold(density) == pytest.approx(

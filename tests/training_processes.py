@@ -10,7 +10,7 @@ import time
 from lrm_jax.training.metric_writer import read
 
 ROOT = Path(__file__).parents[1]
-# Less time to compile, slower programs: for short trainings of many processes.
+# Less time to compile, slower programs: the trainings of the tests are short.
 FAST_COMPILE = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 
 

@@ -18,15 +18,21 @@ def rendered_threshold(density: Float[np.ndarray, 'N N N']) -> float:
   above its threshold to the last. The threshold with the best intersection over union of these parts, over all rays,
   wins; so outline and depth decide. Raises InputError if no ray sees the volume. (Our choice: the paper names none.)
   """
+  spacing = 2 / (len(density) - 1)
+  greatest_depth = spacing * max(density.sum(axis).max() for axis in range(3))
+  if not greatest_depth > np.log(2):
+    raise InputError(
+      f'no surface: the volume is empty, no ray through it loses more than {1 - np.exp(-greatest_depth):.0%} of its '
+      'light; give an image of one whole object on a plain background, or a threshold below the highest density, '
+      f'{density.max():.3g}'
+    )
   candidates = density.max() * _CANDIDATES
   both, either = np.zeros((2, len(candidates)))
-  loss = 0.0
+  stride = max(1, len(density) // _RAYS)
   for axis in range(3):
-    step = max(1, len(density) // _RAYS)
-    rays = np.moveaxis(density, axis, -1)[::step, ::step].reshape(-1, len(density))
+    rays = np.moveaxis(density, axis, -1)[::stride, ::stride].reshape(-1, len(density))
     rays = rays[rays.max(axis=-1) > candidates.min()]
-    first, last, visible, lost = _rendered_part(rays)
-    loss = max(loss, lost)
+    first, last, visible = _rendered_part(rays, spacing)
     length = np.where(visible, last - first + 1, 0)
     for index, candidate in enumerate(candidates):
       above = rays > candidate
@@ -35,25 +41,19 @@ def rendered_threshold(density: Float[np.ndarray, 'N N N']) -> float:
       common = np.maximum(np.minimum(end, last) - np.maximum(start, first) + 1, 0) * (visible & (size > 0))
       both[index] += common.sum()
       either[index] += (size + length - common).sum()
-  if loss <= 0.5:
-    raise InputError(
-      f'no surface: the volume is empty, no ray through it loses more than {loss:.0%} of its light; give an image of '
-      f'one whole object on a plain background, or a threshold below the highest density, {density.max():.3g}'
-    )
   return float(candidates[np.argmax(both / np.maximum(either, 1))])
 
 
-def _rendered_part(rays: Float[np.ndarray, 'R N']) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-  """Returns the first and last index of the solid part of rays, which rays see it, and the greatest loss of light."""
-  depth = np.cumsum(rays, axis=-1) * (2 / (rays.shape[-1] - 1))  # optical depth
+def _rendered_part(rays: Float[np.ndarray, 'R N'], spacing: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns first and last index [R] of the solid part of rays, and which of them [R] see the volume."""
+  depth = np.cumsum(rays, axis=-1) * spacing  # optical depth
   total = depth[:, -1:]
-  half = -np.log((1 + np.exp(-total)) / 2)
+  half = -np.log((1 + np.exp(-total)) / 2)  # depth at which half of the absorbed light is absorbed
   before = np.concatenate([np.zeros_like(total), depth[:, :-1]], axis=-1)
-  first, last = _first(depth >= half), _last(total - before >= half)
-  return first, last, total[:, 0] > np.log(2), float(1 - np.exp(-total.max(initial=0)))
+  return _first(depth >= half), _last(total - before >= half), total[:, 0] > np.log(2)
 
 
-def _first(mask: np.ndarray) -> np.ndarray:
+def _first(mask: np.ndarray) -> np.ndarray:  # 0 where the mask has no point
   return np.argmax(mask, axis=-1)
 
 
